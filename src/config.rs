@@ -1,0 +1,252 @@
+//! The whole configuration as types. Their doc comments are the example file: [`example`] prints it, and a test reads
+//! it back.
+
+mod load;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+pub use load::{ConfigError, Layers, load};
+
+/// Defines a section: a struct with serde defaults, and its documentation as data.
+macro_rules! section {
+    ($(#[doc = $about:literal])* $name:ident {
+        $($(#[doc = $doc:literal])+ $(#[serde($attr:meta)])* $field:ident: $type:ty = $default:expr,)*
+    }) => {
+        $(#[doc = $about])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[doc = $doc])+ $(#[serde($attr)])* pub $field: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+
+        impl $name {
+            const ABOUT: &str = concat!($($about, "\n"),*);
+            const DOCS: &[(&str, &str)] = &[$((stringify!($field), concat!($($doc, "\n"),+)),)*];
+        }
+    };
+}
+
+fn addr(text: &str) -> SocketAddr {
+    text.parse().expect("defaults are addresses")
+}
+
+section! {
+    /// The page, the tracker over WebSocket and HTTP, and the record API: everything the public reaches.
+    Web {
+        /// Address and port to listen on; port 0 takes any free port.
+        listen: SocketAddr = addr("0.0.0.0:8080"),
+    }
+}
+
+section! {
+    /// Metrics, health and the record API without public limits. Keep it on a private address.
+    Admin {
+        /// Address and port to listen on.
+        listen: SocketAddr = addr("127.0.0.1:8081"),
+    }
+}
+
+section! {
+    /// The tracker.
+    Tracker {
+        /// Address and port of the UDP tracker (BEP 15).
+        udp_listen: SocketAddr = addr("0.0.0.0:6969"),
+        /// How often peers are asked to announce.
+        #[serde(with = "humantime_serde")]
+        interval: Duration = Duration::from_secs(120),
+        /// Most WebSocket connections open at once.
+        max_sockets: usize = 20_000,
+        /// Most WebSocket connections from one address.
+        max_sockets_per_address: usize = 500,
+        /// Most swarms one WebSocket connection may be in.
+        max_swarms_per_socket: usize = 1_000,
+        /// Most peers in the table. Announces of new peers past it are refused.
+        max_peers: usize = 1_000_000,
+    }
+}
+
+section! {
+    /// The DHT node.
+    Dht {
+        /// Address and port to listen on.
+        listen: SocketAddr = addr("0.0.0.0:6882"),
+        /// Where to find the network, as HOST:PORT. Empty for a network of one's own.
+        bootstrap: Vec<String> = [
+            "router.bittorrent.com:6881",
+            "dht.transmissionbt.com:6881",
+            "router.utorrent.com:6881",
+            "dht.libtorrent.org:25401",
+        ].map(String::from).into(),
+        /// Most BEP 44 items kept for other nodes.
+        max_items: usize = 20_000,
+        /// Most addresses kept for other nodes by announce_peer.
+        max_peers: usize = 100_000,
+    }
+}
+
+section! {
+    /// Records: BEP 44 items that pages get and put.
+    Records {
+        /// Most records kept. The least recently used go first, never those this server's own clients put last.
+        max_records: usize = 1_000_000,
+        /// How long an answer of the DHT counts as fresh when the asker sets no age of his own.
+        #[serde(with = "humantime_serde")]
+        max_age: Duration = Duration::from_secs(10),
+        /// How long a get may search the DHT.
+        #[serde(with = "humantime_serde")]
+        timeout: Duration = Duration::from_secs(20),
+    }
+}
+
+section! {
+    /// Peers over TCP.
+    BitTorrent {
+        /// Address and port to listen on.
+        listen: SocketAddr = addr("0.0.0.0:6881"),
+    }
+}
+
+section! {
+    /// Peers over WebRTC, all on one UDP port.
+    WebRtc {
+        /// Address and port to listen on.
+        listen: SocketAddr = addr("0.0.0.0:6883"),
+        /// The addresses browsers reach this port by, when they differ from the machine's own (behind NAT).
+        public_ips: Vec<IpAddr> = Vec::new(),
+    }
+}
+
+/// Which swarms the bridge joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BridgePolicy {
+    /// None.
+    Off,
+    /// Pinned torrents.
+    Pinned,
+    /// Pinned torrents, and those that a verified BEP 46 record seen by this server points to.
+    Sites,
+    /// Every info hash that a web peer announces.
+    Open,
+}
+
+section! {
+    /// The bridge between web and native peers.
+    Bridge {
+        /// Which swarms it joins: "off", "pinned", "sites" (those a verified BEP 46 record points to) or "open" (all).
+        policy: BridgePolicy = BridgePolicy::Sites,
+        /// Disk space for what is bridged but not pinned; the oldest unused goes first.
+        cache_size: ByteSize = ByteSize::gib(10),
+        /// The largest torrent bridged.
+        max_torrent_size: ByteSize = ByteSize::gib(1),
+        /// The largest metadata (info dictionary) accepted from a peer.
+        max_metadata_size: ByteSize = ByteSize::mib(8),
+        /// Most torrents bridged at once.
+        max_torrents: usize = 500,
+        /// Most peers of one torrent, over all transports.
+        max_peers_per_torrent: usize = 100,
+        /// Most peers over all torrents.
+        max_peers: usize = 1_000,
+        /// How long a torrent is kept joined after its last web peer left.
+        #[serde(with = "humantime_serde")]
+        linger: Duration = Duration::from_secs(600),
+    }
+}
+
+/// The whole configuration of a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "each section documents itself")]
+pub struct Config {
+    /// Where everything that must survive a restart is kept.
+    pub data_dir: PathBuf,
+    pub web: Web,
+    pub admin: Admin,
+    pub tracker: Tracker,
+    pub dht: Dht,
+    pub records: Records,
+    pub bittorrent: BitTorrent,
+    pub webrtc: WebRtc,
+    pub bridge: Bridge,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("swarmgate-data"),
+            web: Web::default(),
+            admin: Admin::default(),
+            tracker: Tracker::default(),
+            dht: Dht::default(),
+            records: Records::default(),
+            bittorrent: BitTorrent::default(),
+            webrtc: WebRtc::default(),
+            bridge: Bridge::default(),
+        }
+    }
+}
+
+/// A section's name, what it is about, and its keys with their documentation.
+type SectionDocs = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+const SECTIONS: &[SectionDocs] = &[
+    ("web", Web::ABOUT, Web::DOCS),
+    ("admin", Admin::ABOUT, Admin::DOCS),
+    ("tracker", Tracker::ABOUT, Tracker::DOCS),
+    ("dht", Dht::ABOUT, Dht::DOCS),
+    ("records", Records::ABOUT, Records::DOCS),
+    ("bittorrent", BitTorrent::ABOUT, BitTorrent::DOCS),
+    ("webrtc", WebRtc::ABOUT, WebRtc::DOCS),
+    ("bridge", Bridge::ABOUT, Bridge::DOCS),
+];
+
+/// The example file: every key with its default and what it is for.
+#[must_use]
+pub fn example() -> String {
+    let defaults = toml::Table::try_from(Config::default()).expect("the defaults are valid TOML");
+    let comment = |text: &str| text.lines().map(|line| format!("#{line}\n")).collect::<String>();
+    let mut out = String::from(
+        "# Swarmgate's configuration. Every key is optional; the values shown are the defaults.\n\
+         # Environment variables override this file: SWARMGATE__SECTION__KEY, lists in TOML syntax.\n\n",
+    );
+    out += "# Where everything that must survive a restart is kept.\n";
+    out += &format!("data_dir = {}\n", defaults["data_dir"]);
+    for (section, about, keys) in SECTIONS {
+        out += &format!("\n{}[{section}]\n", comment(about));
+        for (key, doc) in *keys {
+            out += &format!("{}{key} = {}\n", comment(doc), defaults[*section][*key]);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_is_the_defaults() {
+        let read: Config = toml::from_str(&example()).unwrap();
+        assert_eq!(read, Config::default());
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let defaults = toml::Table::try_from(Config::default()).unwrap();
+        for (section, value) in defaults.iter().filter(|(_, v)| v.is_table()) {
+            let documented = SECTIONS.iter().find(|(name, ..)| name == section).map(|(.., keys)| keys.len());
+            assert_eq!(documented, value.as_table().map(toml::Table::len), "[{section}]");
+        }
+    }
+}

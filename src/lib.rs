@@ -1,0 +1,12 @@
+//! Swarmgate joins three networks that cannot see each other: browsers (WebTorrent), the BitTorrent DHT, and TCP swarms.
+//!
+//! The rooms, what each is for, and what it must not know:
+//!
+//! | room | for | must not know |
+//! |---|---|---|
+//! | [`wire`] | bytes ⇄ types | any other room, tokio, clocks, randomness |
+
+pub mod config;
+pub mod metrics;
+pub mod tasks;
+pub mod wire;

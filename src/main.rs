@@ -1,0 +1,3 @@
+//! The `swarmgate` command.
+
+fn main() {}

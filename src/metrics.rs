@@ -1,0 +1,130 @@
+//! Every metric, one line of help each. Names follow Prometheus: prefix `swarmgate_`, base units, `_total` for counters.
+//! Info hashes, keys and addresses are never labels: they would let strangers grow the table without bound.
+
+use prometheus::{Encoder, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+/// All metrics of one node. Rooms are handed their own part.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// The tracker's part.
+    pub tracker: Tracker,
+    /// The DHT node's part.
+    pub dht: Dht,
+    /// The record service's part.
+    pub records: Records,
+    /// The bridge's part.
+    pub bridge: Bridge,
+}
+
+macro_rules! metrics {
+    ($(#[$doc:meta])* $part:ident { $($field:ident: $kind:ident = $name:literal $([$($label:literal),+])?, $help:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone)]
+        #[allow(missing_docs, reason = "the help text given to Prometheus is the documentation")]
+        pub struct $part {
+            $(#[doc = $help] pub $field: $kind,)*
+        }
+
+        impl $part {
+            fn register(registry: &Registry) -> Self {
+                Self { $($field: {
+                    let metric = metrics!(@new $kind, $name $([$($label),+])?, $help);
+                    registry.register(Box::new(metric.clone())).expect("metric names are unique");
+                    metric
+                },)* }
+            }
+
+            /// Metrics that belong to no registry, for tests and short-lived commands.
+            #[must_use]
+            pub fn detached() -> Self {
+                Self::register(&Registry::new())
+            }
+        }
+    };
+    (@new $kind:ident, $name:literal [$($label:literal),+], $help:literal) => {
+        $kind::new(Opts::new(concat!("swarmgate_", $name), $help), &[$($label),+]).expect("a valid metric")
+    };
+    (@new $kind:ident, $name:literal, $help:literal) => {
+        $kind::new(concat!("swarmgate_", $name), $help).expect("a valid metric")
+    };
+}
+
+metrics! {
+    /// Swarm table and doors.
+    Tracker {
+        sockets: IntGauge = "tracker_websocket_connections", "WebSocket connections open now.";
+        announces: IntCounterVec = "tracker_announces_total" ["door"], "Announces answered, by door (ws, http, udp).";
+        scrapes: IntCounterVec = "tracker_scrapes_total" ["door"], "Scrapes answered, by door (ws, http, udp).";
+        relayed: IntCounterVec = "tracker_relayed_total" ["kind"], "Offers and answers passed between web peers.";
+        errors: IntCounterVec = "tracker_errors_total" ["door"], "Requests answered with a failure reason, by door.";
+        dropped: IntCounterVec = "tracker_dropped_total" ["reason"], "Messages not delivered, by reason.";
+        swarms: IntGauge = "tracker_swarms", "Swarms in the table.";
+        peers: IntGaugeVec = "tracker_peers" ["kind"], "Peers in the table, by kind (web, native).";
+    }
+}
+
+metrics! {
+    /// The DHT node.
+    Dht {
+        nodes: IntGauge = "dht_nodes", "Good nodes in the routing table.";
+        packets: IntCounterVec = "dht_packets_total" ["direction"], "Datagrams, by direction (in, out).";
+        queries: IntCounterVec = "dht_queries_total" ["method"], "Queries answered, by method.";
+        lookups: IntCounterVec = "dht_lookups_total" ["kind", "result"], "Lookups finished, by kind and result.";
+        dropped: IntCounterVec = "dht_dropped_total" ["reason"], "Datagrams not handled or not sent, by reason.";
+        items: IntGauge = "dht_stored_items", "BEP 44 items held for other nodes.";
+    }
+}
+
+metrics! {
+    /// The record service.
+    Records {
+        gets: IntCounterVec = "records_gets_total" ["source"], "Record reads, by where the answer came from (cache, dht, none).";
+        puts: IntCounterVec = "records_puts_total" ["result"], "Record writes, by result (stored or the error code).";
+        stored: IntGauge = "records_stored", "Records in the database.";
+    }
+}
+
+metrics! {
+    /// The bridge.
+    Bridge {
+        torrents: IntGauge = "bridge_torrents", "Torrents bridged now.";
+        peers: IntGaugeVec = "bridge_peers" ["transport"], "Peers connected now, by transport (webrtc, tcp).";
+        greeted: IntCounterVec = "bridge_greetings_total" ["transport", "result"], "Handshakes at the door, by transport and result.";
+        bytes: IntCounterVec = "bridge_bytes_total" ["transport", "direction"], "Payload bytes passed through the door, by transport and direction (in, out).";
+        refused: IntCounterVec = "bridge_refused_total" ["reason"], "Swarms, offers and peers refused, by reason.";
+        metadata: IntCounterVec = "bridge_metadata_total" ["result"], "Metadata fetches (BEP 9), by result.";
+        dials: IntCounterVec = "bridge_dials_total" ["source", "result"], "Outgoing connections, by who named the address and result.";
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let registry = Registry::new();
+        #[cfg(target_os = "linux")]
+        registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+            .expect("metric names are unique");
+        let build = IntGaugeVec::new(Opts::new("swarmgate_build_info", "1, labelled with the version."), &["version"])
+            .expect("a valid metric");
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(build)).expect("metric names are unique");
+        Self {
+            tracker: Tracker::register(&registry),
+            dht: Dht::register(&registry),
+            records: Records::register(&registry),
+            bridge: Bridge::register(&registry),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// The exposition text for `/metrics`.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut out).expect("metrics encode into memory");
+        String::from_utf8(out).expect("the text format is UTF-8")
+    }
+}

@@ -1,0 +1,13 @@
+//! Bytes ⇄ types, and nothing else.
+//!
+//! Every format Swarmgate speaks has its page here. Nothing in this room knows about tokio, clocks, randomness or
+//! logging, and it imports no other room: anyone can test it with a table. Types that leave a parser are valid by
+//! construction — twenty bytes means exactly twenty, and a [`item::VerifiedItem`] can only be made by verifying.
+
+pub mod bencode;
+pub mod compact;
+pub mod hex;
+pub mod id;
+pub mod item;
+pub mod magnet;
+pub mod pointer;
