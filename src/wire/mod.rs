@@ -9,5 +9,6 @@ pub mod compact;
 pub mod hex;
 pub mod id;
 pub mod item;
+pub mod krpc;
 pub mod magnet;
 pub mod pointer;
