@@ -5,8 +5,10 @@
 //! | room | for | must not know |
 //! |---|---|---|
 //! | [`wire`] | bytes ⇄ types | any other room, tokio, clocks, randomness |
+//! | [`dht`] | our node of the BitTorrent DHT | what records and torrents are used for |
 
 pub mod config;
+pub mod dht;
 pub mod metrics;
 pub mod tasks;
 pub mod wire;
