@@ -62,15 +62,21 @@ section! {
     Tracker {
         /// Address and port of the UDP tracker (BEP 15).
         udp_listen: SocketAddr = addr("0.0.0.0:6969"),
-        /// How often peers are asked to announce.
+        /// How often web peers are asked to announce.
         #[serde(with = "humantime_serde")]
         interval: Duration = Duration::from_secs(120),
+        /// How often native peers (HTTP and UDP) are asked to announce.
+        #[serde(with = "humantime_serde")]
+        native_interval: Duration = Duration::from_secs(1_800),
         /// Most WebSocket connections open at once.
         max_sockets: usize = 20_000,
-        /// Most WebSocket connections from one address.
+        /// Most WebSocket connections from one address (IPv6: one /64). Loopback is exempt: it is a proxy of one's own.
         max_sockets_per_address: usize = 500,
-        /// Most swarms one WebSocket connection may be in.
-        max_swarms_per_socket: usize = 1_000,
+        /// Largest WebSocket message accepted. A real announce with ten offers takes some 45 KB.
+        max_message_size: ByteSize = ByteSize::kib(256),
+        /// Most peers one WebSocket connection may bring, over all swarms: a page brings one for each of its torrents.
+        /// Announces of new ones past it are refused.
+        max_peers_per_socket: usize = 1_000,
         /// Most peers in the table. Announces of new peers past it are refused.
         max_peers: usize = 1_000_000,
     }

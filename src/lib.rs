@@ -11,4 +11,5 @@ pub mod config;
 pub mod dht;
 pub mod metrics;
 pub mod tasks;
+pub mod tracker;
 pub mod wire;
