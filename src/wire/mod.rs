@@ -6,9 +6,12 @@
 
 pub mod bencode;
 pub mod compact;
+pub mod extension;
 pub mod hex;
 pub mod id;
 pub mod item;
 pub mod krpc;
 pub mod magnet;
+pub mod metainfo;
+pub mod peer;
 pub mod pointer;
