@@ -1,0 +1,450 @@
+// Writes the test vectors beside this file; with --check it only says whether they are up to date.
+//
+// Keys are made from fixed seeds and Ed25519 is deterministic, so every run writes the same bytes. Expected results of
+// links and messages are written by hand below; targets, signable bytes and signatures come from Node's cryptography.
+
+import { createHash, createPrivateKey, createPublicKey, sign, verify } from 'node:crypto'
+import { readFileSync, writeFileSync } from 'node:fs'
+
+// --- bytes, bencode, keys, items ------------------------------------------------------------------------------------
+
+const hex = bytes => Buffer.from(bytes).toString('hex')
+const unhex = text => Buffer.from(text, 'hex')
+const ascii = text => Buffer.from(text, 'latin1')
+const sha1 = (...parts) => createHash('sha1').update(Buffer.concat(parts)).digest()
+const string = bytes => Buffer.concat([ascii(`${bytes.length}:`), bytes])
+
+/** A key pair from a seed of 32 equal bytes. */
+function keyPair (fill) {
+  const pkcs8 = Buffer.concat([unhex('302e020100300506032b657004220420'), Buffer.alloc(32, fill)])
+  const privateKey = createPrivateKey({ key: pkcs8, format: 'der', type: 'pkcs8' })
+  const k = createPublicKey(privateKey).export({ format: 'der', type: 'spki' }).subarray(-32)
+  return { k: hex(k), sign: message => sign(null, message, privateKey) }
+}
+
+function signable ({ salt = '', seq, v }) {
+  const prefix = salt === '' ? ascii('') : Buffer.concat([ascii('4:salt'), string(unhex(salt))])
+  return Buffer.concat([prefix, ascii(`3:seqi${seq}e1:v`), unhex(v)])
+}
+
+const target = ({ k, salt = '', v }) => hex(k === undefined ? sha1(unhex(v)) : sha1(unhex(k), unhex(salt)))
+
+/** A record signed by `pair`, in the order its fields are written. An empty salt is left out. */
+function record (pair, { salt = '', seq, v }) {
+  return { k: pair.k, ...(salt === '' ? {} : { salt }), seq, v, sig: hex(pair.sign(signable({ salt, seq, v }))) }
+}
+
+/** Node's opinion of a signature, as a second one beside the implementations under test. */
+function verifies (item) {
+  const spki = Buffer.concat([unhex('302a300506032b6570032100'), unhex(item.k)])
+  const key = createPublicKey({ key: spki, format: 'der', type: 'spki' })
+  return verify(null, signable(item), key, unhex(item.sig))
+}
+
+const alice = keyPair(1)
+const bob = keyPair(2)
+const hello = hex(string(ascii('Hello World!')))
+const pointer = ih => hex(Buffer.concat([ascii('d2:ih20:'), unhex(ih), ascii('e')]))
+const ih1 = '11'.repeat(20)
+
+/** The string value whose bencoding is `length` bytes long. */
+function valueOf (length) {
+  const digits = String(length).length
+  return hex(string(Buffer.alloc(length - digits - 1, 'x')))
+}
+
+/** The signature with its scalar S replaced by S + L: the same point equation, another encoding. */
+function malleable (sig) {
+  const order = 2n ** 252n + 27742317777372353535851937790883648493n
+  const bytes = unhex(sig)
+  const s = BigInt('0x' + hex(Buffer.from(bytes.subarray(32)).reverse())) + order
+  return hex(bytes.subarray(0, 32)) + hex(unhex(s.toString(16).padStart(64, '0')).reverse())
+}
+
+function flip (text, index) {
+  const bytes = unhex(text)
+  bytes[index] ^= 1
+  return hex(bytes)
+}
+
+const valid = (comment, flags, input, expected) => ({ comment, flags, input, result: 'valid', expected })
+const invalid = (comment, flags, input, failure) => ({ comment, flags, input, result: 'invalid', ...failure })
+
+// --- items.json -----------------------------------------------------------------------------------------------------
+
+function items () {
+  const bep44Key = '77ff84905a91936367c01360803104f92432fcd904a43511876df5cdf3e7e548'
+  const bep46Key = '8543d3e6115f0f98c944077a4493dcd543e49c739fd998550a1f614ab36ed63e'
+  const good = (comment, flags, input, ih = null) => {
+    if (input.k !== undefined && !verifies(input)) throw new Error(`signature: ${comment}`)
+    const expected = { target: target(input), ...(input.k === undefined ? {} : { signable: hex(signable(input)) }), ih }
+    return valid(comment, flags, input, expected)
+  }
+  const bad = (comment, flags, code, input) => invalid(comment, flags, input, { code })
+  const one = (v, seq = 1, salt = '') => record(alice, { salt, seq, v })
+  const base = one(hello)
+  const salted = one(hello, 1, hex(ascii('n')))
+  const identity = '01' + '00'.repeat(31)
+
+  const cases = [
+    good('BEP 44 test 1 (mutable)', ['Bep44'], {
+      k: bep44Key,
+      seq: 1,
+      v: hello,
+      sig: '305ac8aeb6c9c151fa120f120ea2cfb923564e11552d06a5d856091e5e853cff1260d3f39e4999684aa92eb73ffd136e6f4f3ecbfda0ce53a1608ecd7ae21f01'
+    }),
+    good('BEP 44 test 2 (mutable with salt)', ['Bep44', 'Salt'], {
+      k: bep44Key,
+      salt: hex(ascii('foobar')),
+      seq: 1,
+      v: hello,
+      sig: '6834284b6b24c3204eb2fea824d82f88883a3d95e8b4a21b8c0ded553d17d17ddf9a8a7104b1258f30bed3787e6cb896fca78c58f8e03b5f18f14951a87d9a08'
+    }),
+    good('BEP 44 test 3 (immutable)', ['Bep44', 'Immutable'], { v: hello }),
+
+    good('a pointer to a torrent', ['Bep46'], one(pointer(ih1)), ih1),
+    good('a pointer with salt', ['Bep46', 'Salt'], one(pointer(ih1), 7, hex(ascii('blog'))), ih1),
+    good('a pointer with other keys beside it', ['Bep46'],
+      one(hex(Buffer.concat([ascii('d1:ai1e2:ih20:'), unhex(ih1), ascii('5:title2:hie')]))), ih1),
+    good('ih of 19 bytes points nowhere', ['Bep46'],
+      one(hex(Buffer.concat([ascii('d2:ih19:'), Buffer.alloc(19, 0x11), ascii('e')])))),
+    good('ih that is an integer points nowhere', ['Bep46'], one(hex(ascii('d2:ihi1ee')))),
+
+    good('an integer as value', ['Value'], one(hex(ascii('i-42e')))),
+    good('an integer of more than 64 bits as value', ['Value'], one(hex(ascii('i123456789012345678901234567890e')))),
+    good('an empty string as value', ['Value'], one(hex(ascii('0:')))),
+    good('an empty list as value', ['Value'], one(hex(ascii('le')))),
+    good('an empty dictionary as value', ['Value'], one(hex(ascii('de')))),
+    good('a nested value', ['Value'], one(hex(ascii('d1:ad1:bl1:ci0eeee')))),
+    good('keys that are bytes sort as bytes', ['Value'],
+      one(hex(Buffer.concat([ascii('d1:zi1e1:'), Buffer.from([0x80]), ascii('i2ee')])))),
+    good('a value nested 48 deep', ['Value', 'Limit'], one(hex(ascii('l'.repeat(48) + 'i0e' + 'e'.repeat(48))))),
+    good('a value of 1000 bytes', ['Limit'], one(valueOf(1000))),
+    good('an immutable value of 1000 bytes', ['Limit', 'Immutable'], { v: valueOf(1000) }),
+    good('a salt of 64 bytes', ['Limit', 'Salt'], one(hello, 1, 'ab'.repeat(64))),
+    good('a salt of zero bytes', ['Salt'], one(hello, 1, '00')),
+    good('an empty salt is no salt', ['Salt'], { ...base, salt: '' }),
+    good('seq 0', ['Limit', 'Seq'], one(hello, 0)),
+    good('seq 2^53-1', ['Limit', 'Seq'], one(hello, Number.MAX_SAFE_INTEGER)),
+
+    bad('first byte of the signature changed', ['Forged'], 206, { ...base, sig: flip(base.sig, 0) }),
+    bad('last byte of the signature changed', ['Forged'], 206, { ...base, sig: flip(base.sig, 63) }),
+    bad('a signature of zeros', ['Forged'], 206, { ...base, sig: '00'.repeat(64) }),
+    bad('the value changed after signing', ['Forged'], 206, { ...base, v: hex(string(ascii('Hello world!'))) }),
+    bad('seq changed after signing', ['Forged', 'Seq'], 206, { ...base, seq: 2 }),
+    bad('salt added after signing', ['Forged', 'Salt'], 206, { ...base, salt: hex(ascii('n')) }),
+    bad('salt removed after signing', ['Forged', 'Salt'], 206, (({ salt, ...rest }) => rest)(salted)),
+    bad('salt changed after signing', ['Forged', 'Salt'], 206, { ...salted, salt: hex(ascii('m')) }),
+    bad('signed by another key', ['WrongKey'], 206, { ...base, k: bob.k }),
+    bad('a key that is no point of the curve', ['WrongKey'], 206, { ...base, k: '02' + '00'.repeat(31) }),
+    bad('the key of order 1, whose signatures anyone can make', ['SmallOrderKey'], 206,
+      { ...base, k: identity, sig: identity + '00'.repeat(32) }),
+    bad('the key of order 2', ['SmallOrderKey'], 206,
+      { ...base, k: 'ec' + 'ff'.repeat(30) + '7f', sig: identity + '00'.repeat(32) }),
+    bad('the key of order 1 in a non-canonical encoding', ['SmallOrderKey'], 206,
+      { ...base, k: 'ee' + 'ff'.repeat(30) + '7f', sig: identity + '00'.repeat(32) }),
+    bad('a signature whose scalar is not below the group order', ['Malleable'], 206,
+      { ...base, sig: malleable(base.sig) }),
+
+    bad('a value of 1001 bytes', ['Limit'], 205, one(valueOf(1001))),
+    bad('an immutable value of 1001 bytes', ['Limit', 'Immutable'], 205, { v: valueOf(1001) }),
+    bad('a salt of 65 bytes', ['Limit', 'Salt'], 207, one(hello, 1, 'ab'.repeat(65))),
+    bad('seq -1', ['Limit', 'Seq'], 203, one(hello, -1)),
+    bad('seq 2^53', ['Limit', 'Seq'], 203, one(hello, 2 ** 53)),
+    ...[
+      ['an empty value', ''],
+      ['a value that is not bencode', 'junk'],
+      ['data after the value', 'i1ei2e'],
+      ['a string that ends early', '5:abcd'],
+      ['a list that does not end', 'li1e'],
+      ['a string length with a leading zero', '04:spam'],
+      ['an integer with a leading zero', 'i01e'],
+      ['negative zero', 'i-0e'],
+      ['an integer with a plus sign', 'i+1e'],
+      ['an empty integer', 'ie'],
+      ['keys out of order', 'd1:bi1e1:ai2ee'],
+      ['keys out of order, nested', 'ld1:bi1e1:ai2eee'],
+      ['a key twice', 'd1:ai1e1:ai2ee'],
+      ['a key that is not a string', 'di1ei2ee'],
+      ['a key without value', 'd1:ae'],
+      ['a value nested 49 deep', 'l'.repeat(49) + 'i0e' + 'e'.repeat(49)]
+    ].map(([comment, v]) => bad(comment, ['NotCanonical'], 203, one(hex(ascii(v))))),
+    bad('an immutable value that is not bencode', ['NotCanonical', 'Immutable'], 203, { v: hex(ascii('junk')) })
+  ]
+
+  return {
+    about: 'BEP 44 items: what may be stored, and what must be refused with which code.',
+    groups: {
+      items: 'A case with k is a mutable item, one without is immutable. signable: the signed bytes. ih: the info hash a BEP 46 pointer names, or null.',
+      targets: 'Where mutable items live: SHA-1 of k and salt.'
+    },
+    flags: {
+      Bep44: 'The vectors printed in BEP 44.',
+      Bep46: 'Pointers to torrents, and the targets printed in BEP 46.',
+      Forged: 'The signature does not fit what it stands beside.',
+      Immutable: 'An item named by the SHA-1 of its value.',
+      Limit: 'At or just past a limit.',
+      Malleable: 'Another encoding of a good signature (RFC 8032 §5.1.7).',
+      NotCanonical: 'The value is not the one bencoding of what it says.',
+      Salt: 'Salts, and their absence.',
+      Seq: 'Sequence numbers.',
+      SmallOrderKey: 'A key under which anyone can make signatures that lax verifiers accept.',
+      Value: 'Kinds of values.',
+      WrongKey: 'A key that did not sign.'
+    },
+    items: cases,
+    targets: [
+      valid('BEP 46 test 1', ['Bep46'], { k: bep46Key }, { target: 'cc3f9d90b572172053626f9980ce261a850d050b' }),
+      valid('BEP 46 test 2 (salt)', ['Bep46', 'Salt'], { k: bep46Key, salt: '6e' },
+        { target: '59ee7c2cb9b4f7eb1986ee2d18fd2fdb8a56554f' })
+    ]
+  }
+}
+
+// --- magnets.json ---------------------------------------------------------------------------------------------------
+
+function magnets () {
+  const hash = 'c9e15763f722f23e98a29decdfae341b98d53056'
+  const key = '8543d3e6115f0f98c944077a4493dcd543e49c739fd998550a1f614ab36ed63e'
+  const empty = { ih: null, k: null, salt: '', name: null, trackers: [], webSeeds: [], peers: [] }
+  const good = (comment, flags, input, fields) => valid(comment, flags, input, { ...empty, ...fields })
+  const bad = (comment, flags, input, error) => invalid(comment, flags, input, { error })
+  const btih = `magnet:?xt=urn:btih:${hash}`
+  const btpk = `magnet:?xs=urn:btpk:${key}`
+  return {
+    about: 'Magnet links (BEP 9, BEP 46): what is read from them, and which are refused.',
+    flags: {
+      Ambiguous: 'Names two different things where there can be one.',
+      Base32: 'The older form of info hashes.',
+      Bep46: 'The links printed in BEP 46, and others that name a key.',
+      Escape: 'Percent-encoding.',
+      InTheWild: 'Forms that deployed software writes.',
+      Limit: 'At or just past a limit.',
+      Malformed: 'A part that names the torrent is not what it must be.',
+      NotAMagnet: 'Something else.',
+      V2: 'BEP 52.'
+    },
+    magnets: [
+      good('a torrent', [], btih, { ih: hash }),
+      good('BEP 46: a key', ['Bep46'], btpk, { k: key }),
+      good('BEP 46: a key with salt', ['Bep46'], `${btpk}&s=6e`, { k: key, salt: '6e' }),
+      good('a key and the current torrent', ['Bep46'], `${btpk}&xt=urn:btih:${hash}`, { k: key, ih: hash }),
+      good('a salt of 64 bytes', ['Bep46', 'Limit'], `${btpk}&s=${'ab'.repeat(64)}`, { k: key, salt: 'ab'.repeat(64) }),
+      good('an empty salt is no salt', ['Bep46'], `${btpk}&s=`, { k: key }),
+      good('a salt in upper case', ['Bep46'], `${btpk}&s=6E`, { k: key, salt: '6e' }),
+      good('a key in upper case', ['Bep46'], `magnet:?xs=urn:btpk:${key.toUpperCase()}`, { k: key }),
+      good('everything at once', ['Bep46', 'Escape'],
+        `${btpk}&s=6e&xt=urn:btih:${hash}&dn=A%20b&tr=wss%3A%2F%2Fh%2Fannounce&tr=udp%3A%2F%2Fh%3A1&ws=https%3A%2F%2Fh%2Fd%2F&x.pe=1.2.3.4%3A5`,
+        { k: key, salt: '6e', ih: hash, name: 'A b', trackers: ['wss://h/announce', 'udp://h:1'], webSeeds: ['https://h/d/'], peers: ['1.2.3.4:5'] }),
+      good('an info hash in upper case', ['InTheWild'], `magnet:?xt=urn:btih:${hash.toUpperCase()}`, { ih: hash }),
+      good('an info hash in base32', ['Base32'], 'magnet:?xt=urn:btih:ZHQVOY7XELZD5GFCTXWN7LRUDOMNKMCW', { ih: hash }),
+      good('an info hash in lower-case base32', ['Base32', 'InTheWild'], 'magnet:?xt=urn:btih:zhqvoy7xelzd5gfctxwn7lrudomnkmcw', { ih: hash }),
+      good('scheme and URN in upper case', ['InTheWild'], `MAGNET:?xt=URN:BTIH:${hash}`, { ih: hash }),
+      good('numbered parameters', ['InTheWild'], `magnet:?xt.1=urn:btih:${hash}&tr.1=udp://a&tr.2=udp://b`, { ih: hash, trackers: ['udp://a', 'udp://b'] }),
+      good('spaces around, empty parameters within', ['InTheWild'], `  magnet:?&dn=x&&xt=urn:btih:${hash}&\n`, { ih: hash, name: 'x' }),
+      good('a hybrid torrent', ['V2'], `${btih}&xt=urn:btmh:1220${'ab'.repeat(32)}`, { ih: hash }),
+      good('the same torrent twice', ['InTheWild'], `${btih}&xt=urn:btih:${hash.toUpperCase()}`, { ih: hash }),
+      good('the same tracker twice', ['InTheWild'], `${btih}&tr=udp://a&tr=udp://a`, { ih: hash, trackers: ['udp://a'] }),
+      good('the first name counts', ['InTheWild'], `${btih}&dn=one&dn=two`, { ih: hash, name: 'one' }),
+      good('a name with plus signs for spaces', ['Escape', 'InTheWild'], `${btih}&dn=a+b`, { ih: hash, name: 'a b' }),
+      good('a name in UTF-8', ['Escape'], `${btih}&dn=%C3%A9t%C3%A9`, { ih: hash, name: 'été' }),
+      good('a name that looks like a script stays text', ['Escape'], `${btih}&dn=%3Cscript%3E`, { ih: hash, name: '<script>' }),
+      good('unknown parameters and URNs are ignored', [], `${btih}&xl=10&xt=urn:sha1:YNCK&so=0-2&zz`, { ih: hash }),
+
+      bad('empty', ['NotAMagnet'], '', 'NotAMagnet'),
+      bad('a web address', ['NotAMagnet'], `https://example.org/?xt=urn:btih:${hash}`, 'NotAMagnet'),
+      bad('a bare info hash', ['NotAMagnet'], hash, 'NotAMagnet'),
+      bad('no parameters', ['Malformed'], 'magnet:?', 'NoTarget'),
+      bad('only a name', ['Malformed'], 'magnet:?dn=x', 'NoTarget'),
+      bad('an empty info hash', ['Malformed'], 'magnet:?xt=urn:btih:', 'Malformed'),
+      bad('an info hash of 19 bytes', ['Malformed', 'Limit'], `magnet:?xt=urn:btih:${hash.slice(2)}`, 'Malformed'),
+      bad('an info hash of 21 bytes', ['Malformed', 'Limit'], `magnet:?xt=urn:btih:${hash}00`, 'Malformed'),
+      bad('an info hash that is not hexadecimal', ['Malformed'], `magnet:?xt=urn:btih:${'xy'.repeat(20)}`, 'Malformed'),
+      bad('an info hash of 32 characters that is not base32', ['Malformed', 'Base32'], `magnet:?xt=urn:btih:${'1'.repeat(32)}`, 'Malformed'),
+      bad('a key of 31 bytes', ['Malformed', 'Limit'], `magnet:?xs=urn:btpk:${key.slice(2)}`, 'Malformed'),
+      bad('a key that is not hexadecimal', ['Malformed'], `magnet:?xs=urn:btpk:${'zz'.repeat(32)}`, 'Malformed'),
+      bad('a salt that is not hexadecimal', ['Malformed'], `${btpk}&s=xyz`, 'Malformed'),
+      bad('a salt of half a byte', ['Malformed'], `${btpk}&s=6`, 'Malformed'),
+      bad('a salt of 65 bytes', ['Malformed', 'Limit'], `${btpk}&s=${'ab'.repeat(65)}`, 'Malformed'),
+      bad('two torrents', ['Ambiguous'], `${btih}&xt=urn:btih:${'00'.repeat(20)}`, 'Ambiguous'),
+      bad('two keys', ['Ambiguous'], `${btpk}&xs=urn:btpk:${'00'.repeat(32)}`, 'Ambiguous'),
+      bad('two salts', ['Ambiguous'], `${btpk}&s=6e&s=6d`, 'Ambiguous'),
+      bad('only a v2 torrent', ['V2'], `magnet:?xt=urn:btmh:1220${'ab'.repeat(32)}`, 'V2Only'),
+      bad('longer than 16384 characters', ['Limit'], `${btih}&dn=${'x'.repeat(16384)}`, 'TooLong')
+    ]
+  }
+}
+
+// --- messages.json --------------------------------------------------------------------------------------------------
+
+function messages () {
+  const frame = JSON.stringify
+  const rec = record(alice, { seq: 4, v: pointer(ih1) })
+  const salted = record(alice, { salt: hex(ascii('blog')), seq: 4, v: pointer(ih1) })
+  const here = target(rec)
+  const blob = hex(sha1(unhex(hello)))
+  const { k } = rec
+
+  const request = (comment, flags, message, expected) => valid(comment, flags, frame(message), expected ?? message)
+  const refused = (comment, flags, code, message) => invalid(comment, flags, typeof message === 'string' ? message : frame(message), { code })
+  const get = fields => ({ action: 'dht_get', id: 'a', ...fields })
+  const put = fields => ({ action: 'dht_put', id: 'a', ...fields })
+  const without = (object, field) => Object.fromEntries(Object.entries(object).filter(([name]) => name !== field))
+
+  const requests = [
+    request('info', ['Info'], { action: 'dht_info', id: 'a' }),
+    request('an empty id', ['Id'], { action: 'dht_info', id: '' }),
+    request('an id of 64 bytes', ['Id', 'Limit'], { action: 'dht_info', id: 'x'.repeat(64) }),
+    request('unknown fields are ignored', ['Lenient'], { action: 'dht_info', id: 'a', later: [1] }, { action: 'dht_info', id: 'a' }),
+    request('get', ['Get'], get({ k })),
+    request('get with everything', ['Get', 'Salt'], get({ k, salt: salted.salt, seq: 3, max_age: 30 })),
+    request('get that wants the DHT asked', ['Get'], get({ k, max_age: 0 })),
+    request('get with seq 2^53-1', ['Get', 'Limit'], get({ k, seq: Number.MAX_SAFE_INTEGER })),
+    request('get with the key in upper case', ['Get', 'Lenient'], get({ k: k.toUpperCase() }), get({ k })),
+    request('null is left out', ['Get', 'Lenient'], get({ k, salt: null, seq: null, max_age: null, target: null }), get({ k })),
+    request('an empty salt is no salt', ['Get', 'Salt', 'Lenient'], get({ k, salt: '' }), get({ k })),
+    request('get an immutable item', ['Get', 'Immutable'], get({ target: blob })),
+    request('put', ['Put'], put(rec)),
+    request('put with salt and cas', ['Put', 'Salt'], put({ ...salted, cas: 3 })),
+    request('put an immutable item', ['Put', 'Immutable'], put({ v: hello })),
+
+    refused('an unknown action', ['Action'], 204, { action: 'dht_dance', id: 'a' }),
+    refused('no id', ['Id'], 203, { action: 'dht_info' }),
+    refused('an id that is a number', ['Id', 'Type'], 203, { action: 'dht_info', id: 1 }),
+    refused('an id of 65 bytes', ['Id', 'Limit'], 203, { action: 'dht_info', id: 'x'.repeat(65) }),
+    refused('an id of 22 characters in 66 bytes', ['Id', 'Limit'], 203, { action: 'dht_info', id: '…'.repeat(22) }),
+    refused('get nothing', ['Get', 'Missing'], 203, get({})),
+    refused('get both kinds', ['Get'], 203, get({ k, target: blob })),
+    refused('get an immutable item with salt', ['Get', 'Salt'], 203, get({ target: blob, salt: '6e' })),
+    refused('a key of 31 bytes', ['Get', 'Limit'], 203, get({ k: k.slice(2) })),
+    refused('a key of 33 bytes', ['Get', 'Limit'], 203, get({ k: k + '00' })),
+    refused('a key that is not hexadecimal', ['Get', 'Hex'], 203, get({ k: 'zz'.repeat(32) })),
+    refused('a key that is a number', ['Get', 'Type'], 203, get({ k: 1 })),
+    refused('a target of 19 bytes', ['Get', 'Limit'], 203, get({ target: blob.slice(2) })),
+    refused('a salt of half a byte', ['Get', 'Hex', 'Salt'], 203, get({ k, salt: '6' })),
+    refused('a salt of 65 bytes', ['Get', 'Limit', 'Salt'], 207, get({ k, salt: 'ab'.repeat(65) })),
+    refused('a negative seq', ['Get', 'Limit'], 203, get({ k, seq: -1 })),
+    refused('seq 2^53', ['Get', 'Limit'], 203, get({ k, seq: 2 ** 53 })),
+    refused('a seq that is a fraction', ['Get', 'Type'], 203, get({ k, seq: 1.5 })),
+    refused('a seq that is a string', ['Get', 'Type'], 203, get({ k, seq: '1' })),
+    refused('a negative max_age', ['Get', 'Limit'], 203, get({ k, max_age: -1 })),
+    ...['k', 'seq', 'sig', 'v'].map(field => refused(`put without ${field}`, ['Put', 'Missing'], 203, put(without(rec, field)))),
+    refused('put an immutable item with salt', ['Put', 'Immutable', 'Salt'], 203, put({ v: hello, salt: '6e' })),
+    refused('put an immutable item with cas', ['Put', 'Immutable'], 203, put({ v: hello, cas: 1 })),
+    refused('put a forged record', ['Put', 'Forged'], 206, put({ ...rec, sig: flip(rec.sig, 0) })),
+    refused('put a record signed by another', ['Put', 'Forged'], 206, put({ ...rec, k: bob.k })),
+    refused('put with a signature of 63 bytes', ['Put', 'Limit'], 203, put({ ...rec, sig: rec.sig.slice(2) })),
+    refused('put a value that is not hexadecimal', ['Put', 'Hex'], 203, put({ ...rec, v: 'xx' })),
+    refused('put a value of 1001 bytes', ['Put', 'Limit'], 205, put(record(alice, { seq: 1, v: valueOf(1001) }))),
+    refused('put an immutable value of 1001 bytes', ['Put', 'Limit', 'Immutable'], 205, put({ v: valueOf(1001) })),
+    refused('put with a salt of 65 bytes', ['Put', 'Limit', 'Salt'], 207, put(record(alice, { salt: 'ab'.repeat(65), seq: 1, v: hello }))),
+    refused('put a value that is not canonical', ['Put', 'NotCanonical'], 203, put(record(alice, { seq: 1, v: hex(ascii('d1:bi1e1:ai2ee')) }))),
+    refused('put an immutable value that is not bencode', ['Put', 'NotCanonical', 'Immutable'], 203, put({ v: hex(ascii('junk')) })),
+    refused('put with seq -1', ['Put', 'Limit'], 203, put(record(alice, { seq: -1, v: hello }))),
+    refused('put with seq 2^53', ['Put', 'Limit'], 203, put(record(alice, { seq: 2 ** 53, v: hello }))),
+    refused('put with cas -1', ['Put', 'Limit'], 203, put({ ...rec, cas: -1 })),
+    refused('put with a cas that is a string', ['Put', 'Type'], 203, put({ ...rec, cas: '3' }))
+  ]
+
+  const ask = get({ k })
+  const asked = (message, reply) => ({ request: message, reply: typeof reply === 'string' ? reply : frame(reply) })
+  const answer = (comment, flags, message, reply, expected) => valid(comment, flags, asked(message, reply), expected)
+  const discard = (comment, flags, message, reply, error) => invalid(comment, flags, asked(message, reply), { error })
+  const found = fields => ({ action: 'dht_get', id: 'a', found: true, target: here, ...rec, source: 'dht', ...fields })
+  const failure = (action, code, extra = {}) => ({ action, id: 'a', 'failure reason': 'a sentence', code, ...extra })
+  const newer = record(alice, { seq: 6, v: pointer('22'.repeat(20)) })
+
+  const replies = [
+    answer('info', ['Info'], { action: 'dht_info', id: 'a' },
+      { action: 'dht_info', id: 'a', version: 1, actions: ['dht_info', 'dht_get', 'dht_put'], limits: { v: 1000, salt: 64, seq: Number.MAX_SAFE_INTEGER }, dht: { nodes: 3, ready: true } },
+      { kind: 'info', nodes: 3, ready: true }),
+    answer('found in the DHT', ['Get'], ask, found(), { kind: 'record', record: rec, source: 'dht', conflict: false }),
+    answer('found in the cache', ['Get'], ask, found({ source: 'cache' }), { kind: 'record', record: rec, source: 'cache', conflict: false }),
+    answer('found, of two with the same seq', ['Get'], ask, found({ conflict: true }), { kind: 'record', record: rec, source: 'dht', conflict: true }),
+    answer('found, with fields that are not known', ['Get', 'Lenient'], ask, found({ later: {} }), { kind: 'record', record: rec, source: 'dht', conflict: false }),
+    answer('found with salt', ['Get', 'Salt'], get({ k, salt: salted.salt }),
+      { action: 'dht_get', id: 'a', found: true, target: target(salted), ...salted, source: 'dht' },
+      { kind: 'record', record: salted, source: 'dht', conflict: false }),
+    answer('unchanged', ['Get'], get({ k, seq: 4 }), { action: 'dht_get', id: 'a', found: true, target: here, seq: 4, unchanged: true }, { kind: 'unchanged', seq: 4 }),
+    answer('not found', ['Get'], ask, { action: 'dht_get', id: 'a', found: false, target: here }, { kind: 'absent' }),
+    answer('an immutable item', ['Get', 'Immutable'], get({ target: blob }), { action: 'dht_get', id: 'a', found: true, target: blob, v: hello }, { kind: 'value', v: hello }),
+    answer('stored', ['Put'], put(rec), { action: 'dht_put', id: 'a', target: here, seq: 4, stored: 8 }, { kind: 'stored', stored: 8, conflict: false }),
+    answer('kept, stored nowhere yet', ['Put'], put(rec), { action: 'dht_put', id: 'a', target: here, seq: 4, stored: 0 }, { kind: 'stored', stored: 0, conflict: false }),
+    answer('an immutable item stored', ['Put', 'Immutable'], put({ v: hello }), { action: 'dht_put', id: 'a', target: blob, stored: 8 }, { kind: 'stored', stored: 8, conflict: false }),
+    answer('refused', ['Put', 'Failure'], put(rec), failure('dht_put', 206), { kind: 'failure', code: 206 }),
+    answer('refused: somebody published first', ['Put', 'Failure'], put({ ...rec, cas: 3 }), failure('dht_put', 301, { current: newer }), { kind: 'failure', code: 301, current: newer }),
+    answer('refused: seq goes back', ['Put', 'Failure'], put(rec), failure('dht_put', 302, { current: newer }), { kind: 'failure', code: 302, current: newer }),
+
+    discard('a forged record', ['Get', 'Forged'], ask, found({ sig: flip(rec.sig, 0) }), 'BadSignature'),
+    discard('the value changed on the way', ['Get', 'Forged'], ask, found({ v: pointer('22'.repeat(20)) }), 'BadSignature'),
+    discard('a good record of another author', ['Get', 'Other'], ask, found({ ...record(bob, { seq: 4, v: hello }) }), 'NotAsked'),
+    discard('a good record with another salt', ['Get', 'Other', 'Salt'], ask, found(salted), 'NotAsked'),
+    discard('a good record without the salt', ['Get', 'Other', 'Salt'], get({ k, salt: salted.salt }), found(), 'NotAsked'),
+    discard('older than what the client has', ['Get', 'Rollback'], get({ k, seq: 5 }), found(), 'Rollback'),
+    discard('unchanged, though the client has nothing', ['Get', 'Rollback'], ask, { action: 'dht_get', id: 'a', found: true, target: here, seq: 4, unchanged: true }, 'Malformed'),
+    discard('another immutable value', ['Get', 'Immutable', 'Other'], get({ target: blob }), { action: 'dht_get', id: 'a', found: true, target: blob, v: hex(ascii('i1e')) }, 'NotAsked'),
+    discard('a record without signature', ['Get', 'Missing'], ask, without(found(), 'sig'), 'Malformed'),
+    discard('a record whose seq is a string', ['Get', 'Type'], ask, found({ seq: '4' }), 'Malformed'),
+    discard('a record whose value is not hexadecimal', ['Get', 'Hex'], ask, found({ v: 'xx' }), 'Malformed'),
+    discard('neither found nor not', ['Get', 'Missing'], ask, { action: 'dht_get', id: 'a', target: here }, 'Malformed'),
+    discard('a put that says not how many', ['Put', 'Missing'], put(rec), { action: 'dht_put', id: 'a', target: here, seq: 4 }, 'Malformed'),
+    discard('a put stored under another target', ['Put', 'Other'], put(rec), { action: 'dht_put', id: 'a', target: blob, seq: 4, stored: 8 }, 'NotAsked'),
+    discard('a conflict whose winner is forged', ['Put', 'Failure', 'Forged'], put(rec), failure('dht_put', 302, { current: { ...newer, sig: rec.sig } }), 'BadSignature'),
+    discard('a conflict whose winner is another author\'s', ['Put', 'Failure', 'Other'], put(rec), failure('dht_put', 302, { current: record(bob, { seq: 6, v: hello }) }), 'NotAsked'),
+    discard('not JSON', ['Type'], ask, 'junk', 'Malformed'),
+    discard('JSON that is no object', ['Type'], ask, '[]', 'Malformed')
+  ]
+
+  return {
+    about: 'Messages of dht-proxy.md. Inputs are text frames exactly as sent.',
+    groups: {
+      requests: 'What a server makes of a frame: expected is the request as understood, code the one it refuses with. A put is valid when its item is, too.',
+      replies: 'What a client makes of a reply to its request. error: Malformed (not a message of this kind), BadSignature, NotAsked (good, but about something else), Rollback (older than the seq the request named).'
+    },
+    flags: {
+      Action: 'Which actions there are.',
+      Failure: 'Error replies.',
+      Forged: 'The signature does not fit what it stands beside.',
+      Get: 'dht_get.',
+      Hex: 'Hexadecimal.',
+      Id: 'The id that joins request and reply.',
+      Immutable: 'Items named by the SHA-1 of their value.',
+      Info: 'dht_info.',
+      Lenient: 'What readers must tolerate.',
+      Limit: 'At or just past a limit.',
+      Missing: 'A field that must be there is not.',
+      NotCanonical: 'The value is not the one bencoding of what it says.',
+      Other: 'A good answer to another question.',
+      Put: 'dht_put.',
+      Rollback: 'Versions that go back.',
+      Salt: 'Salts, and their absence.',
+      Type: 'A field of the wrong type.'
+    },
+    requests,
+    replies
+  }
+}
+
+// --- files ----------------------------------------------------------------------------------------------------------
+
+/** Throws when a flag is used and not explained, or explained and not used. */
+function checkFlags (file, content) {
+  const used = new Set(Object.values(content).filter(Array.isArray).flat().flatMap(({ flags }) => flags))
+  const explained = new Set(Object.keys(content.flags))
+  const odd = [...used, ...explained].filter(flag => used.has(flag) !== explained.has(flag))
+  if (odd.length > 0) throw new Error(`${file}: flags used or explained only: ${odd}`)
+}
+
+let stale = 0
+for (const [file, content] of Object.entries({ 'items.json': items(), 'magnets.json': magnets(), 'messages.json': messages() })) {
+  checkFlags(file, content)
+  const path = new URL(file, import.meta.url)
+  const text = JSON.stringify(content, null, 2) + '\n'
+  if (!process.argv.includes('--check')) {
+    writeFileSync(path, text)
+  } else if (readFileSync(path, 'utf8') !== text) {
+    console.error(`${file} is not what generate.mjs writes: run it without --check`)
+    stale = 1
+  }
+}
+process.exitCode = stale
