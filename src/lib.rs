@@ -5,8 +5,10 @@
 //! | room | for | must not know |
 //! |---|---|---|
 //! | [`wire`] | bytes ⇄ types | any other room, tokio, clocks, randomness |
+//! | [`bridge`] | swarms joined on their web side and their native side | records; what the bytes are for |
 //! | [`dht`] | our node of the BitTorrent DHT | what records and torrents are used for |
 
+pub mod bridge;
 pub mod config;
 pub mod dht;
 pub mod metrics;
