@@ -47,10 +47,9 @@ const hello = hex(string(ascii('Hello World!')))
 const pointer = ih => hex(Buffer.concat([ascii('d2:ih20:'), unhex(ih), ascii('e')]))
 const ih1 = '11'.repeat(20)
 
-/** The string value whose bencoding is `length` bytes long. */
+/** The string value whose bencoding is `length` bytes long, for lengths from 103 to 1003: the count has three digits. */
 function valueOf (length) {
-  const digits = String(length).length
-  return hex(string(Buffer.alloc(length - digits - 1, 'x')))
+  return hex(string(Buffer.alloc(length - '000:'.length, 'x')))
 }
 
 /** The signature with its scalar S replaced by S + L: the same point equation, another encoding. */

@@ -15,3 +15,7 @@ pub mod magnet;
 pub mod metainfo;
 pub mod peer;
 pub mod pointer;
+pub mod record_messages;
+
+#[cfg(test)]
+mod vectors;

@@ -1,0 +1,318 @@
+//! The `dht_*` messages of `spec/dht-proxy.md`: BEP 44 items over the tracker's WebSocket, and the same records over HTTP.
+//!
+//! [`Request`] is what a server reads and [`Reply`] what it writes. [`Record::verify_for`] is for whoever asked: it checks
+//! that a record answers the question and that its signature verifies.
+
+mod request;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::hex;
+use super::id::{IdError, PublicKey, Signature, Target};
+use super::item::{ItemError, MAX_SALT, MAX_SEQ, MAX_VALUE, Salt, SignedItem, VerifiedItem};
+
+pub use request::{Call, Refused, Request, handles, parse_put_body};
+
+/// The version of the message set this file speaks.
+pub const VERSION: u32 = 1;
+
+/// The actions it knows.
+pub const ACTIONS: [&str; 3] = ["dht_info", "dht_get", "dht_put"];
+
+/// Longest `id` of a request, in bytes: it is kept while the request is under way.
+pub const MAX_ID: usize = 64;
+
+/// BEP 5: "202 Server Error": it cannot be done now.
+pub const SERVER_ERROR: i64 = 202;
+
+/// BEP 5: "203 Protocol Error, such as a malformed packet, invalid arguments, or bad token".
+pub const PROTOCOL_ERROR: i64 = 203;
+
+/// BEP 5: "204 Method Unknown".
+pub const METHOD_UNKNOWN: i64 = 204;
+
+/// A record as JSON: the fields of a mutable item, binary ones in hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The author's public key.
+    pub k: String,
+    /// Left out for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub salt: Option<String>,
+    /// The sequence number.
+    pub seq: i64,
+    /// The raw bencoded value.
+    pub v: String,
+    /// The signature.
+    pub sig: String,
+}
+
+impl From<&VerifiedItem> for Record {
+    fn from(item: &VerifiedItem) -> Self {
+        Self {
+            k: item.key().to_hex(),
+            salt: (!item.salt().is_empty()).then(|| hex::encode(item.salt().as_bytes())),
+            seq: item.seq(),
+            v: hex::encode(item.v()),
+            sig: item.sig().to_hex(),
+        }
+    }
+}
+
+impl Record {
+    /// Reads the fields. The signature is not checked yet: that is [`SignedItem::verify`].
+    ///
+    /// # Errors
+    /// A field that is not hexadecimal or of the wrong length.
+    pub fn to_item(&self) -> Result<SignedItem, FieldError> {
+        Ok(SignedItem {
+            key: PublicKey::from_hex(&self.k)?,
+            salt: salt_from_hex(self.salt.as_deref().unwrap_or_default())?,
+            seq: self.seq,
+            v: value_from_hex(&self.v)?,
+            sig: Signature::from_hex(&self.sig)?,
+        })
+    }
+
+    /// Checks a server's answer to a get of `key` and `salt` by somebody who has seen version `floor` already: the
+    /// server is not trusted.
+    ///
+    /// # Errors
+    /// The record is malformed, forged, somebody else's, or older than `floor`.
+    pub fn verify_for(&self, key: &PublicKey, salt: &Salt, floor: Option<i64>) -> Result<VerifiedItem, AnswerError> {
+        let item = self.to_item().map_err(AnswerError::Malformed)?;
+        if (&item.key, &item.salt) != (key, salt) {
+            return Err(AnswerError::NotAsked);
+        }
+        let item = item.verify().map_err(AnswerError::Invalid)?;
+        match floor {
+            Some(floor) if item.seq() < floor => Err(AnswerError::Rollback { floor }),
+            _ => Ok(item),
+        }
+    }
+}
+
+/// Why a server's answer is not to be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// Not a record.
+    #[error("the server's record is malformed: {0}")]
+    Malformed(FieldError),
+    /// A record that no honest server gives out.
+    #[error("the server's record is not valid: {0}")]
+    Invalid(ItemError),
+    /// A good record of another key or salt.
+    #[error("the server answered with the record of another key or salt")]
+    NotAsked,
+    /// A good record that is older than one seen before.
+    #[error("the server answered with a version older than number {floor}, which was seen before")]
+    Rollback {
+        /// The newest number seen before.
+        floor: i64,
+    },
+}
+
+/// Why a field of a message is not what it must be: one sentence, with its code.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FieldError {
+    /// The text is not a JSON object.
+    #[error("the message is not a JSON object")]
+    NotAnObject,
+    /// It must be there.
+    #[error("the field \"{0}\" is missing")]
+    Missing(&'static str),
+    /// It must not be there.
+    #[error("the field \"{0}\" does not belong in this request")]
+    Unexpected(&'static str),
+    /// It must be a string.
+    #[error("the field \"{0}\" must be a string")]
+    NotText(&'static str),
+    /// It must be a number.
+    #[error("the field \"{0}\" must be an integer between 0 and 2^53-1")]
+    NotANumber(&'static str),
+    /// Hexadecimal of any length was expected.
+    #[error("the field \"{0}\" must be hexadecimal, two digits a byte")]
+    NotHex(&'static str),
+    /// `id` is longer than [`MAX_ID`].
+    #[error("the field \"id\" is longer than {MAX_ID} bytes")]
+    IdTooLong,
+    /// An action that begins with `dht_` and that nobody knows.
+    #[error("the action is not known; \"dht_info\" tells which are")]
+    UnknownAction,
+    /// `k` is not the key that the address names.
+    #[error("the record's key is not the one in the address")]
+    OtherKey,
+    /// Not `2 × n` hexadecimal digits.
+    #[error("{0}")]
+    Id(#[from] IdError),
+    /// An item that nobody may store.
+    #[error("{0}")]
+    Item(#[from] ItemError),
+}
+
+impl FieldError {
+    /// The error code of `spec/dht-proxy.md`.
+    #[must_use]
+    pub fn code(&self) -> i64 {
+        match self {
+            Self::Item(error) => error.code(),
+            Self::UnknownAction => METHOD_UNKNOWN,
+            _ => PROTOCOL_ERROR,
+        }
+    }
+}
+
+/// Reads a salt; the empty text is no salt.
+///
+/// # Errors
+/// Not hexadecimal, or too long.
+pub fn salt_from_hex(text: &str) -> Result<Salt, FieldError> {
+    Ok(Salt::new(hex::decode(text).ok_or(FieldError::NotHex("salt"))?)?)
+}
+
+fn value_from_hex(text: &str) -> Result<Vec<u8>, FieldError> {
+    hex::decode(text).ok_or(FieldError::NotHex("v"))
+}
+
+/// Where a record in a reply came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// From what the server keeps.
+    Cache,
+    /// The DHT was asked for this reply, and holds it.
+    Dht,
+}
+
+/// What a server answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// To `dht_info`.
+    Info {
+        /// Good nodes known.
+        nodes: usize,
+        /// The first search for nodes is over.
+        ready: bool,
+    },
+    /// The newest version of a mutable item.
+    Found {
+        /// The item.
+        item: Box<VerifiedItem>,
+        /// Where it came from.
+        source: Source,
+        /// Two values with this sequence number were seen.
+        conflict: bool,
+    },
+    /// The newest version is not newer than the one the client has.
+    Unchanged {
+        /// Where the item lives.
+        target: Target,
+        /// The newest version's number.
+        seq: i64,
+    },
+    /// An immutable item.
+    FoundValue {
+        /// Where it lives.
+        target: Target,
+        /// The raw bencoded value.
+        v: Vec<u8>,
+    },
+    /// Nobody asked has it.
+    NotFound {
+        /// Where it would live.
+        target: Target,
+    },
+    /// A put was done.
+    Stored {
+        /// Where the item lives.
+        target: Target,
+        /// Of a mutable item.
+        seq: Option<i64>,
+        /// DHT nodes that took it.
+        stored: usize,
+        /// Two values with this sequence number were seen.
+        conflict: bool,
+    },
+    /// It could not be done.
+    Failed(Failure),
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// For programs.
+    pub code: i64,
+    /// For people: one sentence.
+    pub sentence: String,
+    /// With 301 and 302, the version that won.
+    pub current: Option<Box<VerifiedItem>>,
+}
+
+impl From<FieldError> for Failure {
+    fn from(error: FieldError) -> Self {
+        Self { code: error.code(), sentence: error.to_string(), current: None }
+    }
+}
+
+impl Reply {
+    /// The text frame that answers a request of this `action` and `id`.
+    #[must_use]
+    pub fn to_frame(&self, action: &str, id: Option<&str>) -> String {
+        let mut frame = self.fields();
+        frame.insert("action".to_owned(), action.into());
+        if let Some(id) = id {
+            frame.insert("id".to_owned(), id.into());
+        }
+        Value::Object(frame).to_string()
+    }
+
+    fn fields(&self) -> Map<String, Value> {
+        let mut extra = Map::new();
+        let fields = match self {
+            Self::Info { nodes, ready } => json!({
+                "version": VERSION,
+                "actions": ACTIONS,
+                "limits": {"v": MAX_VALUE, "salt": MAX_SALT, "seq": MAX_SEQ},
+                "dht": {"nodes": nodes, "ready": ready},
+            }),
+            Self::Found { item, source, conflict } => {
+                mark(&mut extra, *conflict);
+                extra.append(&mut object(json!(Record::from(&**item))));
+                json!({"found": true, "target": item.target().to_hex(), "source": source})
+            }
+            Self::Unchanged { target, seq } => {
+                json!({"found": true, "target": target.to_hex(), "seq": seq, "unchanged": true})
+            }
+            Self::FoundValue { target, v } => {
+                json!({"found": true, "target": target.to_hex(), "v": hex::encode(v)})
+            }
+            Self::NotFound { target } => json!({"found": false, "target": target.to_hex()}),
+            Self::Stored { target, seq, stored, conflict } => {
+                mark(&mut extra, *conflict);
+                extra.extend(seq.map(|seq| ("seq".to_owned(), seq.into())));
+                json!({"target": target.to_hex(), "stored": stored})
+            }
+            Self::Failed(Failure { code, sentence, current }) => {
+                extra.extend(current.as_ref().map(|item| ("current".to_owned(), json!(Record::from(&**item)))));
+                json!({"failure reason": sentence, "code": code})
+            }
+        };
+        let mut fields = object(fields);
+        fields.append(&mut extra);
+        fields
+    }
+}
+
+fn mark(fields: &mut Map<String, Value>, conflict: bool) {
+    if conflict {
+        fields.insert("conflict".to_owned(), true.into());
+    }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => unreachable!("only called with objects"),
+    }
+}

@@ -1,0 +1,282 @@
+//! What clients ask.
+
+use serde_json::{Map, Value};
+
+use super::{Failure, FieldError, MAX_ID, Reply, salt_from_hex, value_from_hex};
+use crate::wire::hex;
+use crate::wire::id::{PublicKey, Signature, Target};
+use crate::wire::item::{MAX_SEQ, Salt, SignedItem, check_value};
+
+/// Whether a frame with this action is one of this message set, known or not.
+#[must_use]
+pub fn handles(action: &str) -> bool {
+    action.starts_with("dht_")
+}
+
+/// A request as read from a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Joins the reply to it.
+    pub id: String,
+    /// What is asked.
+    pub call: Call,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// `dht_info`
+    Info,
+    /// `dht_get` of a mutable item.
+    Get {
+        /// The author.
+        key: PublicKey,
+        /// Empty for none.
+        salt: Salt,
+        /// The newest version the client has.
+        known_seq: Option<i64>,
+        /// Seconds: an answer checked this recently will do.
+        max_age: Option<u64>,
+    },
+    /// `dht_get` of an immutable item.
+    GetValue {
+        /// Where it lives.
+        target: Target,
+    },
+    /// `dht_put` of a mutable item. Its signature is not checked yet.
+    Put {
+        /// The item.
+        item: Box<SignedItem>,
+        /// Store only over this version.
+        cas: Option<i64>,
+    },
+    /// `dht_put` of an immutable item, whose value is checked.
+    PutValue {
+        /// The raw bencoded value.
+        v: Vec<u8>,
+    },
+}
+
+impl Call {
+    /// The action that replies repeat.
+    #[must_use]
+    pub fn action(&self) -> &'static str {
+        match self {
+            Self::Info => "dht_info",
+            Self::Get { .. } | Self::GetValue { .. } => "dht_get",
+            Self::Put { .. } | Self::PutValue { .. } => "dht_put",
+        }
+    }
+}
+
+/// A frame that is not a request, with what is needed to say so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// As sent, cut to a sensible length; empty when there was none.
+    pub action: String,
+    /// As sent, when it can be read.
+    pub id: Option<String>,
+    /// What is wrong.
+    pub error: FieldError,
+}
+
+impl Refused {
+    /// The reply that says so.
+    #[must_use]
+    pub fn to_frame(&self) -> String {
+        Reply::Failed(Failure::from(self.error.clone())).to_frame(&self.action, self.id.as_deref())
+    }
+}
+
+impl Request {
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn parse(frame: &str) -> Result<Self, Refused> {
+        let fields = Fields::parse(frame).map_err(|error| Refused { action: String::new(), id: None, error })?;
+        let action = fields.text("action").ok().flatten().unwrap_or_default();
+        let id = fields.id();
+        let call = match &id {
+            Ok(_) => fields.call(action),
+            Err(error) => Err(error.clone()),
+        };
+        match (id, call) {
+            (Ok(id), Ok(call)) => Ok(Self { id: id.to_owned(), call }),
+            (id, call) => {
+                let error = call.expect_err("a bad id makes the call an error");
+                Err(Refused { action: echo(action), id: id.ok().map(str::to_owned), error })
+            }
+        }
+    }
+}
+
+/// An unknown action is repeated as sent, but not at any length.
+fn echo(action: &str) -> String {
+    action.chars().take(MAX_ID).collect()
+}
+
+/// Reads the body of `PUT /v1/records/{key}`: a record, whose `k` may be left out since the address has it, and `cas`.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub fn parse_put_body(body: &str, key: PublicKey) -> Result<(SignedItem, Option<i64>), FieldError> {
+    let fields = Fields::parse(body)?;
+    match fields.text("k")? {
+        Some(k) if PublicKey::from_hex(k)? != key => Err(FieldError::OtherKey),
+        _ => Ok((fields.item(key)?, fields.number("cas")?)),
+    }
+}
+
+/// The fields of a JSON object. `null` is the same as left out.
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn parse(text: &str) -> Result<Self, FieldError> {
+        serde_json::from_str(text).map(Self).map_err(|_| FieldError::NotAnObject)
+    }
+
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    fn text(&self, name: &'static str) -> Result<Option<&str>, FieldError> {
+        self.get(name).map(|value| value.as_str().ok_or(FieldError::NotText(name))).transpose()
+    }
+
+    fn required(&self, name: &'static str) -> Result<&str, FieldError> {
+        self.text(name)?.ok_or(FieldError::Missing(name))
+    }
+
+    fn number(&self, name: &'static str) -> Result<Option<i64>, FieldError> {
+        let read =
+            |value: &Value| value.as_i64().filter(|n| (0..=MAX_SEQ).contains(n)).ok_or(FieldError::NotANumber(name));
+        self.get(name).map(read).transpose()
+    }
+
+    fn salt(&self) -> Result<Salt, FieldError> {
+        salt_from_hex(self.text("salt")?.unwrap_or_default())
+    }
+
+    fn none_of(&self, names: &[&'static str]) -> Result<(), FieldError> {
+        match names.iter().find(|name| self.get(name).is_some()) {
+            Some(name) => Err(FieldError::Unexpected(name)),
+            None => Ok(()),
+        }
+    }
+
+    fn id(&self) -> Result<&str, FieldError> {
+        let id = self.required("id")?;
+        if id.len() > MAX_ID { Err(FieldError::IdTooLong) } else { Ok(id) }
+    }
+
+    fn call(&self, action: &str) -> Result<Call, FieldError> {
+        match action {
+            "dht_info" => Ok(Call::Info),
+            "dht_get" => self.get_call(),
+            "dht_put" => self.put_call(),
+            _ => Err(FieldError::UnknownAction),
+        }
+    }
+
+    fn get_call(&self) -> Result<Call, FieldError> {
+        if let Some(target) = self.text("target")? {
+            self.none_of(&["k", "salt", "seq"])?;
+            return Ok(Call::GetValue { target: Target::from_hex(target)? });
+        }
+        Ok(Call::Get {
+            key: PublicKey::from_hex(self.required("k")?)?,
+            salt: self.salt()?,
+            known_seq: self.number("seq")?,
+            max_age: self.number("max_age")?.map(i64::unsigned_abs),
+        })
+    }
+
+    fn put_call(&self) -> Result<Call, FieldError> {
+        let mutable = ["k", "sig", "seq"].iter().any(|name| self.get(name).is_some());
+        if !mutable {
+            let v = value_from_hex(self.required("v")?)?;
+            self.none_of(&["salt", "cas"])?;
+            check_value(&v)?;
+            return Ok(Call::PutValue { v });
+        }
+        let item = self.item(PublicKey::from_hex(self.required("k")?)?)?;
+        Ok(Call::Put { item: Box::new(item), cas: self.number("cas")? })
+    }
+
+    /// The record, which is `key`'s.
+    fn item(&self, key: PublicKey) -> Result<SignedItem, FieldError> {
+        Ok(SignedItem {
+            key,
+            salt: self.salt()?,
+            seq: self.number("seq")?.ok_or(FieldError::Missing("seq"))?,
+            v: hex::decode(self.required("v")?).ok_or(FieldError::NotHex("v"))?,
+            sig: Signature::from_hex(self.required("sig")?)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn each_fault_has_its_sentence() {
+        let key = "ab".repeat(32);
+        let put = |change: &str| format!(r#"{{"action":"dht_put","id":"1","k":"{key}",{change}}}"#);
+        let table = [
+            ("junk".to_owned(), "the message is not a JSON object"),
+            (r#"{"action":"dht_dance","id":"1"}"#.to_owned(), "the action is not known; \"dht_info\" tells which are"),
+            (r#"{"action":"dht_info"}"#.to_owned(), "the field \"id\" is missing"),
+            (format!(r#"{{"action":"dht_info","id":"{key}{key}"}}"#), "the field \"id\" is longer than 64 bytes"),
+            (r#"{"action":"dht_get","id":"1","k":7}"#.to_owned(), "the field \"k\" must be a string"),
+            (
+                r#"{"action":"dht_get","id":"1","k":"abcd"}"#.to_owned(),
+                "a public key must be 32 bytes (64 hexadecimal digits)",
+            ),
+            (put(r#""seq":-1"#), "the field \"seq\" must be an integer between 0 and 2^53-1"),
+            (put(r#""seq":1,"v":"0""#), "the field \"v\" must be hexadecimal, two digits a byte"),
+            (put(&format!(r#""salt":"{key}{key}{key}""#)), "the salt is larger than 64 bytes"),
+            (put(r#""seq":1,"v":"00","sig":"00""#), "a signature must be 64 bytes (128 hexadecimal digits)"),
+            (
+                r#"{"action":"dht_put","id":"1","v":"30","cas":1}"#.to_owned(),
+                "the field \"cas\" does not belong in this request",
+            ),
+        ];
+        for (frame, sentence) in table {
+            assert_eq!(Request::parse(&frame).unwrap_err().error.to_string(), sentence, "{frame}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_action_is_not_repeated_at_any_length() {
+        let refused = Request::parse(&format!(r#"{{"action":"dht_{}","id":"1"}}"#, "x".repeat(10_000))).unwrap_err();
+        assert!(refused.to_frame().len() < 300, "{}", refused.to_frame());
+    }
+
+    #[test]
+    fn a_put_body_belongs_to_its_address() {
+        let key = PublicKey([1; 32]);
+        let rest = format!(r#""seq":1,"v":"30","sig":"{}""#, "00".repeat(64));
+        let (item, cas) = parse_put_body(&format!("{{{rest}}}"), key).unwrap();
+        assert_eq!((item.key, cas), (key, None));
+        let body = |k: PublicKey| format!(r#"{{"k":"{k}",{rest},"cas":3}}"#);
+        assert_eq!(parse_put_body(&body(key), key).unwrap().1, Some(3));
+        assert_eq!(parse_put_body(&body(PublicKey([2; 32])), key).unwrap_err(), FieldError::OtherKey);
+    }
+
+    proptest! {
+        /// Any text is read or refused, and the refusal is itself a JSON frame.
+        #[test]
+        fn junk_is_refused_in_json(text in ".{0,80}", value in "(null|-?[0-9]{1,20}|\"[0-9a-f]{0,70}\"|\\[\\]|1.5)") {
+            let frame = format!(r#"{{"action":"dht_put","id":"1","k":{value},"seq":{value},"v":{value},"sig":{value}}}"#);
+            for frame in [text.as_str(), &frame, &frame[..frame.len() / 2]] {
+                if let Err(refused) = Request::parse(frame) {
+                    prop_assert!(serde_json::from_str::<Value>(&refused.to_frame()).is_ok());
+                }
+            }
+        }
+    }
+}
