@@ -50,6 +50,12 @@ impl Tasks {
         &self.token
     }
 
+    /// How many tasks are running.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.tracker.len()
+    }
+
     /// Asks every task to stop and waits for all of them, at most `deadline`. Returns how many were still running.
     pub async fn stop(&self, deadline: Duration) -> usize {
         self.token.cancel();
