@@ -6,6 +6,8 @@
 //! The room knows the DHT (whom to dial) and the tracker (whose offers to answer). It does not know records: whether a
 //! record points to a torrent is a function it is handed.
 
+pub mod rtc;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

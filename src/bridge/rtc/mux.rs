@@ -1,0 +1,289 @@
+//! The UDP socket that all connections share.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Runtime, TokioRuntime, Transmit};
+
+use super::inbox::Inbox;
+use super::routes::{RouteId, Routes};
+use crate::metrics;
+
+/// Asked of the kernel for each direction. Throughput is governed by losses in small socket buffers: with Linux's
+/// default of 208 KiB it was measured at 4 to 18 MB/s, with this at 84 to 94.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Most datagrams handed to the kernel in one send. Longer bursts overrun Chromium's socket: measured toward it, 22 to
+/// 24 MB/s with 4, and 14 with the kernel's limit of 64.
+const MAX_SEGMENTS: usize = 4;
+
+/// Messages read from the socket at once.
+const BATCH: usize = 8;
+
+/// Room for one datagram. Ethernet's; DTLS records of this stack and of browsers stay below 1300 bytes.
+const DATAGRAM: usize = 1500;
+
+/// Pause after an error of the socket itself, so that one that lasts does not keep a core busy.
+const ERROR_PAUSE: Duration = Duration::from_millis(10);
+
+/// The shared socket and who is behind it.
+pub(super) struct Mux {
+    socket: Arc<dyn AsyncUdpSocket>,
+    local: SocketAddr,
+    /// A std mutex: held for one look-up, never across an await.
+    routes: Mutex<Routes<Arc<Inboxes>>>,
+    writers: Arc<Writers>,
+    /// Wakes all of `writers`; the only waker the socket ever sees, because it keeps no more than one.
+    writable: Waker,
+    metrics: metrics::Bridge,
+}
+
+/// The queues of one connection, one for each address family its ICE agent has a socket of.
+#[derive(Debug, Default)]
+struct Inboxes {
+    v4: Inbox,
+    v6: Inbox,
+}
+
+impl Inboxes {
+    fn of(&self, address: SocketAddr) -> &Inbox {
+        if address.is_ipv4() { &self.v4 } else { &self.v6 }
+    }
+}
+
+impl Mux {
+    /// Binds the socket; [`Mux::receive`] must be run for anything to arrive.
+    pub(super) fn bind(listen: SocketAddr, metrics: metrics::Bridge) -> io::Result<Arc<Self>> {
+        let socket = bind(listen)?;
+        let local = socket.local_addr()?;
+        let writers = Arc::new(Writers::default());
+        Ok(Arc::new(Self {
+            socket: TokioRuntime.wrap_udp_socket(socket)?,
+            local,
+            routes: Mutex::default(),
+            writable: Waker::from(writers.clone()),
+            writers,
+            metrics,
+        }))
+    }
+
+    pub(super) fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Enters a connection; what is sent to `ufrag` is its until it leaves or the last clone is dropped.
+    pub(super) fn add(self: &Arc<Self>, ufrag: String) -> Arc<Route> {
+        let inboxes = Arc::new(Inboxes::default());
+        let id = self.routes().add(ufrag, inboxes.clone());
+        Arc::new(Route { mux: self.clone(), id, inboxes })
+    }
+
+    /// Reads the socket and hands out what arrives, for ever.
+    pub(super) async fn receive(self: Arc<Self>) {
+        let mut buffers = vec![vec![0; DATAGRAM * self.socket.max_gro_segments()]; BATCH];
+        loop {
+            let mut meta = [RecvMeta::default(); BATCH];
+            let received = {
+                let mut slices: Vec<_> = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
+                std::future::poll_fn(|cx| self.socket.poll_recv(cx, &mut slices, &mut meta)).await
+            };
+            match received {
+                Ok(count) => {
+                    let now = Instant::now();
+                    for (meta, buffer) in meta.iter().zip(&buffers).take(count) {
+                        // The kernel may have joined several datagrams of one sender into one message.
+                        buffer[..meta.len]
+                            .chunks(meta.stride.max(1))
+                            .for_each(|datagram| self.deliver(now, meta.addr, datagram));
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "WebRTC socket");
+                    tokio::time::sleep(ERROR_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn deliver(&self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        let target = self.routes().route(now, from, datagram).cloned();
+        let dropped = match target {
+            None => "unknown",
+            Some(inboxes) if !inboxes.of(from).push(from, datagram) => "full",
+            Some(_) => return,
+        };
+        self.metrics.datagrams_dropped.with_label_values(&[dropped]).inc();
+    }
+
+    fn poll_send(&self, id: RouteId, cx: &Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        let transmit = Transmit {
+            destination: self.on_wire(transmit.destination),
+            ecn: transmit.ecn,
+            contents: transmit.contents,
+            segment_size: transmit.segment_size,
+            src_ip: transmit.src_ip,
+        };
+        let mut writable = Context::from_waker(&self.writable);
+        let mut sent = self.socket.poll_send(&mut writable, &transmit);
+        if sent.is_pending() {
+            self.writers.wait(id, cx.waker());
+            // It may have become writable before our waker was in the list: only an attempt after that may wait.
+            sent = self.socket.poll_send(&mut writable, &transmit);
+        }
+        sent.map(|result| {
+            if let Err(error) = result {
+                // An unreachable host, a rule of the firewall: the datagram is lost, as datagrams may be.
+                tracing::trace!(%error, "WebRTC datagram not sent");
+            }
+            Ok(transmit.contents.len())
+        })
+    }
+
+    /// A socket of both families speaks IPv4 by mapped addresses.
+    fn on_wire(&self, address: SocketAddr) -> SocketAddr {
+        match address.ip() {
+            IpAddr::V4(ip) if self.local.is_ipv6() => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
+            _ => address,
+        }
+    }
+
+    fn routes(&self) -> MutexGuard<'_, Routes<Arc<Inboxes>>> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> (usize, usize) {
+        self.routes().len()
+    }
+}
+
+fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+    if listen.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&listen.into())?;
+    socket.set_nonblocking(true)?;
+    // Best effort: the kernel caps both, and says so only when read back.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    let socket = UdpSocket::from(socket);
+    let granted = SockRef::from(&socket).recv_buffer_size().unwrap_or(0);
+    if granted < SOCKET_BUFFER {
+        tracing::info!(
+            "the kernel limits the WebRTC socket's buffer to {granted} bytes, which costs throughput; \
+             sysctl net.core.rmem_max={SOCKET_BUFFER} net.core.wmem_max={SOCKET_BUFFER} lifts it"
+        );
+    }
+    Ok(socket)
+}
+
+impl fmt::Debug for Mux {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mux").field("local", &self.local).finish_non_exhaustive()
+    }
+}
+
+/// The connections that wait for room in the socket. Each is here at most once.
+#[derive(Debug, Default)]
+struct Writers(Mutex<HashMap<RouteId, Waker>>);
+
+impl Writers {
+    fn wait(&self, id: RouteId, waker: &Waker) {
+        self.lock().insert(id, waker.clone());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<RouteId, Waker>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Writers {
+    fn wake(self: Arc<Self>) {
+        let waiting = std::mem::take(&mut *self.lock());
+        waiting.into_values().for_each(Waker::wake);
+    }
+}
+
+/// One connection's share of the socket, until it leaves.
+#[derive(Debug)]
+pub(super) struct Route {
+    mux: Arc<Mux>,
+    id: RouteId,
+    inboxes: Arc<Inboxes>,
+}
+
+impl Route {
+    /// The share as a socket of its own; `local` is the address the ICE agent knows it by.
+    pub(super) fn socket(self: &Arc<Self>, local: SocketAddr) -> Arc<dyn AsyncUdpSocket> {
+        Arc::new(VirtualSocket { route: self.clone(), local })
+    }
+
+    /// Addresses for the ICE agent to bind (see [`super::runtime`]): one for each family of the shared socket.
+    pub(super) fn placeholders(&self) -> Vec<SocketAddr> {
+        let (v4, v6) = (SocketAddr::from(([127, 0, 0, 1], 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
+        match self.mux.local {
+            SocketAddr::V4(_) => vec![v4],
+            SocketAddr::V6(local) if local.ip().is_unspecified() => vec![v4, v6],
+            SocketAddr::V6(_) => vec![v6],
+        }
+    }
+
+    /// Takes the connection out of the table: nothing reaches it any more.
+    pub(super) fn leave(&self) {
+        self.mux.routes().remove(self.id);
+        self.mux.writers.lock().remove(&self.id);
+    }
+
+    /// Where the peer was last heard.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.inboxes.v4.peer().or_else(|| self.inboxes.v6.peer())
+    }
+}
+
+impl Drop for Route {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+struct VirtualSocket {
+    route: Arc<Route>,
+    local: SocketAddr,
+}
+
+impl fmt::Debug for VirtualSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VirtualSocket").field("local", &self.local).finish_non_exhaustive()
+    }
+}
+
+impl AsyncUdpSocket for VirtualSocket {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.local)
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        self.route.mux.poll_send(self.route.id, cx, transmit)
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        self.route.inboxes.of(self.local).poll_take(cx, buffers, meta).map(Ok)
+    }
+
+    fn max_gso_segments(&self) -> usize {
+        self.route.mux.socket.max_gso_segments().min(MAX_SEGMENTS)
+    }
+}

@@ -1,0 +1,115 @@
+//! The one thing read from STUN here: which of our connections a binding request is for.
+
+/// RFC 8489 §5: "The magic cookie field MUST contain the fixed value 0x2112A442".
+const MAGIC_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
+const BINDING_REQUEST: [u8; 2] = [0x00, 0x01];
+const HEADER_LENGTH: usize = 20;
+const USERNAME: u16 = 0x0006;
+
+/// The username fragment of ours that a STUN binding request names; `None` for everything else.
+///
+/// RFC 8445 §7.2.2: the USERNAME is formed "by concatenating the username fragment provided by the peer with the
+/// username fragment of the ICE agent sending the request, separated by a colon", so what we issued comes first.
+pub(super) fn local_ufrag(datagram: &[u8]) -> Option<&str> {
+    let (header, mut attributes) = datagram.split_at_checked(HEADER_LENGTH)?;
+    let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    if header[..2] != BINDING_REQUEST || header[4..8] != MAGIC_COOKIE || length != attributes.len() {
+        return None;
+    }
+    while let Some((head, rest)) = attributes.split_at_checked(4) {
+        let kind = u16::from_be_bytes([head[0], head[1]]);
+        let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
+        if kind == USERNAME {
+            return std::str::from_utf8(rest.get(..length)?).ok()?.split_once(':').map(|(ours, _)| ours);
+        }
+        // RFC 8489 §14: values are padded to a multiple of four bytes.
+        attributes = rest.get(length.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A binding request with the given attributes, padded as the standard asks.
+    pub(in super::super) fn binding_request(attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut body = Vec::new();
+        for (kind, value) in attributes {
+            body.extend(kind.to_be_bytes());
+            body.extend(u16::try_from(value.len()).unwrap().to_be_bytes());
+            body.extend(*value);
+            body.resize(body.len().next_multiple_of(4), 0);
+        }
+        let mut datagram = Vec::from(BINDING_REQUEST);
+        datagram.extend(u16::try_from(body.len()).unwrap().to_be_bytes());
+        datagram.extend(MAGIC_COOKIE);
+        datagram.extend([7; 12]);
+        datagram.extend(body);
+        datagram
+    }
+
+    /// RFC 5769 §2.1, the sample request: software, priority, ICE-CONTROLLED, USERNAME "evtj:h6vY", integrity, fingerprint.
+    const SAMPLE_REQUEST: &str = "000100582112a442b7e7a701bc34d686fa87dfae80220010\
+        5354554e207465737420636c69656e74002400046e0001ff80290008932ff9b151263b36\
+        000600096576746a3a68367659202020000800149aeaa70cbfd8cb56781ef2b5b2d3f249c1b571a280280004e57a3bcf";
+
+    /// RFC 5769 §2.2, the sample response to it: it has no USERNAME.
+    const SAMPLE_RESPONSE: &str = "0101003c2112a442b7e7a701bc34d686fa87dfae8022000b\
+        7465737420766563746f7220002000080001a147e112a643000800142b91f599fd9e90c38c7489f92af9ba53f06be7d780280004c07d4c96";
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn names_the_connection_only_of_binding_requests() {
+        let long = "u".repeat(256) + ":r";
+        for (what, datagram, expected) in [
+            ("sample request", bytes(SAMPLE_REQUEST), Some("evtj")),
+            ("sample response", bytes(SAMPLE_RESPONSE), None),
+            ("bare", binding_request(&[(USERNAME, b"ours:theirs")]), Some("ours")),
+            ("after a padded attribute", binding_request(&[(0x8022, b"x"), (USERNAME, b"a:b")]), Some("a")),
+            ("first one counts", binding_request(&[(USERNAME, b"a:b"), (USERNAME, b"c:d")]), Some("a")),
+            ("longest fragment", binding_request(&[(USERNAME, long.as_bytes())]), Some(&long[..256])),
+            ("no username", binding_request(&[(0x0024, &[0; 4])]), None),
+            ("no colon", binding_request(&[(USERNAME, b"ours")]), None),
+            ("not text", binding_request(&[(USERNAME, b"\xff\xfe:a")]), None),
+            ("empty", Vec::new(), None),
+            ("DTLS", [&[22, 254, 253][..], &[0; 40]].concat(), None),
+        ] {
+            assert_eq!(local_ufrag(&datagram), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn lengths_that_do_not_add_up_are_not_stun() {
+        let whole = binding_request(&[(USERNAME, b"ours:theirs")]);
+        for end in 0..whole.len() {
+            assert_eq!(local_ufrag(&whole[..end]), None, "cut at {end}");
+        }
+        assert_eq!(local_ufrag(&[&whole[..], &[0; 4]].concat()), None, "extended");
+        let mut overrun = whole.clone();
+        overrun[HEADER_LENGTH + 3] = 200;
+        assert_eq!(local_ufrag(&overrun), None, "an attribute longer than the message");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(datagram in prop::collection::vec(any::<u8>(), 0..200)) {
+            local_ufrag(&datagram);
+        }
+
+        #[test]
+        fn any_attributes_are_read_without_panic(body in prop::collection::vec(any::<u8>(), 0..200), flip in 0usize..20) {
+            let mut datagram = binding_request(&[]);
+            datagram[2..4].copy_from_slice(&u16::try_from(body.len()).unwrap().to_be_bytes());
+            datagram.extend(body);
+            local_ufrag(&datagram);
+            datagram[flip] ^= 1;
+            local_ufrag(&datagram);
+        }
+    }
+}
