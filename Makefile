@@ -1,0 +1,37 @@
+# make run: the server, from a clean clone, on a machine with Rust and Node.
+# make test: every test, with what it needs (Debian packages, npm packages) installed first.
+
+.DELETE_ON_ERROR:
+.PHONY: run test check fmt
+
+WEB_SOURCES := $(shell find web-demo -type f -not -path '*/node_modules/*' -not -path 'web-demo/dist/*')
+
+run: web-demo/dist/index.html
+	cargo build --release
+	target/release/swarmgate serve
+
+test: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
+	tests/install-tools
+	cargo build
+	tests/run
+
+check: web-demo/node_modules/.package-lock.json web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	npm run check --prefix web-demo
+	npm run check --prefix tests/e2e
+
+fmt: web-demo/node_modules/.package-lock.json tests/e2e/node_modules/.package-lock.json
+	cargo fmt
+	npm run fmt --prefix web-demo
+	npm run fmt --prefix tests/e2e
+
+# The page is part of the binary, so it is built before it.
+web-demo/dist/index.html: web-demo/node_modules/.package-lock.json $(WEB_SOURCES)
+	npm run build --prefix web-demo
+	touch $@
+
+# npm writes this file last: it is there when everything is.
+%/node_modules/.package-lock.json: %/package.json %/package-lock.json
+	npm ci --prefix $*
+	touch $@

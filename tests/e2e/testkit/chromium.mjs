@@ -1,0 +1,59 @@
+// Debian's Chromium, driven by playwright-core.
+
+import { mkdir } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
+import { chromium } from 'playwright-core'
+
+const EXECUTABLE = process.env['CHROMIUM'] ?? '/usr/bin/chromium'
+const ARTIFACTS = fileURLToPath(new URL('../artifacts/', import.meta.url))
+
+const ARGS = [
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+  '--disable-dev-shm-usage',
+]
+
+/** @typedef {import('playwright-core').Page} Page */
+
+export class Browser {
+  static async start() {
+    return new Browser(await chromium.launch({ executablePath: EXECUTABLE, args: ARGS, headless: true }))
+  }
+
+  /** @param {import('playwright-core').Browser} browser */
+  constructor(browser) {
+    this.browser = browser
+    /** @type {string[]} what the pages said, to show when a test fails */
+    this.log = []
+  }
+
+  /**
+   * A page in a profile of its own: nothing is remembered from one to the next.
+   * @param {string} url
+   * @returns {Promise<Page>}
+   */
+  async open(url) {
+    const context = await this.browser.newContext({ viewport: { width: 1000, height: 800 } })
+    const page = await context.newPage()
+    page.on('console', (message) => this.log.push(`${message.type()}: ${message.text()}`))
+    page.on('pageerror', (error) => this.log.push(`uncaught: ${error.stack ?? error.message}`))
+    page.on('requestfailed', (request) => this.log.push(`failed: ${request.url()} ${request.failure()?.errorText}`))
+    await page.goto(url)
+    return page
+  }
+
+  /** @param {Page} page @param {string} name */
+  async screenshot(page, name) {
+    await mkdir(ARTIFACTS, { recursive: true })
+    await page.screenshot({ path: `${ARTIFACTS}${name}.png` })
+  }
+
+  async stop() {
+    await this.browser.close()
+  }
+}

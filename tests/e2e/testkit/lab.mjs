@@ -1,0 +1,108 @@
+// What a test has around it: everything it starts is stopped when it ends, last first, and when it failed, what each of
+// them had to say is shown.
+
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { Browser } from './chromium.mjs'
+import { LocalDht } from './dht.mjs'
+import { Libtorrent } from './libtorrent.mjs'
+import { environment, Foreground, Server } from './swarmgate.mjs'
+import { WebTorrentSite } from './webtorrent.mjs'
+
+/** @typedef {{ stop: () => Promise<unknown>, account?: () => string }} Part */
+
+export class Lab {
+  /** @type {Part[]} */
+  #parts = []
+
+  /** Has `part` stopped at the end. @template T @param {T} thing @param {Part} part @returns {T} */
+  keep(thing, part) {
+    this.#parts.push(part)
+    return thing
+  }
+
+  /** An empty directory. */
+  async directory() {
+    const dir = await mkdtemp(join(tmpdir(), 'swarmgate-'))
+    return this.keep(dir, { stop: () => rm(dir, { recursive: true, force: true }) })
+  }
+
+  /** A DHT of bittorrent-dht nodes. @param {number} [size] */
+  async dht(size = 8) {
+    const dht = await LocalDht.start(size)
+    return this.keep(dht, dht)
+  }
+
+  /** A libtorrent peer in that DHT. @param {LocalDht} [dht] */
+  async libtorrent(dht) {
+    const peer = await Libtorrent.start()
+    this.keep(peer, { stop: () => peer.stop(), account: () => `libtorrent ${peer.host}\n${peer.log.join('\n')}` })
+    if (dht) await peer.joinDht(dht.nodes)
+    return peer
+  }
+
+  /**
+   * A running server.
+   * @param {{ dht?: LocalDht, bootstrap?: string[], env?: Record<string, string>, dataDir?: string }} [options]
+   */
+  async server({ dht, bootstrap = dht ? [dht.first.address] : [], env = {}, dataDir } = {}) {
+    const server = await Server.start({ dataDir: dataDir ?? (await this.directory()), bootstrap, env })
+    return this.keep(server, { stop: () => server.stop(), account: () => `swarmgate serve\n${server.stderr}` })
+  }
+
+  /**
+   * A command that stays in the foreground until it is told to stop.
+   * @param {string[]} args
+   * @param {{ dht: LocalDht }} options
+   */
+  async foreground(args, { dht }) {
+    const program = new Foreground(args, environment(await this.directory(), [dht.first.address]))
+    return this.keep(program, { stop: () => program.stop(), account: () => `swarmgate ${args[0]}\n${program.stderr}` })
+  }
+
+  async browser() {
+    const browser = await Browser.start()
+    return this.keep(browser, { stop: () => browser.stop(), account: () => `pages\n${browser.log.join('\n')}` })
+  }
+
+  async webTorrentSite() {
+    const site = await WebTorrentSite.start()
+    return this.keep(site, site)
+  }
+
+  /** What everything that runs has said so far. */
+  account() {
+    return this.#parts.flatMap((part) => (part.account ? [`--- ${part.account()}`] : [])).join('\n')
+  }
+
+  /** Stops everything, last first; throws the first failure after all have been tried. */
+  async close() {
+    /** @type {unknown[]} */
+    const failures = []
+    for (const part of this.#parts.reverse()) {
+      await part.stop().catch((error) => failures.push(error))
+    }
+    if (failures.length > 0) throw failures[0]
+  }
+}
+
+/**
+ * A test with a lab.
+ * @param {string} name
+ * @param {(lab: Lab) => Promise<void>} body
+ */
+export function trial(name, body) {
+  test(name, { timeout: 240_000 }, async () => {
+    const lab = new Lab()
+    try {
+      await body(lab)
+    } catch (error) {
+      console.error(lab.account())
+      await lab.close().catch(() => {}) // the first failure is the one to tell
+      throw error
+    }
+    await lab.close()
+  })
+}

@@ -1,0 +1,130 @@
+// A libtorrent peer: a Python helper, because the binding comes with Debian's Python.
+
+import { spawn } from 'node:child_process'
+import { EventEmitter } from 'node:events'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import { nextAddress } from './dht.mjs'
+import { eventually, once, within } from './wait.mjs'
+
+const PYTHON = '/usr/bin/python3' // the interpreter that Debian's python3-libtorrent belongs to
+const HELPER = fileURLToPath(new URL('libtorrent_peer.py', import.meta.url))
+
+export class Libtorrent {
+  static async start() {
+    const host = nextAddress()
+    const child = spawn(PYTHON, [HELPER, host], { stdio: ['pipe', 'pipe', 'pipe'] })
+    const peer = new Libtorrent(child, host)
+    await peer.started
+    return peer
+  }
+
+  /** @param {import('node:child_process').ChildProcessWithoutNullStreams} child @param {string} host */
+  constructor(child, host) {
+    this.child = child
+    this.host = host
+    this.port = 0
+    this.calls = 0
+    /** @type {string[]} the last alerts, to show when a test fails */
+    this.log = []
+    this.events = new EventEmitter().setMaxListeners(0)
+    createInterface({ input: child.stdout }).on('line', (line) => this.#line(JSON.parse(line)))
+    createInterface({ input: child.stderr }).on('line', (line) => this.log.push(line))
+    this.exit = once(child, 'exit')
+    /** @type {Promise<never>} */
+    this.died = this.exit.then(() => {
+      throw new Error(`libtorrent ended: ${this.log.join('\n')}`)
+    })
+    this.died.catch(() => {}) // a stop is no failure
+    this.started = within(15, 'libtorrent session', Promise.race([once(this.events, 'ready'), this.died]))
+  }
+
+  /** @param {any} message */
+  #line(message) {
+    if ('id' in message) return this.events.emit(`answer ${message.id}`, message)
+    if (message.event === 'ready') this.port = message.port
+    if (message.event === 'alert') this.log.push(message.message)
+    this.log.splice(0, this.log.length - 40)
+    return this.events.emit(message.event, message)
+  }
+
+  /** @param {string} what @param {object} [args] */
+  async #do(what, args) {
+    const id = ++this.calls
+    const answer = once(this.events, `answer ${id}`)
+    this.child.stdin.write(JSON.stringify({ id, do: what, ...args }) + '\n')
+    const [{ result, error }] = await within(20, `answer of libtorrent to ${what}`, Promise.race([answer, this.died]))
+    if (error) throw new Error(`libtorrent could not ${what}: ${error}`)
+    return result
+  }
+
+  /** Joins a DHT; resolves when some of its nodes have answered. @param {{ host: string, port: number }[]} nodes */
+  async joinDht(nodes) {
+    await this.#do('join_dht', { nodes: nodes.map(({ host, port }) => [host, port]) })
+    const enough = Math.ceil(nodes.length / 2)
+    await eventually(20, 'DHT nodes in the table of libtorrent', async () => (await this.dhtNodes()) >= enough || null)
+  }
+
+  /**
+   * Seeds the folder where it lies.
+   * @param {string} dir
+   * @returns {Promise<{ info_hash: string, pieces: number, size: number }>}
+   */
+  seed(dir) {
+    return this.#do('seed', { dir })
+  }
+
+  /** @param {string} infoHash */
+  announce(infoHash) {
+    return this.#do('announce', { info_hash: infoHash })
+  }
+
+  /**
+   * Starts a download by info hash alone; resolves when it has begun.
+   * @param {string} infoHash
+   * @param {string} dir
+   */
+  async download(infoHash, dir) {
+    await this.#do('download', { info_hash: infoHash, dir })
+  }
+
+  /** @param {string} infoHash */
+  finished(infoHash) {
+    return once(this.events, 'finished', (event) => event.info_hash === infoHash)
+  }
+
+  /** @param {string} infoHash @param {{ host: string, port: number }} address */
+  connect(infoHash, { host, port }) {
+    return this.#do('connect', { info_hash: infoHash, host, port })
+  }
+
+  /** @returns {Promise<{ address: string, uploaded: number, downloaded: number }[]>} @param {string} infoHash */
+  peers(infoHash) {
+    return this.#do('peers', { info_hash: infoHash })
+  }
+
+  /** Nodes in the DHT routing table. @returns {Promise<number>} */
+  dhtNodes() {
+    return this.#do('dht_nodes')
+  }
+
+  /**
+   * The record as libtorrent has it from the DHT, its binary fields in hexadecimal, or null.
+   * @param {Buffer} k
+   * @param {Buffer} [salt]  UTF-8
+   * @returns {Promise<{ v: string, sig: string, seq: number } | null>}
+   */
+  async getMutable(k, salt = Buffer.alloc(0)) {
+    const wanted = { k: k.toString('hex'), salt: salt.toString('hex') }
+    const matches = (/** @type {any} */ item) => item.k === wanted.k && item.salt === wanted.salt && item.authoritative
+    const found = once(this.events, 'mutable', matches)
+    await this.#do('get_mutable', wanted)
+    const [{ v, sig, seq }] = await within(30, 'answer of libtorrent to a DHT get', Promise.race([found, this.died]))
+    return v === null ? null : { v, sig, seq }
+  }
+
+  async stop() {
+    this.child.stdin.end()
+    await within(10, 'end of libtorrent', this.exit)
+  }
+}

@@ -1,0 +1,159 @@
+#!/usr/bin/python3
+"""A libtorrent session driven by lines of JSON: commands on standard input, answers and events on standard output.
+
+Command: {"id": 1, "do": "seed", ...}; answer: {"id": 1, "result": ...} or {"id": 1, "error": "..."}; event: {"event": "..."}.
+It speaks TCP only: no uTP, no local discovery, no encryption, no port mapping. It ends when standard input does.
+"""
+
+import json
+import os
+import re
+import select
+import sys
+
+import libtorrent as lt
+
+
+def emit(message):
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+POINTER = re.compile(r"\[ \{\s*'ih': '([0-9a-f]{40})'\s*\} \]$")
+
+
+def value_of(alert):
+    """The bencoded value, or None. The binding gives byte strings only; a BEP 46 pointer is read from the alert's text."""
+    pointer = POINTER.search(alert.message())
+    if pointer:
+        return lt.bencode({b"ih": bytes.fromhex(pointer[1])}).hex()
+    try:
+        return lt.bencode(alert.item).hex()
+    except RuntimeError:
+        return None
+
+
+def salt_of(alert):
+    """The binding gives it as text, so a salt that is not UTF-8 cannot be told apart."""
+    return alert.salt.encode().hex()
+
+
+class Peer:
+    def __init__(self, host):
+        disabled = int(lt.enc_policy.pe_disabled)
+        self.session = lt.session({
+            "listen_interfaces": f"{host}:0",
+            "alert_mask": int(lt.alert.category_t.status_notification | lt.alert.category_t.error_notification
+                              | lt.alert.category_t.dht_notification | lt.alert.category_t.peer_notification),
+            "enable_outgoing_utp": False,
+            "enable_incoming_utp": False,
+            "enable_lsd": False,
+            "enable_upnp": False,
+            "enable_natpmp": False,
+            "out_enc_policy": disabled,
+            "in_enc_policy": disabled,
+            "enable_dht": True,
+            "dht_bootstrap_nodes": "",
+            # A network whose nodes all live on loopback: their ids cannot match their addresses (BEP 42).
+            "dht_restrict_routing_ips": False,
+            "dht_restrict_search_ips": False,
+            "dht_prefer_verified_node_ids": False,
+            "dht_ignore_dark_internet": False,
+            "allow_multiple_connections_per_ip": True,
+        })
+        self.torrents = {}
+
+    def do_listen_port(self):
+        return self.session.listen_port()
+
+    def do_join_dht(self, nodes):
+        for host, port in nodes:
+            self.session.add_dht_node((host, port))
+
+    def do_seed(self, dir, piece_size=16384):
+        """Makes a torrent of the folder and seeds it where it lies."""
+        files = lt.file_storage()
+        lt.add_files(files, dir)
+        torrent = lt.create_torrent(files, piece_size, lt.create_torrent.v1_only)
+        lt.set_piece_hashes(torrent, os.path.dirname(dir))
+        info = lt.torrent_info(torrent.generate())
+        self.add({"ti": info, "save_path": os.path.dirname(dir), "flags": lt.torrent_flags.seed_mode})
+        return {"info_hash": str(info.info_hash()), "pieces": info.num_pieces(), "size": info.total_size()}
+
+    def do_download(self, info_hash, dir):
+        params = lt.parse_magnet_uri("magnet:?xt=urn:btih:" + info_hash)
+        params.save_path = dir
+        params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
+        self.torrents[info_hash] = self.session.add_torrent(params)
+
+    def add(self, params):
+        handle = self.session.add_torrent(params)
+        handle.unset_flags(lt.torrent_flags.auto_managed)
+        handle.resume()
+        self.torrents[str(handle.info_hash())] = handle
+
+    def do_announce(self, info_hash):
+        self.torrents[info_hash].force_dht_announce()
+
+    def do_connect(self, info_hash, host, port):
+        self.torrents[info_hash].connect_peer((host, port))
+
+    def do_peers(self, info_hash):
+        return [{"address": "%s:%d" % p.ip, "uploaded": p.total_upload, "downloaded": p.total_download}
+                for p in self.torrents[info_hash].get_peer_info()]
+
+    def do_dht_nodes(self):
+        return self.session.status().dht_nodes
+
+    def do_get_mutable(self, k, salt):
+        self.session.dht_get_mutable_item(bytes.fromhex(k), bytes.fromhex(salt))
+
+    def do_get_immutable(self, target):
+        self.session.dht_get_immutable_item(lt.sha1_hash(bytes.fromhex(target)))
+
+    def command(self, line):
+        command = json.loads(line)
+        id, do = command.pop("id"), command.pop("do")
+        try:
+            emit({"id": id, "result": getattr(self, "do_" + do)(**command)})
+        except Exception as error:  # every mistake is the test's to see
+            emit({"id": id, "error": f"{type(error).__name__}: {error}"})
+
+    def alert(self, alert):
+        if isinstance(alert, lt.dht_mutable_item_alert):
+            emit({"event": "mutable", "k": alert.key.hex(), "salt": salt_of(alert), "seq": alert.seq,
+                  "sig": alert.signature.hex(), "authoritative": alert.authoritative, "v": value_of(alert)})
+        elif isinstance(alert, lt.dht_immutable_item_alert):
+            emit({"event": "immutable", "target": str(alert.target), "v": value_of(alert)})
+        elif isinstance(alert, lt.torrent_finished_alert):
+            emit({"event": "finished", "info_hash": str(alert.handle.info_hash())})
+        elif isinstance(alert, lt.metadata_received_alert):
+            emit({"event": "metadata", "info_hash": str(alert.handle.info_hash())})
+        else:
+            emit({"event": "alert", "what": alert.what(), "message": alert.message()})
+
+
+def main():
+    peer = Peer(sys.argv[1])
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    peer.session.set_alert_fd(writer)
+    emit({"event": "ready", "port": peer.session.listen_port(), "version": lt.version})
+    pending = b""
+    while True:
+        readable, _, _ = select.select([0, reader], [], [])
+        if reader in readable:
+            os.read(reader, 4096)
+            for alert in peer.session.pop_alerts():
+                peer.alert(alert)
+        if 0 in readable:
+            data = os.read(0, 65536)
+            if not data:
+                return
+            *lines, pending = (pending + data).split(b"\n")
+            for line in lines:
+                peer.command(line)
+
+
+main()

@@ -1,0 +1,91 @@
+// Stock WebTorrent in a page, as any site on the web would run it.
+
+import { readFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import { createRequire } from 'node:module'
+import { once, within } from './wait.mjs'
+
+const BUNDLE = createRequire(import.meta.url).resolve('webtorrent/dist/webtorrent.min.js')
+
+/** @typedef {import('playwright-core').Page} Page */
+
+/** A web site of its own: an empty page and the WebTorrent bundle. */
+export class WebTorrentSite {
+  static async start() {
+    const bundle = await readFile(BUNDLE)
+    const server = createServer((request, response) => {
+      const script = request.url === '/webtorrent.js'
+      response.setHeader('content-type', script ? 'text/javascript' : 'text/html')
+      response.end(script ? bundle : '<!doctype html><title>WebTorrent</title>')
+    })
+    server.listen(0, '127.0.0.1')
+    await within(5, 'web site', once(server, 'listening'))
+    return new WebTorrentSite(server)
+  }
+
+  /** @param {import('node:http').Server} server */
+  constructor(server) {
+    this.server = server
+  }
+
+  /**
+   * A page with `window.client`, a WebTorrent client.
+   * @param {import('./chromium.mjs').Browser} browser
+   * @returns {Promise<Page>}
+   */
+  async open(browser) {
+    const { port } = /** @type {import('node:net').AddressInfo} */ (this.server.address())
+    const page = await browser.open(`http://127.0.0.1:${port}/`)
+    await page.evaluate(async () => {
+      const bundle = '/webtorrent.js'
+      const { default: WebTorrent } = await import(bundle)
+      Object.assign(window, { client: new WebTorrent() })
+    })
+    return page
+  }
+
+  async stop() {
+    this.server.closeAllConnections()
+    this.server.close()
+  }
+}
+
+/**
+ * Seeds one file; resolves with its magnet link when the tracker has answered.
+ * @param {Page} page
+ * @param {{ name: string, text: string, tracker: string }} file
+ * @returns {Promise<string>}
+ */
+export function seed(page, file) {
+  return page.evaluate(
+    ({ name, text, tracker }) =>
+      new Promise((resolve, reject) => {
+        const { client } = /** @type {any} */ (window)
+        client.on('error', reject)
+        client.seed(new File([text], name), { announce: [tracker] }, (/** @type {any} */ torrent) => {
+          torrent.on('trackerAnnounce', () => resolve(torrent.magnetURI))
+        })
+      }),
+    file,
+  )
+}
+
+/**
+ * Downloads a torrent of one file and resolves with its text.
+ * @param {Page} page
+ * @param {string} magnet
+ * @returns {Promise<string>}
+ */
+export function download(page, magnet) {
+  return page.evaluate(
+    (magnet) =>
+      new Promise((resolve, reject) => {
+        const { client } = /** @type {any} */ (window)
+        client.on('error', reject)
+        client.add(magnet, (/** @type {any} */ torrent) => {
+          torrent.on('done', async () => resolve(await (await torrent.files[0].blob()).text()))
+        })
+      }),
+    magnet,
+  )
+}
