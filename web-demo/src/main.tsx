@@ -1,0 +1,86 @@
+/** Composition: the store, the network and the views meet here and nowhere else. */
+import { render } from 'preact'
+import { Gateway, localFloor } from 'swarmgate-client'
+
+import { CHECK_EVERY, Reader, shareRoute, type World } from './reader.ts'
+import { formatRoute } from './route.ts'
+import type { Problem, State } from './state.ts'
+import { createStore } from './store.ts'
+import { prepare, visit } from './swarm.ts'
+import { text } from './text.ts'
+import type { Actions } from './views/actions.ts'
+import { App } from './views/app.tsx'
+
+const tracker = `${location.protocol === 'https:' ? 'wss:' : 'ws:'}//${location.host}/announce`
+
+const world: World = {
+  gateway: new Gateway([tracker], { floor: localFloor(localStorage) }),
+  visit,
+  tracker,
+  now: Date.now,
+  obstacle: findObstacle(),
+}
+
+const store = createStore(draw)
+const reader = new Reader(store, world)
+
+const actions: Actions = {
+  open: (route) => {
+    location.hash = formatRoute(route)
+  },
+  retry: () => void reader.retry(),
+  check: () => void reader.check(true),
+  acceptUpdate: () => void reader.acceptUpdate(),
+  dismissUpdate: () => store.dispatch({ type: 'update-dismissed' }),
+  copyLink: () => void copyLink(),
+  image: (path) => reader.image(path),
+  save: (path) => void save(path),
+}
+
+addEventListener('hashchange', () => void reader.route(location.hash))
+addEventListener('online', () => store.state.problem?.code === 'no-server' && void reader.retry())
+document.addEventListener('visibilitychange', checkIfDue)
+setInterval(checkIfDue, CHECK_EVERY)
+
+draw(store.state)
+if (location.hash.length > 1) void prepare()
+void reader.route(location.hash)
+
+function draw(state: State): void {
+  const { dataset } = document.documentElement
+  dataset['state'] = state.phase
+  dataset['seq'] = String(state.record?.seq ?? '')
+  dataset['infoHash'] = state.version?.infoHash ?? ''
+  dataset['peers'] = String(state.swarm.peers)
+  document.title = [state.page?.title ?? state.version?.name, text.appName].filter(Boolean).join(' – ')
+  render(<App state={state} actions={actions} />, document.getElementById('app') as HTMLElement)
+}
+
+/** A page that nobody looks at asks nothing. */
+function checkIfDue(): void {
+  const { phase, checkedAt, update } = store.state
+  const due = checkedAt !== null && Date.now() - checkedAt >= CHECK_EVERY
+  if (document.visibilityState === 'visible' && phase === 'shown' && !update && due) void reader.check(false)
+}
+
+async function copyLink(): Promise<void> {
+  const route = shareRoute(store.state, tracker)
+  if (!route) return
+  await navigator.clipboard.writeText(new URL(formatRoute(route), location.href).href)
+  store.dispatch({ type: 'link-copied' })
+}
+
+async function save(path: string): Promise<void> {
+  const url = URL.createObjectURL(await reader.file(path))
+  const link = document.createElement('a')
+  link.href = url
+  link.download = path.slice(path.lastIndexOf('/') + 1)
+  link.click()
+  setTimeout(() => URL.revokeObjectURL(url), 60_000)
+}
+
+function findObstacle(): Problem | null {
+  if (!isSecureContext) return { code: 'insecure', detail: '' }
+  if (typeof RTCPeerConnection === 'undefined') return { code: 'no-webrtc', detail: '' }
+  return null
+}

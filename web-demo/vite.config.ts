@@ -1,0 +1,62 @@
+import { fileURLToPath } from 'node:url'
+import { gzipSync } from 'node:zlib'
+
+import type { Plugin, Rollup } from 'vite'
+import { defineConfig } from 'vitest/config'
+
+const at = (path: string) => fileURLToPath(new URL(path, import.meta.url))
+
+/** What reading a page may cost in all, compressed: the promise of this app. */
+const READING_BUDGET = 130 * 1024
+
+/** What the client library may cost by itself. */
+const CLIENT_BUDGET = 8 * 1024
+
+export default defineConfig({
+  resolve: {
+    alias: {
+      'swarmgate-client': at('packages/client/src/index.ts'),
+      // markdown-it's table of named entities is 16 KB; the browser has one.
+      entities: at('src/site/entities.ts'),
+    },
+  },
+  build: {
+    target: 'es2022',
+    assetsInlineLimit: 0,
+    rollupOptions: {
+      // `client.js` is at a stable address, for pages of other authors: `import('/client.js')`.
+      input: { index: at('index.html'), client: at('packages/client/src/index.ts') },
+      preserveEntrySignatures: 'allow-extension',
+      output: {
+        entryFileNames: ({ name }) => (name === 'client' ? 'client.js' : 'assets/[name]-[hash].js'),
+      },
+    },
+  },
+  plugins: [sizes()],
+  test: {
+    include: ['src/**/*.test.{ts,tsx}', 'packages/*/src/**/*.test.ts'],
+    restoreMocks: true,
+  },
+})
+
+/** Prints what a reader downloads and fails the build when it is over budget. Fallbacks that few load are not counted. */
+function sizes(): Plugin {
+  return {
+    name: 'sizes',
+    apply: 'build',
+    generateBundle(_options, bundle) {
+      const size = (file: Rollup.OutputAsset | Rollup.OutputChunk) =>
+        gzipSync(file.type === 'chunk' ? file.code : file.source).length
+      const read = Object.values(bundle).filter(
+        ({ fileName }) => /\.(js|css)$/.test(fileName) && !fileName.includes('ed25519'),
+      )
+      const total = read.reduce((sum, file) => sum + size(file), 0)
+      const client = size(bundle['client.js'] as Rollup.OutputChunk)
+      const kib = (bytes: number) => `${(bytes / 1024).toFixed(1)} KiB`
+      this.info(
+        `reading ${kib(total)} of ${kib(READING_BUDGET)}, client.js ${kib(client)} of ${kib(CLIENT_BUDGET)} (gzip)`,
+      )
+      if (total > READING_BUDGET || client > CLIENT_BUDGET) this.error('over the size budget')
+    },
+  }
+}
