@@ -9,6 +9,7 @@
 //! | [`dht`] | our node of the BitTorrent DHT | what records and torrents are used for |
 
 pub mod bridge;
+pub mod cli;
 pub mod config;
 pub mod dht;
 pub mod metrics;

@@ -1,3 +1,5 @@
 //! The `swarmgate` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    swarmgate::cli::main()
+}

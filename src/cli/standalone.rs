@@ -1,0 +1,58 @@
+//! A DHT node and a bridge without a server around them, for `publish` and `get`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use super::Failure;
+use crate::bridge::{self, Bridge};
+use crate::config::{BridgePolicy, Config};
+use crate::dht::{Dht, Mode};
+use crate::metrics;
+use crate::tasks::Tasks;
+
+/// How long an orderly stop may take.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Both rooms and their tasks.
+pub(super) struct Standalone {
+    pub(super) dht: Dht,
+    pub(super) bridge: Bridge,
+    tasks: Tasks,
+}
+
+impl Standalone {
+    /// Starts both and waits until the DHT is joined, or has been found to be empty.
+    ///
+    /// # Errors
+    /// No socket can be opened, or the data directory cannot be used.
+    pub(super) async fn start(config: &Config, mode: Mode) -> Result<Self, Failure> {
+        let tasks = Tasks::new();
+        let dht = Dht::start(&config.dht, mode, None, metrics::Dht::detached(), &tasks).await;
+        let dht = dht.map_err(|error| Failure::Failed(format!("cannot open a UDP socket: {error}")))?;
+        let mut settings = bridge::Settings {
+            bridge: config.bridge.clone(),
+            bittorrent: config.bittorrent.clone(),
+            webrtc: config.webrtc.clone(),
+        };
+        settings.bridge.policy = BridgePolicy::Off;
+        settings.webrtc.listen.set_port(0);
+        // The configured port is the one a router forwards, so it is preferred; a server on this machine may have it.
+        if TcpListener::bind(settings.bittorrent.listen).await.is_err() {
+            settings.bittorrent.listen.set_port(0);
+        }
+        let nothing: bridge::Allowed = Arc::new(|_| false);
+        let metrics = metrics::Bridge::detached();
+        let data_dir = config.data_dir.clone();
+        let bridge = Bridge::start(settings, data_dir, dht.clone(), None, nothing, metrics, &tasks).await;
+        let bridge = bridge.map_err(Failure::failed)?;
+        dht.bootstrapped().await;
+        Ok(Self { dht, bridge, tasks })
+    }
+
+    /// Stops both.
+    pub(super) async fn stop(self) {
+        self.tasks.stop(STOP_DEADLINE).await;
+    }
+}
