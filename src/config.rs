@@ -104,8 +104,9 @@ section! {
 section! {
     /// Records: BEP 44 items that pages get and put.
     Records {
-        /// Most records kept. The least recently used go first, never those this server's own clients put last.
-        max_records: usize = 1_000_000,
+        /// Most records kept, in memory (about half a kilobyte each) and on disk. The least recently used go first; those
+        /// that this server's own clients put go only after all others.
+        max_records: usize = 100_000,
         /// How long an answer of the DHT counts as fresh when the asker sets no age of his own.
         #[serde(with = "humantime_serde")]
         max_age: Duration = Duration::from_secs(10),

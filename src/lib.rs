@@ -7,12 +7,14 @@
 //! | [`wire`] | bytes ⇄ types | any other room, tokio, clocks, randomness |
 //! | [`bridge`] | swarms joined on their web side and their native side | records; what the bytes are for |
 //! | [`dht`] | our node of the BitTorrent DHT | what records and torrents are used for |
+//! | [`records`] | the newest version of every record, on disk and from the DHT | who asks, and over what |
 
 pub mod bridge;
 pub mod cli;
 pub mod config;
 pub mod dht;
 pub mod metrics;
+pub mod records;
 pub mod tasks;
 pub mod tracker;
 pub mod wire;

@@ -81,7 +81,8 @@ metrics! {
     Records {
         gets: IntCounterVec = "records_gets_total" ["source"], "Record reads, by where the answer came from (cache, dht, none).";
         puts: IntCounterVec = "records_puts_total" ["result"], "Record writes, by result (stored or the error code).";
-        stored: IntGauge = "records_stored", "Records in the database.";
+        republished: IntCounterVec = "records_republished_total" ["result"], "Hourly publications of records put here, by result (stored, failed).";
+        stored: IntGauge = "records_stored", "Records kept.";
     }
 }
 

@@ -1,0 +1,235 @@
+//! The newest version of every record known here. Pure: time is an argument, and what must reach the disk is returned.
+//!
+//! A record's sequence number never goes back: the entry itself is the floor. Memory is bounded: past the capacity the
+//! least recently used goes, records that were put here only after all that were merely seen. With an evicted entry goes
+//! its floor; clients keep their own (`spec/dht-proxy.md`, *Rollback*).
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use super::absences::Absences;
+use crate::wire::id::{InfoHash, Target};
+use crate::wire::item::VerifiedItem;
+use crate::wire::pointer;
+
+/// What is kept of a record, in memory and on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// The newest version.
+    pub(super) item: VerifiedItem,
+    /// Another value with the same sequence number was seen.
+    pub(super) conflict: bool,
+    /// A client of this server put it; it is published again every hour.
+    pub(super) put_here: bool,
+}
+
+/// What must reach the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Write this entry over the one of the same target.
+    Save(Entry),
+    /// Remove the entry of this target.
+    Delete(Target),
+}
+
+/// The outcome of a step, and the changes that the caller must write.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Step<T> {
+    pub(super) outcome: T,
+    pub(super) changes: Vec<Change>,
+}
+
+/// Why a put is refused, with the version that stands in its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// BEP 44 error 301: "the CAS hash mismatched, re-read value and try again".
+    CasMismatch(VerifiedItem),
+    /// BEP 44 error 302: "sequence number less than current"; here also equal, with a smaller value.
+    Stale(VerifiedItem),
+}
+
+#[derive(Debug)]
+struct Slot {
+    entry: Entry,
+    /// When the DHT was last asked.
+    checked: Option<Instant>,
+    /// Place in `by_use`.
+    used: u64,
+}
+
+/// The book.
+#[derive(Debug)]
+pub(super) struct Book {
+    capacity: usize,
+    slots: HashMap<Target, Slot>,
+    /// Who goes first when room is needed: seen before put here, then the least recently used.
+    by_use: BTreeMap<(bool, u64), Target>,
+    uses: u64,
+    /// How many records point to each torrent (BEP 46).
+    pointers: HashMap<InfoHash, usize>,
+    absences: Absences,
+}
+
+impl Book {
+    /// An empty book that keeps at most `capacity` records.
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            capacity: capacity.max(1),
+            slots: HashMap::new(),
+            by_use: BTreeMap::new(),
+            uses: 0,
+            pointers: HashMap::new(),
+            absences: Absences::default(),
+        }
+    }
+
+    /// How many records there are.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The newest version, which counts as a use.
+    pub(super) fn find(&mut self, target: &Target) -> Option<Entry> {
+        self.touch(target);
+        self.slots.get(target).map(|slot| slot.entry.clone())
+    }
+
+    /// The newest version, for the server's own upkeep: no use.
+    pub(super) fn peek(&self, target: &Target) -> Option<Entry> {
+        self.slots.get(target).map(|slot| slot.entry.clone())
+    }
+
+    /// The newest sequence number.
+    pub(super) fn seq(&self, target: &Target) -> Option<i64> {
+        self.slots.get(target).map(|slot| slot.entry.item.seq())
+    }
+
+    /// Whether the DHT was asked at most `max_age` ago. That nobody had the record is remembered for a shorter time.
+    pub(super) fn is_fresh(&self, target: &Target, max_age: Duration, now: Instant) -> bool {
+        match self.slots.get(target) {
+            Some(slot) => slot.checked.is_some_and(|checked| now.saturating_duration_since(checked) <= max_age),
+            None => self.absences.contains(target, max_age, now),
+        }
+    }
+
+    /// Notes that the DHT was asked just now.
+    pub(super) fn checked(&mut self, target: Target, now: Instant) {
+        match self.slots.get_mut(&target) {
+            Some(slot) => slot.checked = Some(now),
+            None => self.absences.insert(target, now),
+        }
+    }
+
+    /// Whether a record points to this torrent.
+    pub(super) fn points_to(&self, info_hash: &InfoHash) -> bool {
+        self.pointers.contains_key(info_hash)
+    }
+
+    /// Takes an entry read from disk, where it stays unless there is no room.
+    pub(super) fn load(&mut self, entry: Entry) -> Vec<Change> {
+        let target = entry.item.target();
+        self.write(target, entry);
+        self.evict(&target)
+    }
+
+    /// Takes a version seen in the DHT. The newest wins; of two values with the same number the bytewise larger.
+    pub(super) fn learn(&mut self, item: VerifiedItem) -> Step<()> {
+        let target = item.target();
+        let changes = match self.slots.get(&target).map(|slot| &slot.entry) {
+            None => self.store(target, Entry { item, conflict: false, put_here: false }),
+            Some(known) => {
+                let conflict = item.conflicts_with(&known.item);
+                let (known_conflict, put_here) = (known.conflict, known.put_here);
+                if item.replaces(&known.item) {
+                    self.store(target, Entry { item, conflict, put_here })
+                } else if conflict && !known_conflict {
+                    self.store(target, Entry { conflict, ..known.clone() })
+                } else {
+                    Vec::new()
+                }
+            }
+        };
+        Step { outcome: (), changes }
+    }
+
+    /// Takes a version that a client puts, if it is newer than what is known and `cas` is the number of that. The very
+    /// version that is known is always taken: it is a client that repeats itself because it got no reply.
+    pub(super) fn put(&mut self, item: VerifiedItem, cas: Option<i64>) -> Step<Result<Entry, Refusal>> {
+        let target = item.target();
+        let entry = match self.slots.get(&target).map(|slot| &slot.entry) {
+            None => Entry { item, conflict: false, put_here: true },
+            Some(known) => {
+                let is_known = !item.replaces(&known.item) && !known.item.replaces(&item);
+                let conflict = item.conflicts_with(&known.item);
+                if cas.is_some_and(|cas| cas != known.item.seq()) && !is_known {
+                    return Step { outcome: Err(Refusal::CasMismatch(known.item.clone())), changes: Vec::new() };
+                }
+                if known.item.replaces(&item) {
+                    let refusal = Refusal::Stale(known.item.clone());
+                    let changes = self.learn(item).changes;
+                    return Step { outcome: Err(refusal), changes };
+                }
+                Entry { item, conflict: conflict || (is_known && known.conflict), put_here: true }
+            }
+        };
+        let changes = self.store(target, entry.clone());
+        Step { outcome: Ok(entry), changes }
+    }
+
+    /// Writes an entry and makes room for it.
+    fn store(&mut self, target: Target, entry: Entry) -> Vec<Change> {
+        let mut changes = vec![Change::Save(entry.clone())];
+        self.write(target, entry);
+        changes.extend(self.evict(&target));
+        changes
+    }
+
+    fn write(&mut self, target: Target, entry: Entry) {
+        let checked = self.remove(&target).and_then(|slot| slot.checked);
+        if let Some(info_hash) = pointer::info_hash(entry.item.v()) {
+            *self.pointers.entry(info_hash).or_default() += 1;
+        }
+        self.uses += 1;
+        self.by_use.insert((entry.put_here, self.uses), target);
+        self.slots.insert(target, Slot { entry, checked, used: self.uses });
+    }
+
+    fn remove(&mut self, target: &Target) -> Option<Slot> {
+        let slot = self.slots.remove(target)?;
+        self.by_use.remove(&(slot.entry.put_here, slot.used));
+        if let Some(info_hash) = pointer::info_hash(slot.entry.item.v())
+            && let Some(count) = self.pointers.get_mut(&info_hash)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.pointers.remove(&info_hash);
+            }
+        }
+        Some(slot)
+    }
+
+    fn touch(&mut self, target: &Target) {
+        if let Some(slot) = self.slots.get_mut(target) {
+            self.by_use.remove(&(slot.entry.put_here, slot.used));
+            self.uses += 1;
+            slot.used = self.uses;
+            self.by_use.insert((slot.entry.put_here, slot.used), *target);
+        }
+    }
+
+    /// Removes entries past the capacity, never `kept`, which somebody is waiting for.
+    fn evict(&mut self, kept: &Target) -> Vec<Change> {
+        let mut changes = Vec::new();
+        while self.slots.len() > self.capacity {
+            let oldest = self.by_use.values().find(|target| *target != kept).copied();
+            let oldest = oldest.expect("the capacity is at least one, so another one is there");
+            self.remove(&oldest);
+            changes.push(Change::Delete(oldest));
+        }
+        changes
+    }
+}
+
+#[cfg(test)]
+mod tests;

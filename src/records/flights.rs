@@ -1,0 +1,131 @@
+//! One lookup per target at a time: whoever asks while one is under way waits for its answer.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+
+use crate::tasks::Tasks;
+use crate::wire::id::Target;
+
+/// Most lookups under way or waiting for their turn. Each costs some hundred packets; past it askers are turned away.
+const MAX_UNDER_WAY: usize = 1024;
+
+/// Too many lookups are under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Busy;
+
+/// The lookups under way. `T` is their answer.
+#[derive(Debug)]
+pub(super) struct Flights<T> {
+    // A std mutex: it is held for a few synchronous lines, never across an await.
+    under_way: Mutex<HashMap<Target, watch::Receiver<Option<T>>>>,
+}
+
+impl<T> Default for Flights<T> {
+    fn default() -> Self {
+        Self { under_way: Mutex::default() }
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Flights<T> {
+    /// Joins the lookup of `target`, or starts `look` as one. The lookup is a task of its own: it goes on when those who
+    /// asked leave. The answer is `None` when the node stops before there is one.
+    pub(super) async fn join(
+        self: &Arc<Self>,
+        target: Target,
+        tasks: &Tasks,
+        look: impl Future<Output = T> + Send + 'static,
+    ) -> Result<Option<T>, Busy> {
+        let mut receiver = self.join_or_start(target, tasks, look)?;
+        Ok(receiver.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone()))
+    }
+
+    fn join_or_start(
+        self: &Arc<Self>,
+        target: Target,
+        tasks: &Tasks,
+        look: impl Future<Output = T> + Send + 'static,
+    ) -> Result<watch::Receiver<Option<T>>, Busy> {
+        let mut under_way = self.lock();
+        if let Some(receiver) = under_way.get(&target) {
+            return Ok(receiver.clone());
+        }
+        if under_way.len() >= MAX_UNDER_WAY {
+            return Err(Busy);
+        }
+        let (sender, receiver) = watch::channel(None);
+        under_way.insert(target, receiver.clone());
+        let landing = Landing { flights: self.clone(), target };
+        tasks.spawn_cancellable(async move {
+            let answer = look.await;
+            // First off the list, then the answer: who asks from now on gets a new lookup, not an old answer.
+            drop(landing);
+            sender.send_replace(Some(answer));
+        });
+        Ok(receiver)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Target, watch::Receiver<Option<T>>>> {
+        self.under_way.lock().expect("nothing panics while holding it")
+    }
+}
+
+/// Takes the lookup off the list when its task ends, also when it is cancelled.
+struct Landing<T: Clone + Send + Sync + 'static> {
+    flights: Arc<Flights<T>>,
+    target: Target,
+}
+
+impl<T: Clone + Send + Sync + 'static> Drop for Landing<T> {
+    fn drop(&mut self) {
+        self.flights.lock().remove(&self.target);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    const TARGET: Target = Target([1; 20]);
+
+    #[tokio::test]
+    async fn many_askers_share_one_lookup_and_the_next_starts_another() {
+        let (flights, tasks) = (Arc::new(Flights::default()), Tasks::new());
+        let lookups = Arc::new(AtomicUsize::new(0));
+        for round in 1..=2 {
+            let (open, gate) = watch::channel(false);
+            let look = async |lookups: Arc<AtomicUsize>, mut gate: watch::Receiver<bool>| {
+                let number = lookups.fetch_add(1, Ordering::SeqCst) + 1;
+                gate.wait_for(|open| *open).await.unwrap();
+                number
+            };
+            let ask = || flights.join(TARGET, &tasks, look(lookups.clone(), gate.clone()));
+            let mut leaves = Box::pin(ask());
+            assert!(futures_util::poll!(&mut leaves).is_pending());
+            drop(leaves);
+            let askers = futures_util::future::join_all((0..10).map(|_| ask()));
+            let open = async { open.send_replace(true) };
+            assert_eq!(tokio::join!(askers, open).0, vec![Ok(Some(round)); 10]);
+        }
+        assert!(flights.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn stopping_wakes_those_who_wait_and_too_many_are_turned_away() {
+        let (flights, tasks) = (Arc::new(Flights::<()>::default()), Tasks::new());
+        let target = |n: usize| Target(std::array::from_fn(|i| (n >> (8 * (i % 4))) as u8));
+        let join = |n| flights.join(target(n), &tasks, std::future::pending());
+        for n in 0..MAX_UNDER_WAY {
+            assert!(flights.join_or_start(target(n), &tasks, std::future::pending()).is_ok());
+        }
+        assert_eq!(join(MAX_UNDER_WAY).await, Err(Busy));
+        let (waiting, left) = tokio::join!(join(0), tasks.stop(Duration::from_secs(5)));
+        assert_eq!((waiting, left), (Ok(None), 0), "joining one that is under way is no further one");
+        assert!(flights.lock().is_empty());
+    }
+}

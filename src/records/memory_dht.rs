@@ -1,0 +1,93 @@
+//! A DHT in memory, for tests of whoever stands on the record service.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
+
+use super::network::Network;
+use crate::dht::{GetOutcome, PutOutcome};
+use crate::wire::id::{PublicKey, Target};
+use crate::wire::item::{ItemError, Salt, VerifiedItem, check_value, immutable_target, mutable_target};
+
+/// As one node that everybody shares.
+#[derive(Default)]
+pub(crate) struct MemoryDht {
+    items: Mutex<HashMap<Target, VerifiedItem>>,
+    values: Mutex<HashMap<Target, Vec<u8>>>,
+    /// Nobody answers: gets find nothing, puts are stored nowhere.
+    pub(crate) unreachable: AtomicBool,
+    /// Gets wait for [`Self::answer`].
+    pub(crate) silent: AtomicBool,
+    pub(crate) answer: Notify,
+    /// Gets that came.
+    pub(crate) gets: AtomicUsize,
+    /// Puts that came.
+    pub(crate) puts: AtomicUsize,
+}
+
+impl MemoryDht {
+    /// What another server published.
+    pub(crate) fn publish(&self, item: &VerifiedItem) {
+        self.items.lock().unwrap().insert(item.target(), item.clone());
+    }
+
+    /// What the DHT holds.
+    pub(crate) fn held(&self, target: &Target) -> Option<VerifiedItem> {
+        self.items.lock().unwrap().get(target).cloned()
+    }
+
+    fn is_unreachable(&self) -> bool {
+        self.unreachable.load(Ordering::SeqCst)
+    }
+}
+
+impl Network for MemoryDht {
+    fn get(&self, key: PublicKey, salt: Salt, known_seq: Option<i64>) -> BoxFuture<'_, GetOutcome> {
+        Box::pin(async move {
+            self.gets.fetch_add(1, Ordering::SeqCst);
+            if self.silent.load(Ordering::SeqCst) {
+                self.answer.notified().await;
+            }
+            let held = self.held(&mutable_target(&key, &salt)).filter(|_| !self.is_unreachable());
+            let holders = usize::from(held.is_some());
+            let item = held.filter(|item| known_seq.is_none_or(|known| item.seq() > known));
+            GetOutcome { item, asked: 1, answered: 1, holders }
+        })
+    }
+
+    fn get_immutable(&self, target: Target) -> BoxFuture<'_, Option<Vec<u8>>> {
+        self.gets.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move { self.values.lock().unwrap().get(&target).cloned() })
+    }
+
+    fn put(&self, item: VerifiedItem, cas: Option<i64>) -> BoxFuture<'_, PutOutcome> {
+        self.puts.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move {
+            if self.is_unreachable() {
+                return PutOutcome::default();
+            }
+            let mut items = self.items.lock().unwrap();
+            if let Some(held) = items.get(&item.target())
+                && (held.replaces(&item) || cas.is_some_and(|cas| cas != held.seq()))
+            {
+                return PutOutcome { newer: Some(held.clone()), ..PutOutcome::default() };
+            }
+            items.insert(item.target(), item);
+            PutOutcome { stored: 1, ..PutOutcome::default() }
+        })
+    }
+
+    fn put_immutable(&self, v: Vec<u8>) -> BoxFuture<'_, Result<PutOutcome, ItemError>> {
+        Box::pin(async move {
+            check_value(&v)?;
+            let stored = usize::from(!self.is_unreachable());
+            if stored > 0 {
+                self.values.lock().unwrap().insert(immutable_target(&v), v);
+            }
+            Ok(PutOutcome { stored, ..PutOutcome::default() })
+        })
+    }
+}

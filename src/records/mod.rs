@@ -1,0 +1,124 @@
+//! Records: the BEP 44 items that clients of this server get and put, and that BEP 46 links point with.
+//!
+//! A get is answered from the book when the DHT was asked recently enough, else by one lookup for all who ask. A put is
+//! verified, compared with the newest version known, written to disk and then sent to the DHT. The book (`book`) is pure
+//! and in memory; the store (`store`) keeps it on disk; the service ([`Records`]) joins both with the DHT.
+//!
+//! The room knows nothing of who asks: WebSocket and HTTP are `web`'s. It knows the DHT as the trait `network::Network`.
+
+use std::time::Duration;
+
+use crate::wire::id::Target;
+use crate::wire::item::{ItemError, VerifiedItem};
+use crate::wire::record_messages::SERVER_ERROR;
+
+pub use crate::wire::record_messages::Source;
+pub use service::Records;
+pub use store::{StartError, StoreError};
+
+mod absences;
+mod book;
+mod flights;
+#[cfg(test)]
+pub(crate) mod memory_dht;
+pub(crate) mod network;
+mod publisher;
+mod schedule;
+mod service;
+mod store;
+#[cfg(test)]
+mod tests;
+mod values;
+
+/// How a get is to be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GetOptions {
+    /// An answer checked with the DHT this recently will do; `None` leaves it to the configuration.
+    pub max_age: Option<Duration>,
+}
+
+/// The answer to a get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Got {
+    /// The newest version known, if any is.
+    pub item: Option<VerifiedItem>,
+    /// Whether the DHT was asked for this answer and holds it.
+    pub source: Source,
+    /// Two values with this sequence number were seen.
+    pub conflict: bool,
+}
+
+/// Why a get has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GetError {
+    /// Too many lookups are under way.
+    #[error("the server is busy with other lookups; try again later")]
+    Busy,
+    /// The lookup did not end in time, and nothing is known here.
+    #[error("the DHT did not answer in time")]
+    TimedOut,
+    /// The node stops.
+    #[error("the server is shutting down")]
+    Stopping,
+}
+
+impl GetError {
+    /// The error code of `spec/dht-proxy.md`.
+    #[must_use]
+    pub fn code(self) -> i64 {
+        SERVER_ERROR
+    }
+}
+
+/// A put that was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PutOk {
+    /// Where the item lives.
+    pub target: Target,
+    /// DHT nodes that took it. The item is kept and served here also when there were none.
+    pub stored: usize,
+    /// Two values with this sequence number were seen.
+    pub conflict: bool,
+}
+
+/// Why a put was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PutError {
+    /// The item is not valid.
+    #[error("{0}")]
+    Invalid(#[from] ItemError),
+    /// `cas` is not the newest version's number.
+    #[error("the newest version has sequence number {}, which is not the one expected (cas)", .0.seq())]
+    CasMismatch(Box<VerifiedItem>),
+    /// A newer version is known.
+    #[error("the newest version has sequence number {}, which this one does not replace", .0.seq())]
+    Stale(Box<VerifiedItem>),
+    /// The newest version could not be made sure of.
+    #[error("the newest version is not known: {0}")]
+    Unsure(GetError),
+    /// The item could not be kept.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+impl PutError {
+    /// The error code of `spec/dht-proxy.md`.
+    #[must_use]
+    pub fn code(&self) -> i64 {
+        match self {
+            Self::Invalid(error) => error.code(),
+            Self::CasMismatch(_) => 301,
+            Self::Stale(_) => 302,
+            Self::Unsure(_) | Self::Store(_) => SERVER_ERROR,
+        }
+    }
+
+    /// The version that won, with 301 and 302.
+    #[must_use]
+    pub fn current(&self) -> Option<&VerifiedItem> {
+        match self {
+            Self::CasMismatch(item) | Self::Stale(item) => Some(item),
+            _ => None,
+        }
+    }
+}

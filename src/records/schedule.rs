@@ -1,0 +1,91 @@
+//! When each record is to be published again. Pure.
+//!
+//! BEP 44: items "MAY expire in 2 hours" and "SHOULD be re-announced once an hour". That needs no private key: the signed
+//! item is put again as it is.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use rand::{Rng, RngExt};
+
+use crate::wire::id::Target;
+
+/// BEP 44's hour.
+const INTERVAL: Duration = Duration::from_secs(3600);
+
+/// After a put that no node took. The server may just have started, or lost its network.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// Due times, one for each target.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    due: BTreeSet<(Instant, Target)>,
+    at: HashMap<Target, Instant>,
+}
+
+impl Schedule {
+    /// After a start nobody knows when the records were published last: they come due spread over the hour.
+    pub(super) fn loaded(&mut self, target: Target, now: Instant, rng: &mut impl Rng) {
+        self.set(target, now + INTERVAL.mul_f64(rng.random_range(0.0..1.0)));
+    }
+
+    /// After a put that `stored` nodes took: in about an hour (a tenth more or less, so that what was published together
+    /// drifts apart), or soon if there were none.
+    pub(super) fn published(&mut self, target: Target, stored: usize, now: Instant, rng: &mut impl Rng) {
+        let interval = if stored == 0 { RETRY } else { INTERVAL };
+        self.set(target, now + interval.mul_f64(rng.random_range(0.9..1.1)));
+    }
+
+    /// When the next one is due.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Takes one that is due.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Target> {
+        let (at, target) = *self.due.first().filter(|(at, _)| *at <= now)?;
+        self.due.remove(&(at, target));
+        self.at.remove(&target);
+        Some(target)
+    }
+
+    fn set(&mut self, target: Target, at: Instant) {
+        if let Some(before) = self.at.insert(target, at) {
+            self.due.remove(&(before, target));
+        }
+        self.due.insert((at, target));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    #[test]
+    fn hourly_spread_and_soon_after_a_failure() {
+        let (mut schedule, mut rng, start) = (Schedule::default(), StdRng::seed_from_u64(1), Instant::now());
+        let minutes = |n: u64| start + Duration::from_secs(60 * n);
+        for n in 0..100 {
+            schedule.loaded(Target([n; 20]), start, &mut rng);
+        }
+        let mut early = 0;
+        while schedule.pop(minutes(30)).is_some() {
+            early += 1;
+        }
+        assert!((30..70).contains(&early), "{early} of 100 in the first half hour");
+        while schedule.pop(minutes(60)).is_some() {}
+        assert_eq!(schedule.next(), None);
+
+        let target = Target([1; 20]);
+        schedule.published(target, 0, start, &mut rng);
+        assert!(schedule.next().unwrap() < minutes(2));
+        schedule.published(target, 8, start, &mut rng);
+        assert!(schedule.next().unwrap() > minutes(53) && schedule.next().unwrap() < minutes(67));
+        assert_eq!(schedule.pop(minutes(53)), None);
+        assert_eq!(schedule.pop(minutes(67)), Some(target));
+        assert_eq!(schedule.next(), None, "a target is due once");
+    }
+}

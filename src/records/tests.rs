@@ -1,0 +1,298 @@
+//! The service over a DHT in memory. Time is paused: it moves when everybody waits.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use tempfile::TempDir;
+
+use super::memory_dht::MemoryDht;
+use super::*;
+use crate::tasks::Tasks;
+use crate::wire::id::{InfoHash, Signature};
+use crate::wire::item::{Salt, SignedItem, VerifiedItem, immutable_target};
+use crate::wire::pointer;
+use crate::{config, metrics};
+
+struct Node {
+    records: Records,
+    dht: Arc<MemoryDht>,
+    tasks: Tasks,
+    directory: TempDir,
+}
+
+impl Node {
+    async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), Arc::default()).await
+    }
+
+    async fn start_in(directory: TempDir, dht: Arc<MemoryDht>) -> Self {
+        let tasks = Tasks::new();
+        let settings = config::Records::default();
+        let metrics = metrics::Records::detached();
+        let records = Records::start_on(dht.clone(), &settings, directory.path(), metrics, &tasks).await.unwrap();
+        Self { records, dht, tasks, directory }
+    }
+
+    /// As a killed process that is started again: from what is on disk at this moment, nothing said and nothing closed.
+    async fn kill_and_restart(self) -> Self {
+        let left = tempfile::tempdir().unwrap();
+        for file in std::fs::read_dir(self.directory.path()).unwrap().map(Result::unwrap) {
+            std::fs::copy(file.path(), left.path().join(file.file_name())).unwrap();
+        }
+        self.tasks.stop(seconds(5)).await;
+        Self::start_in(left, self.dht).await
+    }
+
+    async fn get(&self, max_age: u64) -> Result<Got, GetError> {
+        let options = GetOptions { max_age: Some(Duration::from_secs(max_age)) };
+        self.records.get(*version(0).key(), Salt::default(), options).await
+    }
+
+    /// Sequence number and source of what a get answers.
+    async fn seen(&self, max_age: u64) -> Option<(i64, Source)> {
+        let got = self.get(max_age).await.unwrap();
+        got.item.map(|item| (item.seq(), got.source))
+    }
+
+    async fn put(&self, item: &VerifiedItem, cas: Option<i64>) -> Result<PutOk, PutError> {
+        self.records.put(item.as_signed().clone(), cas).await
+    }
+}
+
+fn sign(seq: i64, v: &[u8]) -> VerifiedItem {
+    VerifiedItem::sign(&SigningKey::from_bytes(&[1; 32]), Salt::default(), seq, v.to_vec()).unwrap()
+}
+
+fn version(seq: i64) -> VerifiedItem {
+    sign(seq, b"2:v1")
+}
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_dht_is_asked_when_the_answer_is_too_old() {
+    let node = Node::start().await;
+    assert_eq!(node.seen(10).await, None);
+    node.dht.publish(&version(1));
+    assert_eq!(node.seen(10).await, None, "absence is believed for a moment");
+    assert_eq!(node.dht.gets.load(SeqCst), 1);
+    tokio::time::advance(seconds(6)).await;
+    assert_eq!(node.seen(10).await, Some((1, Source::Dht)));
+    node.dht.publish(&version(2));
+    tokio::time::advance(seconds(9)).await;
+    assert_eq!(node.seen(10).await, Some((1, Source::Cache)));
+    assert_eq!(node.seen(3).await, Some((2, Source::Dht)), "this asker wants it fresher");
+    assert_eq!(node.seen(0).await, Some((2, Source::Cache)), "nobody gets fresher than a second");
+    assert_eq!(node.dht.gets.load(SeqCst), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_never_go_back() {
+    let node = Node::start().await;
+    node.dht.publish(&version(5));
+    assert_eq!(node.seen(0).await, Some((5, Source::Dht)));
+    node.dht.publish(&version(3));
+    tokio::time::advance(seconds(60)).await;
+    assert_eq!(node.seen(0).await.unwrap().0, 5);
+    node.dht.unreachable.store(true, SeqCst);
+    tokio::time::advance(seconds(60)).await;
+    assert_eq!(node.seen(0).await, Some((5, Source::Cache)));
+    // A version that was only seen is written with the next batch; this put waits for it.
+    node.put(&version(6), None).await.unwrap();
+    let node = node.kill_and_restart().await;
+    assert_eq!(node.seen(0).await, Some((6, Source::Cache)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_gets_are_one_lookup() {
+    let node = Node::start().await;
+    node.dht.publish(&version(1));
+    let gets = futures_util::future::join_all((0..50).map(|_| node.seen(0))).await;
+    assert_eq!(gets, vec![Some((1, Source::Dht)); 50]);
+    assert_eq!(node.dht.gets.load(SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_dht_is_waited_for_only_so_long() {
+    let node = Node::start().await;
+    node.dht.silent.store(true, SeqCst);
+    let before = tokio::time::Instant::now();
+    assert_eq!(node.get(0).await, Err(GetError::TimedOut));
+    assert_eq!(before.elapsed().as_secs(), config::Records::default().timeout.as_secs());
+    let error = node.put(&version(1), Some(0)).await.unwrap_err();
+    assert_eq!(error.to_string(), "the newest version is not known: the DHT did not answer in time");
+    assert_eq!(error.code(), 202);
+    node.put(&version(1), None).await.unwrap();
+    tokio::time::advance(seconds(60)).await;
+    assert_eq!(node.seen(0).await, Some((1, Source::Cache)), "what is known is answered all the same");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_is_served_at_once_and_after_a_kill_with_the_dht_empty() {
+    let node = Node::start().await;
+    node.dht.unreachable.store(true, SeqCst);
+    let info_hash = InfoHash([7; 20]);
+    let item = sign(4, &pointer::value(&info_hash));
+    assert!(!node.records.points_to(&info_hash));
+    let done = node.put(&item, None).await.unwrap();
+    assert_eq!(done, PutOk { target: item.target(), stored: 0, conflict: false });
+    let node = node.kill_and_restart().await;
+    assert_eq!(node.get(0).await.unwrap().item, Some(item));
+    assert!(node.records.points_to(&info_hash));
+    assert_eq!(node.records.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_changes_nothing() {
+    let good = sign(5, b"2:v1");
+    let change = |change: &dyn Fn(&mut SignedItem)| {
+        let mut item = good.as_signed().clone();
+        change(&mut item);
+        item
+    };
+    let stranger = SigningKey::from_bytes(&[2; 32]);
+    let forged = |v: &[u8]| change(&|i| i.v = v.to_vec());
+    let table: Vec<(SignedItem, Option<i64>, i64, &str)> = vec![
+        (change(&|i| i.sig.0[0] ^= 1), None, 206, "the signature does not verify"),
+        (change(&|i| i.sig = Signature([0; 64])), None, 206, "the signature does not verify"),
+        (change(&|i| i.key.0 = stranger.verifying_key().to_bytes()), None, 206, "the signature does not verify"),
+        (change(&|i| i.seq = 6), None, 206, "the signature does not verify"),
+        (change(&|i| i.seq = -1), None, 203, "the sequence number is not between 0 and 2^53-1"),
+        (forged(&[b"998:".as_slice(), &[b'x'; 998]].concat()), None, 205, "the value is larger than 1000 bytes"),
+        (forged(b"d1:bi1e1:ai2ee"), None, 203, "the value is not canonical bencode"),
+        (forged(b"junk"), None, 203, "the value is not canonical bencode"),
+        (
+            sign(3, b"2:v1").as_signed().clone(),
+            None,
+            302,
+            "the newest version has sequence number 4, which this one does not replace",
+        ),
+        (
+            good.as_signed().clone(),
+            Some(3),
+            301,
+            "the newest version has sequence number 4, which is not the one expected (cas)",
+        ),
+    ];
+    let node = Node::start().await;
+    node.put(&version(4), None).await.unwrap();
+    for (item, cas, code, sentence) in table {
+        let error = node.records.put(item, cas).await.unwrap_err();
+        assert_eq!((error.code(), error.to_string().as_str()), (code, sentence));
+        assert_eq!(error.current().map(VerifiedItem::seq), (code > 300).then_some(4));
+        assert_eq!(node.seen(100).await, Some((4, Source::Cache)));
+    }
+    assert_eq!(node.dht.puts.load(SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_devices_on_two_servers() {
+    let home = Node::start().await;
+    let away = Node::start_in(tempfile::tempdir().unwrap(), home.dht.clone()).await;
+    home.put(&version(1), None).await.unwrap();
+    assert_eq!(away.seen(0).await, Some((1, Source::Dht)));
+    tokio::time::advance(seconds(2)).await;
+    away.put(&sign(2, b"4:away"), Some(1)).await.unwrap();
+    tokio::time::advance(seconds(2)).await;
+    let error = home.put(&sign(2, b"4:home"), Some(1)).await.unwrap_err();
+    assert_eq!((error.code(), error.current().unwrap().v()), (301, b"4:away".as_slice()));
+    let error = home.put(&version(1), None).await.map(|_| ()).unwrap_err();
+    assert_eq!((error.code(), error.current().unwrap().seq()), (302, 2), "the look for cas taught it");
+    home.put(&sign(3, b"4:home"), Some(2)).await.unwrap();
+    tokio::time::advance(seconds(2)).await;
+    assert_eq!(away.seen(0).await, Some((3, Source::Dht)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_version_met_while_putting_wins() {
+    let node = Node::start().await;
+    node.dht.publish(&version(9));
+    let error = node.put(&version(8), None).await.unwrap_err();
+    assert_eq!((error.code(), error.current().unwrap().seq()), (302, 9));
+    assert_eq!(node.seen(10).await, Some((9, Source::Cache)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_values_with_one_number_are_flagged() {
+    let node = Node::start().await;
+    let (small, large) = (sign(1, b"1:a"), sign(1, b"1:b"));
+    assert!(!node.put(&small, None).await.unwrap().conflict);
+    assert!(node.put(&large, None).await.unwrap().conflict);
+    let got = node.get(10).await.unwrap();
+    assert_eq!((got.item, got.conflict), (Some(large), true));
+    assert_eq!(node.put(&small, None).await.unwrap_err().code(), 302);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeated_put_is_no_error() {
+    let node = Node::start().await;
+    node.put(&version(1), None).await.unwrap();
+    node.put(&version(2), Some(1)).await.unwrap();
+    assert_eq!(node.put(&version(2), Some(1)).await.unwrap().stored, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cas_is_the_books_when_the_dht_is_behind() {
+    let node = Node::start().await;
+    node.put(&version(1), None).await.unwrap();
+    node.dht.unreachable.store(true, SeqCst);
+    node.put(&version(2), Some(1)).await.unwrap();
+    node.dht.unreachable.store(false, SeqCst);
+    assert_eq!(node.put(&version(3), Some(2)).await.unwrap().stored, 1);
+    assert_eq!(node.dht.held(&version(3).target()), Some(version(3)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn puts_are_published_again() {
+    let node = Node::start().await;
+    node.dht.unreachable.store(true, SeqCst);
+    node.put(&version(1), None).await.unwrap();
+    node.dht.unreachable.store(false, SeqCst);
+    let target = version(1).target();
+    let held_within = async |time: Duration| {
+        tokio::time::timeout(time, async {
+            while node.dht.held(&target).is_none() {
+                tokio::time::sleep(seconds(1)).await;
+            }
+        })
+        .await
+        .is_ok()
+    };
+    assert!(held_within(seconds(120)).await, "soon after a put that nobody took");
+    let puts = node.dht.puts.load(SeqCst);
+    tokio::time::sleep(seconds(50 * 60)).await;
+    assert_eq!(node.dht.puts.load(SeqCst), puts);
+    tokio::time::sleep(seconds(20 * 60)).await;
+    assert_eq!(node.dht.puts.load(SeqCst), puts + 1, "then every hour");
+    let node = node.kill_and_restart().await;
+    tokio::time::sleep(seconds(60 * 60)).await;
+    assert!(node.dht.puts.load(SeqCst) > puts + 1, "also after a restart");
+}
+
+#[tokio::test(start_paused = true)]
+async fn immutable_values() {
+    let node = Node::start().await;
+    let target = immutable_target(b"5:hello");
+    assert_eq!(node.records.get_value(target).await, Ok(None));
+    let other = Node::start_in(tempfile::tempdir().unwrap(), node.dht.clone()).await;
+    assert_eq!(other.records.put_value(b"5:hello".to_vec()).await.unwrap().target, target);
+    assert_eq!(node.records.get_value(target).await, Ok(Some(b"5:hello".to_vec())));
+    let gets = node.dht.gets.load(SeqCst);
+    assert_eq!(node.records.get_value(target).await, Ok(Some(b"5:hello".to_vec())));
+    assert_eq!(other.records.get_value(target).await, Ok(Some(b"5:hello".to_vec())));
+    assert_eq!(node.dht.gets.load(SeqCst), gets, "kept for a while");
+    assert_eq!(node.records.put_value(b"junk".to_vec()).await.unwrap_err().code(), 203);
+    assert_eq!(node.records.put_value(vec![b'0'; 1001]).await.unwrap_err().code(), 205);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_node_says_so() {
+    let node = Node::start().await;
+    node.tasks.stop(seconds(5)).await;
+    assert_eq!(node.put(&version(1), None).await.unwrap_err().to_string(), "the server is shutting down");
+    assert_eq!(node.get(0).await, Err(GetError::Stopping));
+}
