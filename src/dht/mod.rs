@@ -14,9 +14,32 @@ use crate::wire::id::{InfoHash, NodeId, PublicKey, Target};
 use crate::wire::item::{self, ItemError, Salt, VerifiedItem};
 use crate::{config, metrics, tasks::Tasks};
 
+mod answer;
 mod driver;
+mod join;
+mod lookup;
+mod node;
+mod node_id;
+mod operation;
+mod pace;
+mod peers;
+mod queries;
+pub mod scope;
+mod state_file;
+mod storage;
+mod store;
+mod table;
+mod token;
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
 
 use driver::Command;
+
+/// `v` of our messages, bencoded: two letters and a version (BEP 5). Four bytes, or `mainline` nodes do not read them.
+const VERSION: &[u8] = b"4:SG\x00\x01";
 
 /// Commands waiting for the driver. A full queue makes callers wait.
 const COMMAND_QUEUE: usize = 256;

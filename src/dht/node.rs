@@ -1,0 +1,429 @@
+//! One DHT node as pure state: datagrams, commands and the passing of time go in, effects come out.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+
+use super::answer::Shelf;
+use super::lookup::{Lookup, Question};
+use super::node_id::{self, Votes};
+use super::operation::{Operation, Outcome, Request, Step};
+use super::pace::Pace;
+use super::queries::{Due, OperationId, Purpose, Queries};
+use super::table::Table;
+use super::{FoundPeer, Mode, VERSION};
+use crate::wire::id::{NodeId, Target};
+use crate::wire::krpc::{Body, Contact, DecodeError, Message, Method, Query, Response};
+
+/// Nodes of our own table a lookup starts from. More than K, so that a few dead ones cost no time.
+const START_NODES: usize = 16;
+
+/// How long a lookup may take, and storing after it. Both are over in a second or two unless most of the network is gone.
+const OPERATION_TIME: Duration = Duration::from_secs(20);
+
+/// Pings under way at once to nodes that might enter the table.
+const MAX_PINGS: usize = 32;
+
+/// How often the node looks after itself, and after how many such times it does what is needed less often.
+const UPKEEP: Duration = Duration::from_secs(1);
+const REFRESH_EVERY: u64 = 10;
+const TIDY_EVERY: u64 = 60;
+
+/// What a node may hold and do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) mode: Mode,
+    pub(super) max_items: usize,
+    pub(super) max_peers: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Node {
+    mode: Mode,
+    table: Table,
+    shelf: Shelf,
+    queries: Queries,
+    incoming: Pace,
+    operations: HashMap<OperationId, Running>,
+    operations_started: u64,
+    /// Addresses to begin with while the table is empty.
+    contacts: Vec<SocketAddr>,
+    votes: Votes,
+    pings: usize,
+    next_upkeep: Instant,
+    upkeeps: u64,
+    refresh: Option<OperationId>,
+}
+
+#[derive(Debug)]
+struct Running {
+    operation: Operation,
+    deadline: Instant,
+}
+
+/// What is to be done outside.
+#[must_use]
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    /// Datagrams to send.
+    pub(super) send: Vec<(SocketAddr, Vec<u8>)>,
+    /// Peers found by lookups that go on.
+    pub(super) found: Vec<(OperationId, FoundPeer)>,
+    /// Operations that are over, with the name of their kind.
+    pub(super) done: Vec<(OperationId, &'static str, Outcome)>,
+    /// The query that was answered.
+    pub(super) answered: Option<&'static str>,
+    /// Why the datagram was not handled.
+    pub(super) dropped: Option<&'static str>,
+}
+
+/// One step of the node: what it is given, and what it wants done.
+struct Turn<'r, R> {
+    now: Instant,
+    rng: &'r mut R,
+    effects: Effects,
+}
+
+impl<'r, R: Rng> Turn<'r, R> {
+    fn new(now: Instant, rng: &'r mut R) -> Self {
+        Self { now, rng, effects: Effects::default() }
+    }
+}
+
+impl Node {
+    pub(super) fn new(now: Instant, rng: &mut impl Rng, id: NodeId, limits: Limits) -> Self {
+        Self {
+            mode: limits.mode,
+            table: Table::new(id),
+            shelf: Shelf::new(now, rng, id, limits.max_items, limits.max_peers),
+            queries: Queries::new(now),
+            incoming: Pace::incoming(now),
+            operations: HashMap::new(),
+            operations_started: 0,
+            contacts: Vec::new(),
+            votes: Votes::default(),
+            pings: 0,
+            next_upkeep: now + UPKEEP,
+            upkeeps: 0,
+            refresh: None,
+        }
+    }
+
+    pub(super) fn id(&self) -> NodeId {
+        self.table.own_id()
+    }
+
+    pub(super) fn good_nodes(&self, now: Instant) -> usize {
+        self.table.good_count(now)
+    }
+
+    /// Nodes to be remembered over a restart.
+    pub(super) fn nodes(&self) -> Vec<Contact> {
+        self.table.contacts()
+    }
+
+    pub(super) fn stored_items(&self) -> usize {
+        self.shelf.storage.len()
+    }
+
+    pub(super) fn operations(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// When [`Node::tick`] has something to do.
+    pub(super) fn next_wake(&self) -> Instant {
+        self.queries.next_due().map_or(self.next_upkeep, |due| due.min(self.next_upkeep))
+    }
+
+    /// Joins the network through `contacts`, which also serve whenever the table is empty.
+    pub(super) fn join(
+        &mut self,
+        now: Instant,
+        rng: &mut impl Rng,
+        contacts: Vec<SocketAddr>,
+    ) -> (OperationId, Effects) {
+        self.contacts = contacts;
+        let mut turn = Turn::new(now, rng);
+        let seeds = self.contacts.clone();
+        let id = self.begin(&mut turn, Request::Nodes(self.id().into()), seeds);
+        (id, turn.effects)
+    }
+
+    /// Starts an operation.
+    pub(super) fn start(&mut self, now: Instant, rng: &mut impl Rng, request: Request) -> (OperationId, Effects) {
+        let mut turn = Turn::new(now, rng);
+        let id = self.begin(&mut turn, request, Vec::new());
+        (id, turn.effects)
+    }
+
+    /// Forgets an operation; answers to its queries are still good for the table.
+    pub(super) fn cancel(&mut self, id: OperationId) {
+        self.operations.remove(&id);
+    }
+
+    /// Takes a datagram.
+    pub(super) fn handle(&mut self, now: Instant, rng: &mut impl Rng, from: SocketAddr, datagram: &[u8]) -> Effects {
+        let mut turn = Turn::new(now, rng);
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        match Message::decode(datagram) {
+            Ok(Message { transaction, body: Body::Query(query), .. }) => {
+                self.query(&mut turn, from, transaction, &query);
+            }
+            Ok(Message { transaction, ip, body: Body::Response(response), .. }) => {
+                self.response(&mut turn, from, &transaction, ip, &response);
+            }
+            // An error is an answer too: the node is there, it just does not do what was asked.
+            Ok(Message { transaction, body: Body::Error(error), .. }) => {
+                match self.queries.answered(now, from, &transaction) {
+                    Some(purpose) => self.unanswered(&mut turn, purpose, Some(error.code)),
+                    None => turn.effects.dropped = Some("unexpected"),
+                }
+            }
+            Err(DecodeError::Refused { transaction, error }) => {
+                if self.may_answer(&mut turn, from) {
+                    self.reply(&mut turn, from, transaction, Body::Error(error));
+                }
+            }
+            Err(DecodeError::Bencode(_) | DecodeError::NotKrpc(_)) => turn.effects.dropped = Some("malformed"),
+        }
+        turn.effects
+    }
+
+    /// Does what has become due.
+    pub(super) fn tick(&mut self, now: Instant, rng: &mut impl Rng) -> Effects {
+        let mut turn = Turn::new(now, rng);
+        while let Some(due) = self.queries.due(now) {
+            match due {
+                Due::Send(to, datagram) => turn.effects.send.push((to, datagram)),
+                Due::Slow(Purpose::Lookup(id, asked)) => {
+                    self.with_operation(&mut turn, id, |operation| operation.slow(asked));
+                }
+                Due::Slow(_) => {}
+                Due::Failed(addr, purpose) => {
+                    if let Some(id) = purpose.expected_id() {
+                        self.table.failed(&Contact { id, addr });
+                    }
+                    self.unanswered(&mut turn, purpose, None);
+                }
+            }
+        }
+        if now >= self.next_upkeep {
+            self.next_upkeep = now + UPKEEP;
+            self.upkeep(&mut turn);
+        }
+        turn.effects
+    }
+
+    fn begin(&mut self, turn: &mut Turn<'_, impl Rng>, request: Request, mut seeds: Vec<SocketAddr>) -> OperationId {
+        self.operations_started += 1;
+        let id = OperationId(self.operations_started);
+        let target = request.target();
+        let nodes = self.table.closest(&target, START_NODES);
+        if nodes.is_empty() {
+            // Alone, or cut off: whoever was or should be there may be back.
+            seeds.extend(self.contacts.iter().copied().chain(self.table.addresses()));
+        }
+        seeds.sort_unstable();
+        seeds.dedup();
+        let mut own_item = None;
+        if self.mode == Mode::Server {
+            if let Question::Item(_) = request.question() {
+                own_item = self.shelf.storage.get(turn.now, &target).cloned();
+            }
+            if let Request::GetPeers(info_hash) = &request {
+                let peers = self.shelf.peers.sample(turn.now, info_hash, turn.rng);
+                // Each of them announced itself, so it is itself who named it.
+                turn.effects.found.extend(peers.into_iter().map(|addr| (id, FoundPeer { addr, from: addr })));
+            }
+        }
+        let lookup = Lookup::new(self.id(), target, request.question(), nodes, seeds);
+        let operation = Operation::new(request, lookup, own_item);
+        self.operations.insert(id, Running { operation, deadline: turn.now + OPERATION_TIME });
+        self.advance(turn, id);
+        id
+    }
+
+    fn query(&mut self, turn: &mut Turn<'_, impl Rng>, from: SocketAddr, transaction: Vec<u8>, query: &Query) {
+        if !self.may_answer(turn, from) {
+            return;
+        }
+        turn.effects.answered = Some(query.method.name());
+        let body = match self.shelf.answer(turn.now, turn.rng, &self.table, from, query) {
+            Ok(response) => Body::Response(response),
+            Err(error) => Body::Error(error),
+        };
+        self.reply(turn, from, transaction, body);
+        let contact = Contact { id: query.id, addr: from };
+        // BEP 43: nodes that say they are read-only must not be put into routing tables.
+        if !query.read_only && self.table.queried(turn.now, contact) {
+            self.ping(turn, contact);
+        }
+    }
+
+    fn response(
+        &mut self,
+        turn: &mut Turn<'_, impl Rng>,
+        from: SocketAddr,
+        transaction: &[u8],
+        our_address: Option<SocketAddr>,
+        response: &Response,
+    ) {
+        let Some(purpose) = self.queries.answered(turn.now, from, transaction) else {
+            turn.effects.dropped = Some("unexpected");
+            return;
+        };
+        if let Some(other) = purpose.expected_id().filter(|id| *id != response.id) {
+            self.table.failed(&Contact { id: other, addr: from });
+        }
+        if let Some(doubtful) = self.table.answered(turn.now, Contact { id: response.id, addr: from }) {
+            self.ping(turn, doubtful);
+        }
+        match purpose {
+            Purpose::Ping(_) => self.pings = self.pings.saturating_sub(1),
+            Purpose::Lookup(id, asked) => {
+                let mut found = Vec::new();
+                self.with_operation(turn, id, |operation| found = operation.answered(asked, response));
+                turn.effects.found.extend(found.into_iter().map(|peer| (id, peer)));
+            }
+            Purpose::Store(id, contact) => {
+                self.with_operation(turn, id, |operation| operation.stored(&contact, Ok(())));
+            }
+        }
+        if let Some(ip) = our_address.and_then(|ours| self.votes.count(from.ip(), ours.ip()))
+            && !node_id::fits(&self.id(), ip)
+        {
+            let id = node_id::for_address(ip, turn.rng);
+            self.table.rehome(id);
+            self.shelf.storage.rehome(id);
+            self.look_around(turn, id.into());
+        }
+    }
+
+    /// A query got no answer, or an error with a code.
+    fn unanswered(&mut self, turn: &mut Turn<'_, impl Rng>, purpose: Purpose, code: Option<i64>) {
+        match purpose {
+            Purpose::Ping(_) => self.pings = self.pings.saturating_sub(1),
+            Purpose::Lookup(id, asked) => self.with_operation(turn, id, |operation| operation.failed(asked)),
+            Purpose::Store(id, contact) => {
+                self.with_operation(turn, id, |operation| operation.stored(&contact, Err(code)));
+            }
+        }
+    }
+
+    fn upkeep(&mut self, turn: &mut Turn<'_, impl Rng>) {
+        self.upkeeps += 1;
+        let late = self.operations.iter().filter(|(_, running)| running.deadline <= turn.now).map(|(id, _)| *id);
+        for id in late.collect::<Vec<_>>() {
+            if let Some(running) = self.operations.get_mut(&id) {
+                running.deadline = turn.now + OPERATION_TIME;
+                let steps = running.operation.hurry();
+                self.perform(turn, id, steps);
+                self.advance(turn, id);
+            }
+        }
+        if self.mode == Mode::Client {
+            return;
+        }
+        if let Some(contact) = self.table.questionable(turn.now) {
+            self.ping(turn, contact);
+        }
+        let refreshing = self.refresh.is_some_and(|id| self.operations.contains_key(&id));
+        if self.upkeeps.is_multiple_of(REFRESH_EVERY)
+            && !refreshing
+            && let Some(point) = self.table.stale_point(turn.now, turn.rng)
+        {
+            self.look_around(turn, point);
+        }
+        if self.upkeeps.is_multiple_of(TIDY_EVERY) {
+            self.shelf.tidy(turn.now, turn.rng);
+        }
+    }
+
+    fn look_around(&mut self, turn: &mut Turn<'_, impl Rng>, point: Target) {
+        self.refresh = Some(self.begin(turn, Request::Nodes(point), Vec::new()));
+    }
+
+    fn ping(&mut self, turn: &mut Turn<'_, impl Rng>, contact: Contact) {
+        if self.pings < MAX_PINGS && self.ask(turn, contact.addr, Purpose::Ping(Some(contact.id)), Method::Ping) {
+            self.pings += 1;
+        }
+    }
+
+    /// Whether a query is to be answered at all.
+    fn may_answer(&mut self, turn: &mut Turn<'_, impl Rng>, from: SocketAddr) -> bool {
+        turn.effects.dropped = match self.mode {
+            Mode::Client => Some("read_only"),
+            Mode::Server if from.port() == 0 || !self.incoming.admit(turn.now, from) => Some("rate"),
+            Mode::Server => None,
+        };
+        turn.effects.dropped.is_none()
+    }
+
+    fn reply(&mut self, turn: &mut Turn<'_, impl Rng>, to: SocketAddr, transaction: Vec<u8>, body: Body) {
+        self.queries.charge(turn.now, to);
+        let message = Message { transaction, version: Some(VERSION.to_vec()), ip: Some(to), body };
+        turn.effects.send.push((to, message.encode()));
+    }
+
+    /// Tells an operation something and does what it wants next.
+    fn with_operation(&mut self, turn: &mut Turn<'_, impl Rng>, id: OperationId, tell: impl FnOnce(&mut Operation)) {
+        if let Some(running) = self.operations.get_mut(&id) {
+            tell(&mut running.operation);
+            self.advance(turn, id);
+        }
+    }
+
+    fn advance(&mut self, turn: &mut Turn<'_, impl Rng>, id: OperationId) {
+        while let Some(running) = self.operations.get_mut(&id) {
+            let steps = running.operation.next();
+            if steps.is_empty() {
+                break;
+            }
+            self.perform(turn, id, steps);
+        }
+    }
+
+    fn perform(&mut self, turn: &mut Turn<'_, impl Rng>, id: OperationId, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Ask(asked, method) => {
+                    let sent = self.ask(turn, asked.addr, Purpose::Lookup(id, asked), method);
+                    if let (false, Some(running)) = (sent, self.operations.get_mut(&id)) {
+                        running.operation.failed(asked);
+                    }
+                }
+                Step::Store(contact, method) => {
+                    let sent = self.ask(turn, contact.addr, Purpose::Store(id, contact), method);
+                    if let (false, Some(running)) = (sent, self.operations.get_mut(&id)) {
+                        running.operation.stored(&contact, Err(None));
+                    }
+                }
+                Step::Keep(item) => {
+                    if self.mode == Mode::Server {
+                        // A full storage may refuse it: then others are nearer to it than we are.
+                        let _ = self.shelf.storage.keep_own(turn.now, item);
+                    }
+                }
+                Step::Done(outcome) => {
+                    if let Some(running) = self.operations.remove(&id) {
+                        turn.effects.done.push((id, running.operation.kind(), outcome));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends a query, now or in its turn. `false` if the node has too many waiting.
+    fn ask(&mut self, turn: &mut Turn<'_, impl Rng>, to: SocketAddr, purpose: Purpose, method: Method) -> bool {
+        let query = Query { id: self.id(), read_only: self.mode == Mode::Client, want: None, method };
+        match self.queries.start(turn.now, turn.rng, to, purpose, query) {
+            Ok(datagram) => {
+                turn.effects.send.extend(datagram.map(|datagram| (to, datagram)));
+                true
+            }
+            Err(_busy) => false,
+        }
+    }
+}

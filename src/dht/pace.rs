@@ -1,0 +1,146 @@
+//! How many packets one address may get from us, and have answered by us.
+//!
+//! Both are the same bucket (GCRA): a number at once, then a steady rate. Public nodes are told apart by IP address, as
+//! libtorrent does it; on loopback and private networks, where many nodes share one, by socket address.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::scope::is_public;
+
+/// Addresses remembered at once. An entry lives for seconds, so this many are there only in an attack.
+const MAX_ADDRESSES: usize = 20_000;
+
+/// A limit per address.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Time between packets at the steady rate.
+    interval: Duration,
+    /// How far ahead of the steady rate an address may be.
+    tolerance: Duration,
+    /// When each address will have paid for everything it had.
+    paid: HashMap<SocketAddr, Instant>,
+    pruned: Instant,
+}
+
+impl Pace {
+    /// What we send to one node. libtorrent bans for 300 s whoever sends 50 packets within 10 s (`dht_block_ratelimit`,
+    /// 5 a second). 12 at once and 3 a second after that are 42.
+    pub(super) fn outgoing(now: Instant) -> Self {
+        Self::new(now, 12, 3)
+    }
+
+    /// What we answer to one node: well above what an honest one asks, and too little to be worth reflecting off us.
+    pub(super) fn incoming(now: Instant) -> Self {
+        Self::new(now, 60, 20)
+    }
+
+    fn new(now: Instant, at_once: u32, per_second: u32) -> Self {
+        let interval = Duration::from_secs(1) / per_second;
+        Self { interval, tolerance: interval * (at_once - 1), paid: HashMap::new(), pruned: now }
+    }
+
+    /// Whether a packet may pass now; it is counted if so.
+    pub(super) fn admit(&mut self, now: Instant, addr: SocketAddr) -> bool {
+        self.reserve(now, addr, Duration::ZERO).is_some()
+    }
+
+    /// When the next packet may pass, unless that is more than `patience` away; it is counted then.
+    pub(super) fn reserve(&mut self, now: Instant, addr: SocketAddr, patience: Duration) -> Option<Instant> {
+        let addr = party(addr);
+        if self.paid.len() >= MAX_ADDRESSES && !self.paid.contains_key(&addr) && !self.prune(now) {
+            return None;
+        }
+        let paid = self.paid.get(&addr).map_or(now, |paid| *paid.max(&now));
+        let at = now.max(now + paid.saturating_duration_since(now + self.tolerance));
+        if at - now > patience {
+            return None;
+        }
+        self.paid.insert(addr, paid + self.interval);
+        Some(at)
+    }
+
+    /// Counts a packet that passes whatever the limit says.
+    pub(super) fn charge(&mut self, now: Instant, addr: SocketAddr) {
+        if let Some(paid) = self.paid.get_mut(&party(addr)) {
+            *paid = (*paid).max(now) + self.interval;
+        } else if self.paid.len() < MAX_ADDRESSES {
+            self.paid.insert(party(addr), now + self.interval);
+        }
+    }
+
+    /// Forgets who has paid, at most once a second. Returns whether there is room.
+    fn prune(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.pruned) >= Duration::from_secs(1) {
+            self.pruned = now;
+            self.paid.retain(|_, paid| *paid > now);
+        }
+        self.paid.len() < MAX_ADDRESSES
+    }
+}
+
+fn party(addr: SocketAddr) -> SocketAddr {
+    if is_public(addr.ip()) { SocketAddr::new(addr.ip(), 0) } else { addr }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_the_steady_rate() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start, 4, 2);
+        let node = addr("1.2.3.4:1");
+        let passed = (0..10).filter(|_| pace.admit(start, node)).count();
+        assert_eq!(passed, 4);
+        let later = (0..100).filter(|tenth| pace.admit(start + SECOND * *tenth / 10, node)).count();
+        assert_eq!(later, 19, "two a second over ten seconds");
+    }
+
+    /// What libtorrent counts: packets within ten seconds of the first.
+    #[test]
+    fn no_node_of_libtorrent_bans_us() {
+        let start = Instant::now();
+        let mut pace = Pace::outgoing(start);
+        let sent = (0..10_000).filter(|ms| pace.admit(start + Duration::from_millis(*ms), addr("1.2.3.4:1"))).count();
+        assert!((40..50).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn waiting_is_in_line_and_bounded() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start, 1, 1);
+        let at = |pace: &mut Pace| pace.reserve(start, addr("1.2.3.4:1"), 2 * SECOND).map(|at| at - start);
+        assert_eq!(at(&mut pace), Some(Duration::ZERO));
+        assert_eq!(at(&mut pace), Some(SECOND));
+        assert_eq!(at(&mut pace), Some(2 * SECOND));
+        assert_eq!(at(&mut pace), None);
+    }
+
+    #[test]
+    fn public_nodes_are_told_apart_by_address_and_local_ones_by_port() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start, 1, 1);
+        assert!(pace.admit(start, addr("1.2.3.4:1")) && !pace.admit(start, addr("1.2.3.4:2")));
+        assert!(pace.admit(start, addr("127.0.0.1:1")) && pace.admit(start, addr("127.0.0.1:2")));
+    }
+
+    #[test]
+    fn the_number_of_addresses_is_bounded() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start, 2, 1);
+        let everybody = |n: u32| SocketAddr::from(((0x0800_0000 + n).to_be_bytes(), 1));
+        let passed = (0..MAX_ADDRESSES as u32 + 10).filter(|n| pace.admit(start, everybody(*n))).count();
+        assert_eq!(passed, MAX_ADDRESSES);
+        assert!(pace.admit(start + 2 * SECOND, everybody(u32::MAX - 0x0900_0000)), "room again once they have paid");
+        assert_eq!(pace.paid.len(), 1);
+    }
+}
