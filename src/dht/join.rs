@@ -84,9 +84,10 @@ mod tests {
         tokio::spawn(keep_joined(hosts, vec!["1.2.3.4:5".parse().unwrap()], joins, info));
         let start = tokio::time::Instant::now();
         let mut at = Vec::new();
+        let expected: Vec<SocketAddr> = vec!["127.0.0.1:7".parse().unwrap(), "1.2.3.4:5".parse().unwrap()];
         for _ in 0..4 {
             let join = requests.recv().await.unwrap();
-            assert_eq!(join.contacts, ["127.0.0.1:7".parse().unwrap(), "1.2.3.4:5".parse().unwrap()]);
+            assert_eq!(join.contacts, expected);
             at.push(start.elapsed().as_secs());
             join.over.send(()).unwrap();
         }

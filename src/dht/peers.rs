@@ -96,7 +96,7 @@ mod tests {
         assert!(peers.announce(start, SWARM, peer(1)));
         assert!(peers.announce(start + LIFETIME / 2, SWARM, peer(2)));
         assert_eq!(peers.sample(start, &SWARM, &mut rng).len(), 2);
-        assert_eq!(peers.sample(start, &InfoHash([8; 20]), &mut rng), []);
+        assert!(peers.sample(start, &InfoHash([8; 20]), &mut rng).is_empty());
         assert_eq!(peers.sample(start + LIFETIME, &SWARM, &mut rng), [peer(2)]);
         peers.expire(start + LIFETIME);
         assert_eq!(peers.count, 1);

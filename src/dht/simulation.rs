@@ -238,7 +238,7 @@ fn announced_peers_are_found() {
     }
     let _ = network.ask(40, Request::GetPeers(info_hash));
     let ports: HashSet<u16> = network.found.iter().map(|peer| peer.addr.port()).collect();
-    assert_eq!(ports, [5010, 5011].into());
+    assert_eq!(ports, HashSet::from([5010, 5011]));
     assert!(network.found.iter().all(|peer| peer.from.port() >= 10_000), "named by nodes");
 }
 
