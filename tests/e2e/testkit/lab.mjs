@@ -16,6 +16,8 @@ import { WebTorrentSite } from './webtorrent.mjs'
 export class Lab {
   /** @type {Part[]} */
   #parts = []
+  /** @type {string[]} */
+  #notes = []
 
   /** Has `part` stopped at the end. @template T @param {T} thing @param {Part} part @returns {T} */
   keep(thing, part) {
@@ -55,10 +57,10 @@ export class Lab {
   /**
    * A command that stays in the foreground until it is told to stop.
    * @param {string[]} args
-   * @param {{ dht: LocalDht }} options
+   * @param {{ dht: LocalDht, dataDir: string }} options
    */
-  async foreground(args, { dht }) {
-    const program = new Foreground(args, environment(await this.directory(), [dht.first.address]))
+  async foreground(args, { dht, dataDir }) {
+    const program = new Foreground(args, environment(dataDir, [dht.first.address]))
     return this.keep(program, { stop: () => program.stop(), account: () => `swarmgate ${args[0]}\n${program.stderr}` })
   }
 
@@ -72,9 +74,15 @@ export class Lab {
     return this.keep(site, site)
   }
 
+  /** Something to show when the test fails. @param {string} text */
+  note(text) {
+    this.#notes.push(text)
+  }
+
   /** What everything that runs has said so far. */
   account() {
-    return this.#parts.flatMap((part) => (part.account ? [`--- ${part.account()}`] : [])).join('\n')
+    const accounts = this.#parts.flatMap((part) => (part.account ? [`--- ${part.account()}`] : []))
+    return [...accounts, ...this.#notes].join('\n')
   }
 
   /** Stops everything, last first; throws the first failure after all have been tried. */

@@ -1,6 +1,7 @@
 // The program under test: a server in the background, and its commands.
 
 import { spawn } from 'node:child_process'
+import { readFile } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { once, within } from './wait.mjs'
@@ -92,14 +93,16 @@ export class Server extends Program {
     return `ws://${this.ready.web}/announce`
   }
 
+  get web() {
+    return hostAndPort(this.ready.web)
+  }
+
   get dht() {
-    const [host = '', port] = this.ready.dht.split(':')
-    return { host, port: Number(port) }
+    return hostAndPort(this.ready.dht)
   }
 
   get bittorrent() {
-    const [host = '', port] = this.ready.bittorrent.split(':')
-    return { host, port: Number(port) }
+    return hostAndPort(this.ready.bittorrent)
   }
 
   async metrics() {
@@ -108,7 +111,6 @@ export class Server extends Program {
 
   /** Resident memory in MiB, and what of it is this process's own. */
   async memory() {
-    const { readFile } = await import('node:fs/promises')
     const status = await readFile(`/proc/${this.child.pid}/status`, 'utf8')
     const mib = (/** @type {string} */ name) =>
       Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(status)?.[1]) / 1024
@@ -134,4 +136,10 @@ export async function run(args, { env = {}, seconds = 60, cwd } = {}) {
   } finally {
     program.child.kill('SIGKILL')
   }
+}
+
+/** @param {string} address */
+function hostAndPort(address) {
+  const [host = '', port] = address.split(':')
+  return { host, port: Number(port) }
 }

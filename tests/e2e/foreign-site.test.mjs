@@ -1,0 +1,42 @@
+// A site that was made without Swarmgate opens in a browser: the record is in the DHT, the files are with a libtorrent
+// peer that speaks TCP only, and the reader has nothing but the link.
+
+import assert from 'node:assert/strict'
+import { join } from 'node:path'
+import { trial } from './testkit/lab.mjs'
+import { Key } from './testkit/record.mjs'
+import { IMAGE, writeSite } from './testkit/site.mjs'
+import { eventually } from './testkit/wait.mjs'
+
+trial('a site that only native clients know opens in a browser, with its image and its second page', async (lab) => {
+  const dht = await lab.dht()
+  const seeder = await lab.libtorrent(dht)
+  const dir = join(await lab.directory(), 'tides')
+  await writeSite(dir)
+  const torrent = await seeder.seed(dir)
+  const announced = dht.announced(torrent.info_hash)
+  await seeder.announce(torrent.info_hash)
+  await announced
+  const key = new Key()
+  assert.ok((await dht.last.put(key, { v: { ih: Buffer.from(torrent.info_hash, 'hex') }, seq: 1 })) > 0)
+
+  const server = await lab.server({ dht })
+  const browser = await lab.browser()
+  const page = await browser.open(`${server.page}#${key.magnet}`)
+  await page.getByRole('heading', { name: 'Tide tables' }).waitFor({ timeout: 60_000 })
+  const picture = page.getByRole('img', { name: 'The harbour' })
+  await picture.waitFor({ timeout: 30_000 })
+  const width = await eventually(30, 'decoded image', () =>
+    picture.evaluate((image) => /** @type {HTMLImageElement} */ (image).naturalWidth || null),
+  )
+  assert.equal(width, IMAGE.width)
+  await browser.screenshot(page, 'foreign-site')
+
+  await page.getByRole('link', { name: 'the spring tide' }).click()
+  await page.getByRole('heading', { name: 'The spring tide' }).waitFor({ timeout: 30_000 })
+  await page.goBack()
+  await page.getByRole('heading', { name: 'Tide tables' }).waitFor({ timeout: 30_000 })
+
+  const peers = await seeder.peers(torrent.info_hash)
+  assert.equal(peers.length, 1, 'the content came over one TCP connection, from the seeder to the server')
+})
