@@ -23,6 +23,7 @@ export default defineConfig({
   build: {
     target: 'es2022',
     assetsInlineLimit: 0,
+    modulePreload: false,
     rollupOptions: {
       // `client.js` is at a stable address, for pages of other authors: `import('/client.js')`.
       input: { index: at('index.html'), client: at('packages/client/src/index.ts') },

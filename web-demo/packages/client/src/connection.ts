@@ -14,21 +14,28 @@ export interface SocketLike {
 /** How to make one. */
 export type SocketConstructor = new (url: string) => SocketLike
 
-/** Requests in flight on one socket: what a server answers at once. Past it a request fails at once, not in a minute. */
+/** Requests in flight on one socket: as many as a server takes (`spec/dht-proxy.md`, Limits). */
 export const MAX_IN_FLIGHT = 32
+
+/**
+ * How long a server may take to say that it knows `dht_*`, milliseconds; it does so without asking anybody. Trackers that
+ * do not know it answer with an error, close the connection, or say nothing.
+ */
+const INTRODUCTION = 5_000
 
 const OPEN = 1
 
 interface Pending {
   readonly frame: string
   readonly resolve: (reply: Json) => void
-  readonly reject: (error: Error) => void
+  readonly reject: (error: unknown) => void
 }
 
 export class Connection {
   #socket: SocketLike | null = null
   /** Whether this server has ever answered a request of ours: then it knows `dht_*`. */
   #understands = false
+  #introduction: ReturnType<typeof setTimeout> | undefined
   #lastId = 0
   readonly #pending = new Map<string, Pending>()
 
@@ -38,27 +45,23 @@ export class Connection {
   ) {}
 
   /** The server's reply, a refusal included. Rejects when the socket fails, or with the signal's reason. */
-  request(request: Request, signal: AbortSignal): Promise<Json> {
+  async request(request: Request, signal: AbortSignal): Promise<Json> {
     signal.throwIfAborted()
     if (this.#pending.size >= MAX_IN_FLIGHT) throw new ConnectionError(`too many requests at once to ${this.url}`)
     const id = String(++this.#lastId)
-    return new Promise<Json>((resolve, reject) => {
-      const abort = () => reject(signal.reason)
-      signal.addEventListener('abort', abort, { once: true })
-      const settled = () => {
-        this.#pending.delete(id)
-        signal.removeEventListener('abort', abort)
-      }
-      const pending: Pending = {
-        frame: JSON.stringify({ ...request, id }),
-        resolve: (reply) => (settled(), resolve(reply)),
-        reject: (error) => (settled(), reject(error)),
-      }
-      signal.addEventListener('abort', () => this.#pending.delete(id), { once: true })
-      this.#pending.set(id, pending)
-      const socket = (this.#socket ??= this.#open())
-      if (socket?.readyState === OPEN) socket.send(pending.frame)
-    })
+    const abort = () => this.#pending.get(id)?.reject(signal.reason)
+    signal.addEventListener('abort', abort)
+    try {
+      return await new Promise<Json>((resolve, reject) => {
+        const frame = JSON.stringify({ ...request, id })
+        this.#pending.set(id, { frame, resolve, reject })
+        this.#socket ??= this.#open()
+        if (this.#socket.readyState === OPEN) this.#socket.send(frame)
+      })
+    } finally {
+      this.#pending.delete(id)
+      signal.removeEventListener('abort', abort)
+    }
   }
 
   close(): void {
@@ -67,47 +70,64 @@ export class Connection {
     socket?.close()
   }
 
-  #open(): SocketLike | null {
+  #open(): SocketLike {
     let socket: SocketLike
     try {
       socket = new this.WebSocket(this.url)
     } catch {
-      // An address that is none, or one that this page's policy forbids. Pending requests are told in a moment, when
-      // they have a handler.
-      queueMicrotask(() => this.#lost(new ConnectionError(`cannot connect to ${this.url}`)))
-      return null
+      throw new ConnectionError(`${this.url} is not an address that this page may connect to`)
     }
-    const ifCurrent = (act: () => void) => () => void (this.#socket === socket && act())
-    const lost = ifCurrent(() => {
-      this.#lost(new ConnectionError(`cannot connect to ${this.url}`))
+    let opened = false
+    const isCurrent = () => this.#socket === socket
+    const lost = () => {
+      if (!isCurrent()) return
+      const turnedAway = opened && !this.#understands
+      this.#lost(turnedAway ? this.#unsupported() : new ConnectionError(`cannot connect to ${this.url}`))
       socket.close()
+    }
+    socket.addEventListener('open', () => {
+      opened = true
+      if (isCurrent()) this.#introduce(socket)
     })
-    socket.addEventListener(
-      'open',
-      ifCurrent(() => this.#pending.forEach(({ frame }) => socket.send(frame))),
-    )
     socket.addEventListener('error', lost)
     socket.addEventListener('close', lost)
-    socket.addEventListener('message', ({ data }) => this.#socket === socket && this.#receive(data))
+    socket.addEventListener('message', ({ data }) => isCurrent() && this.#receive(data))
     return socket
+  }
+
+  /** Asks a server that has not answered yet what it can do, ahead of the requests that wait for it. */
+  #introduce(socket: SocketLike): void {
+    if (!this.#understands) {
+      const id = String(++this.#lastId)
+      socket.send(JSON.stringify({ action: 'dht_info', id } satisfies Request & { id: string }))
+      this.#introduction = setTimeout(() => this.#rejectAll(this.#unsupported()), INTRODUCTION)
+    }
+    for (const { frame } of this.#pending.values()) socket.send(frame)
   }
 
   #receive(data: unknown): void {
     const reply = parseFrame(data)
     if (!reply) return
-    const pending = this.#pending.get(String(reply['id']))
-    if (pending) {
+    if (typeof reply['id'] === 'string' && String(reply['action']).startsWith('dht_')) {
       this.#understands = true
-      pending.resolve(reply)
-    } else if ('failure reason' in reply && !('id' in reply) && !this.#understands) {
-      // A tracker without the extension answers an unknown action with an error that echoes no id, and stays open.
-      const error = new UnsupportedError(`${this.url} is a tracker that serves no records`)
-      this.#pending.forEach(({ reject }) => reject(error))
+      clearTimeout(this.#introduction)
+      this.#pending.get(reply['id'])?.resolve(reply)
+    } else if ('failure reason' in reply && !this.#understands) {
+      this.#rejectAll(this.#unsupported())
     }
   }
 
   #lost(error: Error): void {
     this.#socket = null
-    this.#pending.forEach(({ reject }) => reject(error))
+    this.#rejectAll(error)
+  }
+
+  #rejectAll(error: Error): void {
+    clearTimeout(this.#introduction)
+    for (const { reject } of [...this.#pending.values()]) reject(error)
+  }
+
+  #unsupported(): UnsupportedError {
+    return new UnsupportedError(`${this.url} is a tracker that serves no records`)
   }
 }

@@ -1,7 +1,7 @@
 /** What can go wrong between a page and its servers, one class per thing a page would do something different about. */
 import type { VerifiedRecord } from './record.ts'
 
-/** The server refused, in its own words. `code` is BEP 44's (203, 205, 206, 207, 301, 302), or `null`. */
+/** The server refused, in its own words. `code` is one of `spec/dht-proxy.md`, or `null`. */
 export class ProxyError extends Error {
   override name = 'ProxyError'
   constructor(
@@ -22,7 +22,7 @@ export class ConflictError extends ProxyError {
   override name = 'ConflictError'
 }
 
-/** The server is a tracker that does not know `dht_*`. */
+/** The server is a tracker that does not know `dht_*`, or not this action. */
 export class UnsupportedError extends Error {
   override name = 'UnsupportedError'
 }
@@ -37,9 +37,15 @@ export class TimeoutError extends Error {
   override name = 'TimeoutError'
 }
 
-/** The server answered with something that is not an answer: malformed, or a record that does not verify. */
+/** The server's answer is none: malformed, signed by nobody, or about something that was not asked. */
 export class ForgedError extends Error {
   override name = 'ForgedError'
+  constructor(
+    message: string,
+    readonly fault: 'malformed' | 'bad-signature' | 'not-asked',
+  ) {
+    super(message)
+  }
 }
 
 /** The only record offered is older than one already seen; it was not taken. */

@@ -2,8 +2,10 @@
  * The servers a page gets records through, none of them trusted: every record is verified here, its target computed
  * here, and nothing older than what was seen before is taken.
  */
-import { fromHex, toHex, type Bytes } from './bytes.ts'
+import { checkReply, requestTarget, type Answer } from './answer.ts'
+import { toHex, type Bytes } from './bytes.ts'
 import { Connection, type SocketConstructor } from './connection.ts'
+import { Deadline } from './deadline.ts'
 import {
   ConflictError,
   ConnectionError,
@@ -14,19 +16,8 @@ import {
   UnsupportedError,
 } from './errors.ts'
 import { memoryFloor, type Floor } from './floor.ts'
-import {
-  parseFailure,
-  parseGetReply,
-  parseInfo,
-  parsePutReply,
-  recordFields,
-  type Failure,
-  type Info,
-  type Json,
-  type PutReply,
-  type Request,
-} from './messages.ts'
-import { RecordError, recordTarget, replaces, verifyRecord, type SignedRecord, type VerifiedRecord } from './record.ts'
+import { recordFields, type GetRequest, type Info, type Request, type Stored } from './messages.ts'
+import { checkValue, recordTarget, replaces, type VerifiedRecord } from './record.ts'
 
 export interface GatewayOptions {
   /** The platform's WebSocket, unless given. */
@@ -41,7 +32,7 @@ export interface GetOptions {
   readonly salt?: Bytes
   /** Take nothing below this. */
   readonly minSeq?: number
-  /** Accept a record that the server checked at most this many seconds ago; 0 asks the DHT again. */
+  /** Take what the server checked with the DHT at most this many seconds ago; 0 has it ask again. */
   readonly maxAge?: number
   /** The record this page has: then only a newer one is sent, and this one is returned when there is none. */
   readonly known?: VerifiedRecord
@@ -49,7 +40,7 @@ export interface GetOptions {
 }
 
 export interface PutOptions {
-  /** Store only if the record that stands has this seq (BEP 44 compare-and-swap). */
+  /** Store only if the record that stands has this seq (BEP 44, compare and set). */
   readonly cas?: number
   readonly signal?: AbortSignal
 }
@@ -58,7 +49,8 @@ export interface PutOptions {
 const TIMEOUT = 30_000
 
 /** The pause before all servers are tried again, milliseconds: doubled each round, up to the longest. */
-const [FIRST_PAUSE, LONGEST_PAUSE] = [250, 5_000]
+const FIRST_PAUSE = 250
+const LONGEST_PAUSE = 5_000
 
 export class Gateway {
   readonly #connections: readonly Connection[]
@@ -83,30 +75,19 @@ export class Gateway {
    * @throws {ConnectionError | TimeoutError | UnsupportedError | ProxyError} when no server gave an answer
    */
   async get(publicKey: string, options: GetOptions = {}): Promise<VerifiedRecord | null> {
-    const { salt = new Uint8Array(), known, maxAge, minSeq = 0, signal } = options
+    const { salt, known, maxAge, minSeq = 0, signal } = options
     const target = recordTarget(publicKey, salt)
-    const key = toHex(fromHex(publicKey, 32) as Bytes)
-    if (known && known.target !== target) throw new TypeError("the known record is another key's")
-    const floor = Math.max(minSeq, await this.#floor.read(target), known?.seq ?? 0)
-    const request: Request = {
+    if (known && known.target !== target) throw new TypeError('the record that is known is another one')
+    const request: GetRequest = {
       action: 'dht_get',
-      k: key,
-      ...(salt.length > 0 && { salt: toHex(salt) }),
+      k: publicKey.toLowerCase(),
+      ...(salt?.length && { salt: toHex(salt) }),
       ...(known && { seq: known.seq }),
       ...(maxAge !== undefined && { max_age: maxAge }),
     }
-    return this.#ask(request, signal, async (reply) => {
-      const answer = parseGetReply(reply)
-      if (answer.kind === 'missing') return known ?? null
-      if (answer.kind === 'unchanged') {
-        if (known) return known
-        throw new ForgedError('the server says "unchanged" to a page that has no record')
-      }
-      const record = await verifyReply(answer.record, target)
-      if (record.seq < floor) throw new StaleError(record.seq, floor)
-      await this.#floor.raise(target, record.seq)
-      return known && !replaces(record, known) ? known : record
-    })
+    const answer = await this.#ask(request, signal, minSeq)
+    if (answer.kind !== 'record') return known ?? null
+    return known && !replaces(answer.record, known) ? known : answer.record
   }
 
   /**
@@ -115,26 +96,31 @@ export class Gateway {
    * @throws {ProxyError} when the server refuses
    * @throws {ConnectionError | TimeoutError | UnsupportedError} when no server could be asked
    */
-  async put(record: VerifiedRecord, { cas, signal }: PutOptions = {}): Promise<PutReply> {
+  async put(record: VerifiedRecord, { cas, signal }: PutOptions = {}): Promise<Stored> {
     const floor = await this.#floor.read(record.target)
     if (record.seq < floor) throw new StaleError(record.seq, floor)
     const request: Request = { action: 'dht_put', ...recordFields(record), ...(cas !== undefined && { cas }) }
-    return this.#ask(
-      request,
-      signal,
-      async (reply) => {
-        const stored = parsePutReply(reply)
-        if (stored.target !== record.target) throw new ForgedError('the server stored the record under another target')
-        await this.#floor.raise(record.target, record.seq)
-        return stored
-      },
-      record.target,
-    )
+    const stored = await this.#ask(request, signal)
+    await this.#floor.raise(record.target, record.seq)
+    return stored as Stored
+  }
+
+  /** The immutable item of a target: its bencoded value, or `null` when no server knows it. Throws as {@link get}. */
+  async getValue(target: string, options: { readonly signal?: AbortSignal } = {}): Promise<Bytes | null> {
+    const answer = await this.#ask({ action: 'dht_get', target: target.toLowerCase() }, options.signal)
+    return answer.kind === 'value' ? answer.v : null
+  }
+
+  /** Stores a bencoded value under its own SHA-1. Throws as {@link put}, and `RecordError` for what no peer takes. */
+  async putValue(v: Bytes, options: { readonly signal?: AbortSignal } = {}): Promise<Stored> {
+    checkValue(v)
+    return (await this.#ask({ action: 'dht_put', v: toHex(v) }, options.signal)) as Stored
   }
 
   /** What the server at hand says of itself. */
-  info(options: { readonly signal?: AbortSignal } = {}): Promise<Info> {
-    return this.#ask({ action: 'dht_info' }, options.signal, async (reply) => parseInfo(reply))
+  async info(options: { readonly signal?: AbortSignal } = {}): Promise<Info> {
+    const answer = await this.#ask({ action: 'dht_info' }, options.signal)
+    return (answer as Answer & { kind: 'info' }).info
   }
 
   /** Closes the sockets; requests in flight fail. The next request opens them again. */
@@ -143,142 +129,76 @@ export class Gateway {
   }
 
   /**
-   * Asks one server after the other until one gives an answer that `accept` takes. Only when none could be reached are
-   * all tried again, after a pause: asking a server that answered once more would give the same answer.
+   * Asks one server after the other until one answers. Only when none could be reached are all tried again, after a
+   * pause: a server that did answer would say the same again.
    */
-  async #ask<T>(
-    request: Request,
-    signal: AbortSignal | undefined,
-    accept: (reply: Json) => Promise<T>,
-    target?: string,
-  ): Promise<T> {
+  async #ask(request: Request, signal?: AbortSignal, minSeq = 0): Promise<Answer> {
     const limit = new Deadline(this.#timeout, signal)
     try {
       for (let pause = FIRST_PAUSE; ; pause = Math.min(pause * 2, LONGEST_PAUSE)) {
-        const outcome = await this.#askEach(request, limit, accept, target)
-        if ('value' in outcome) return outcome.value
-        if (!(outcome.problem instanceof ConnectionError)) throw outcome.problem
-        await limit.pause(pause * (0.5 + Math.random() / 2), outcome.problem)
+        const outcome = await this.#askEach(request, limit, minSeq)
+        if (!(outcome instanceof Error)) return outcome
+        if (!(outcome instanceof ConnectionError)) throw outcome
+        await limit.pause(pause * (0.5 + Math.random() / 2), outcome)
       }
     } finally {
       limit.clear()
     }
   }
 
-  async #askEach<T>(
-    request: Request,
-    limit: Deadline,
-    accept: (reply: Json) => Promise<T>,
-    target: string | undefined,
-  ): Promise<{ value: T } | { problem: Error }> {
-    let problem: Error = new ConnectionError('no server')
-    let nothing: { value: T } | undefined
-    const count = this.#connections.length
-    for (let i = 0; i < count; i++) {
-      const index = (this.#first + i) % count
-      // Servers left to ask get their share of the time that is left.
-      const attempt = limit.share(count - i)
+  /** One round: the first good answer; else "absent" if anybody says so; else what most needs telling. */
+  async #askEach(request: Request, limit: Deadline, minSeq: number): Promise<Answer | Error> {
+    const { length } = this.#connections
+    let best: Answer | Error | null = null
+    for (let i = 0; i < length; i++) {
+      const index = (this.#first + i) % length
+      // The servers left to ask share the time that is left.
+      const attempt = limit.share(length - i)
       try {
-        const reply = await (this.#connections[index] as Connection).request(request, attempt.signal)
-        const failure = parseFailure(reply)
-        if (failure) throw await refusal(failure, target)
-        const value = await accept(reply)
-        // "I know of none" is worth a second opinion; anything else is the answer.
-        if (value === null) {
-          nothing = { value }
-          continue
+        const answer = await this.#askOne(this.#connections[index] as Connection, request, attempt, minSeq)
+        if (answer.kind !== 'absent') {
+          this.#first = index
+          return answer
         }
-        this.#first = index
-        return { value }
+        // "I know of none" is worth a second opinion.
+        best = weightier(best, answer)
       } catch (error) {
-        limit.throwIfAborted()
-        if (error instanceof ConflictError && error.current) {
-          await this.#floor.raise(error.current.target, error.current.seq)
-        }
+        limit.signal.throwIfAborted()
         if (!(error instanceof Error) || isFinal(error)) throw error
-        if (gravity(error) >= gravity(problem)) problem = error
+        best = weightier(best, error)
       } finally {
         attempt.clear()
       }
     }
-    return nothing && gravity(problem) < gravity(nothing) ? nothing : { problem }
+    return best as Answer | Error
+  }
+
+  async #askOne(connection: Connection, request: Request, limit: Deadline, minSeq: number): Promise<Answer> {
+    const reply = await connection.request(request, limit.signal)
+    const target = requestTarget(request)
+    const floor = target === null ? -1 : Math.max(minSeq, await this.#floor.read(target))
+    const answer = await checkReply(request, reply, floor)
+    const record = answer.kind === 'record' ? answer.record : answer.kind === 'failure' ? answer.current : null
+    if (record) await this.#floor.raise(record.target, record.seq)
+    if (answer.kind === 'failure') throw refusal(answer)
+    return answer
   }
 }
 
-/** Refusals that name what is wrong with the request: every server would say the same. */
+function refusal({ reason, code, current }: Answer & { kind: 'failure' }): Error {
+  if (code === 301 || code === 302) return new ConflictError(reason, code, current)
+  return code === 204 ? new UnsupportedError(reason) : new ProxyError(reason, code, current)
+}
+
+/** Refusals that name what is wrong with the request: every server would say the same. 202 is "not now, not here". */
 function isFinal(error: Error): boolean {
-  return error instanceof ProxyError && error.code !== null
+  return error instanceof ProxyError && error.code !== null && error.code !== 202
 }
 
-/** When servers fail in different ways, which of it the page is told: what says most about the record. */
-function gravity(problem: Error | { value: unknown }): number {
-  const order = [ConnectionError, TimeoutError, UnsupportedError, ProxyError]
-  if (problem instanceof ForgedError) return 6
-  if (problem instanceof StaleError) return 5
-  if (!(problem instanceof Error)) return 4
-  return order.findIndex((kind) => problem instanceof kind)
-}
-
-async function verifyReply(record: SignedRecord, target: string): Promise<VerifiedRecord> {
-  try {
-    if (recordTarget(record.key, record.salt) !== target) throw new ForgedError('the server sent another record')
-    return await verifyRecord(record)
-  } catch (error) {
-    if (!(error instanceof RecordError)) throw error
-    throw new ForgedError(`the server sent a record that does not verify: ${error.message}`)
-  }
-}
-
-async function refusal({ reason, code, current }: Failure, target: string | undefined): Promise<ProxyError> {
-  const standing = current && target !== undefined ? await verifyReply(current, target) : null
-  return code === 301 || code === 302
-    ? new ConflictError(reason, code, standing)
-    : new ProxyError(reason, code, standing)
-}
-
-/** A time limit and the caller's own signal, as one signal. */
-class Deadline {
-  readonly #controller = new AbortController()
-  readonly #ends: number
-  readonly #timer: ReturnType<typeof setTimeout>
-
-  constructor(
-    milliseconds: number,
-    private readonly outer?: AbortSignal,
-  ) {
-    outer?.throwIfAborted()
-    this.#ends = Date.now() + milliseconds
-    const late = () => this.#controller.abort(new TimeoutError('the server did not answer in time'))
-    this.#timer = setTimeout(late, milliseconds)
-    outer?.addEventListener('abort', this.#forward)
-  }
-
-  get signal(): AbortSignal {
-    return this.#controller.signal
-  }
-
-  /** A limit of one `count`th of what is left of this one. */
-  share(count: number): Deadline {
-    return new Deadline(Math.max(0, this.#ends - Date.now()) / count, this.signal)
-  }
-
-  /** Waits. When the time is up, throws `problem`: why there was anything to wait for. */
-  async pause(milliseconds: number, problem: Error): Promise<void> {
-    const wait = new Deadline(milliseconds, this.signal)
-    await new Promise((resolve) => wait.signal.addEventListener('abort', resolve, { once: true }))
-    wait.clear()
-    this.outer?.throwIfAborted()
-    if (this.signal.aborted) throw problem
-  }
-
-  throwIfAborted(): void {
-    this.signal.throwIfAborted()
-  }
-
-  clear(): void {
-    clearTimeout(this.#timer)
-    this.outer?.removeEventListener('abort', this.#forward)
-  }
-
-  #forward = () => this.#controller.abort(this.outer?.reason)
+/** When servers fail in different ways, the one that says most about the record is told. */
+function weightier(a: Answer | Error | null, b: Answer | Error): Answer | Error {
+  const order = [ConnectionError, TimeoutError, UnsupportedError, ProxyError, null, StaleError, ForgedError]
+  const weight = (outcome: Answer | Error) =>
+    order.findIndex((kind) => (kind === null ? !(outcome instanceof Error) : outcome instanceof kind))
+  return a !== null && weight(a) > weight(b) ? a : b
 }

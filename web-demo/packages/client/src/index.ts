@@ -26,12 +26,13 @@ export {
 export { localFloor, memoryFloor, type Floor } from './floor.ts'
 export { Gateway, type GatewayOptions, type GetOptions, type PutOptions } from './gateway.ts'
 export { formatMagnet, MagnetError, parseMagnet, type Magnet } from './magnet.ts'
-export type { Info, PutReply } from './messages.ts'
+export type { Info, Stored } from './messages.ts'
 export {
   MAX_SALT,
   MAX_SEQ,
   MAX_VALUE,
   RecordError,
+  itemTarget,
   recordTarget,
   replaces,
   signRecord,

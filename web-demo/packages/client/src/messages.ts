@@ -1,23 +1,11 @@
 /**
  * The `dht_*` messages of the tracker's WebSocket (`spec/dht-proxy.md`): frames ⇄ types, pure.
  *
- * Nothing here is believed: a record read from a frame is a {@link SignedRecord}, a claim.
+ * Nothing here is believed: a record read from a frame is a {@link SignedRecord}, a claim; `answer.ts` checks it.
  */
-import { fromHex, toHex } from './bytes.ts'
+import { fromHex, toHex, type Bytes } from './bytes.ts'
 import { ForgedError } from './errors.ts'
 import type { SignedRecord } from './record.ts'
-
-/** Requests, without the `id` that the connection adds. */
-export type Request =
-  | { readonly action: 'dht_info' }
-  | {
-      readonly action: 'dht_get'
-      readonly k: string
-      readonly salt?: string
-      readonly seq?: number
-      readonly max_age?: number
-    }
-  | (RecordFields & { readonly action: 'dht_put'; readonly cas?: number })
 
 /** A record as JSON: binary fields in lower-case hex. */
 export interface RecordFields {
@@ -28,21 +16,39 @@ export interface RecordFields {
   readonly sig: string
 }
 
-/** A JSON object of which nothing is known yet. */
-export type Json = Readonly<Record<string, unknown>>
+export interface GetRequest {
+  readonly action: 'dht_get'
+  readonly k: string
+  readonly salt?: string
+  readonly seq?: number
+  readonly max_age?: number
+}
 
-/** What a `dht_get` came to. */
-export type GetReply =
-  | { readonly kind: 'found'; readonly record: SignedRecord; readonly source: string | null }
-  | { readonly kind: 'unchanged' }
-  | { readonly kind: 'missing' }
+/** Requests, without the `id` that the connection adds. */
+export type Request =
+  | { readonly action: 'dht_info' }
+  | GetRequest
+  | { readonly action: 'dht_get'; readonly target: string }
+  | (RecordFields & { readonly action: 'dht_put'; readonly cas?: number })
+  | { readonly action: 'dht_put'; readonly v: string }
 
-/** What a `dht_put` came to. */
-export interface PutReply {
+/** A reply, with records of type `R`: as claimed, or as verified. */
+export type Reply<R = SignedRecord> =
+  | { readonly kind: 'info'; readonly info: Info }
+  | { readonly kind: 'record'; readonly record: R; readonly source: string; readonly conflict: boolean }
+  | { readonly kind: 'unchanged'; readonly seq: number }
+  | { readonly kind: 'value'; readonly v: Bytes }
+  | { readonly kind: 'absent' }
+  | ({ readonly kind: 'stored' } & Stored)
+  | { readonly kind: 'failure'; readonly reason: string; readonly code: number | null; readonly current: R | null }
+
+/** What became of a put. */
+export interface Stored {
   readonly target: string
-  readonly seq: number
-  /** How many DHT nodes took the record. */
+  /** How many DHT nodes took the item; the server keeps a record and tries again when there were none. */
   readonly stored: number
+  /** The author has signed another value with the same sequence number. */
+  readonly conflict: boolean
 }
 
 /** What a server says of itself. */
@@ -53,12 +59,8 @@ export interface Info {
   readonly dht: { readonly nodes: number; readonly ready: boolean }
 }
 
-/** A refusal. `current` is the record that stands, if the server named one. */
-export interface Failure {
-  readonly reason: string
-  readonly code: number | null
-  readonly current: SignedRecord | null
-}
+/** A JSON object of which nothing is known yet. */
+export type Json = Readonly<Record<string, unknown>>
 
 /** The JSON object in a frame; `null` when it is something else. */
 export function parseFrame(frame: unknown): Json | null {
@@ -70,68 +72,81 @@ export function parseFrame(frame: unknown): Json | null {
   }
 }
 
-/** The refusal in a reply, if it is one. */
-export function parseFailure(reply: Json): Failure | null {
+/**
+ * What `reply` says to `request`.
+ * @throws {ForgedError} when it is no reply of that kind
+ */
+export function parseReply(request: Request, reply: Json): Reply {
+  const parsed =
+    reply['action'] === request.action ? (parseFailure(reply) ?? PARSERS[request.action](request, reply)) : null
+  if (!parsed) throw new ForgedError(`the server's reply to ${request.action} is malformed`, 'malformed')
+  return parsed
+}
+
+/** A record's JSON fields. */
+export function recordFields({ key, salt, seq, v, sig }: SignedRecord): RecordFields {
+  return { k: key, ...(salt.length > 0 && { salt: toHex(salt) }), seq, v: toHex(v), sig: toHex(sig) }
+}
+
+const PARSERS: Record<Request['action'], (request: Request, reply: Json) => Reply | null> = {
+  dht_info: (_, reply) => parseInfo(reply),
+  dht_get: parseGet,
+  dht_put: (_, reply) => parseStored(reply),
+}
+
+function parseFailure(reply: Json): Reply | null {
   const reason = reply['failure reason']
   if (typeof reason !== 'string') return null
   const current = asObject(reply['current'])
-  return { reason, code: asCount(reply['code']), current: current && parseRecord(current) }
+  return { kind: 'failure', reason, code: asCount(reply['code']), current: current && parseRecord(current) }
 }
 
-/** @throws {ForgedError} when the reply is none */
-export function parseGetReply(reply: Json): GetReply {
-  if (reply['found'] === false) return { kind: 'missing' }
-  if (reply['found'] === true && reply['unchanged'] === true) return { kind: 'unchanged' }
-  const record = reply['found'] === true ? parseRecord(reply) : null
-  if (!record) throw malformed('dht_get')
-  const source = reply['source']
-  return { kind: 'found', record, source: typeof source === 'string' ? source : null }
-}
-
-/** @throws {ForgedError} when the reply is none */
-export function parsePutReply(reply: Json): PutReply {
-  const target = asHex(reply['target'], 20)
-  const [seq, stored] = [asCount(reply['seq']), asCount(reply['stored'])]
-  if (target === null || seq === null || stored === null) throw malformed('dht_put')
-  return { target, seq, stored }
-}
-
-/** @throws {ForgedError} when the reply is none */
-export function parseInfo(reply: Json): Info {
-  const [limits, dht, actions] = [asObject(reply['limits']), asObject(reply['dht']), reply['actions']]
-  const version = asCount(reply['version'])
-  const counts = [limits?.['v'], limits?.['salt'], limits?.['seq'], dht?.['nodes']].map(asCount)
-  const [v, salt, seq, nodes] = counts
-  if (version === null || !Array.isArray(actions) || v == null || salt == null || seq == null || nodes == null) {
-    throw malformed('dht_info')
+function parseGet(request: Request, reply: Json): Reply | null {
+  const { found, unchanged } = reply
+  if (found === false) return { kind: 'absent' }
+  if (found !== true) return null
+  if ('target' in request) {
+    const v = asBytes(reply['v'])
+    return v && { kind: 'value', v }
   }
-  return {
-    version,
+  if (unchanged === true) {
+    const seq = asCount(reply['seq'])
+    return 'seq' in request && seq !== null ? { kind: 'unchanged', seq } : null
+  }
+  const record = parseRecord(reply)
+  return record && { kind: 'record', record, source: String(reply['source']), conflict: reply['conflict'] === true }
+}
+
+function parseStored(reply: Json): Reply | null {
+  const target = asBytes(reply['target'], 20)
+  const stored = asCount(reply['stored'])
+  if (!target || stored === null) return null
+  return { kind: 'stored', target: toHex(target), stored, conflict: reply['conflict'] === true }
+}
+
+function parseInfo(reply: Json): Reply | null {
+  const { version, actions } = reply
+  const [limits, dht] = [asObject(reply['limits']), asObject(reply['dht'])]
+  const counts = [version, limits?.['v'], limits?.['salt'], limits?.['seq'], dht?.['nodes']].map(asCount)
+  if (!Array.isArray(actions) || counts.includes(null)) return null
+  const [number, v, salt, seq, nodes] = counts as [number, number, number, number, number]
+  const info = {
+    version: number,
     actions: actions.filter((action) => typeof action === 'string'),
     limits: { v, salt, seq },
     dht: { nodes, ready: dht?.['ready'] === true },
   }
+  return { kind: 'info', info }
 }
 
-/** A record's JSON fields. */
-export function recordFields(record: SignedRecord): RecordFields {
-  return {
-    k: record.key,
-    ...(record.salt.length > 0 && { salt: toHex(record.salt) }),
-    seq: record.seq,
-    v: toHex(record.v),
-    sig: toHex(record.sig),
-  }
-}
-
-/** The claim in JSON fields; `null` when a field is missing or malformed. */
-export function parseRecord(fields: Json): SignedRecord | null {
-  const { k, salt = '', seq, v, sig } = fields
-  if (typeof salt !== 'string' || typeof v !== 'string' || typeof sig !== 'string') return null
-  const bytes = { salt: fromHex(salt), v: fromHex(v), sig: fromHex(sig, 64) }
-  const [key, count] = [asHex(k, 32), asCount(seq)]
-  if (key === null || count === null || !bytes.salt || !bytes.v || !bytes.sig) return null
-  return { key, salt: bytes.salt, seq: count, v: bytes.v, sig: bytes.sig }
+/** The claim in JSON fields; `null` when a field is missing or malformed. A field that is `null` is left out. */
+function parseRecord(fields: Json): SignedRecord | null {
+  const key = asBytes(fields['k'], 32)
+  const salt = asBytes(fields['salt'] ?? '')
+  const seq = asCount(fields['seq'])
+  const v = asBytes(fields['v'])
+  const sig = asBytes(fields['sig'], 64)
+  return key && salt && v && sig && seq !== null ? { key: toHex(key), salt, seq, v, sig } : null
 }
 
 function asObject(value: unknown): Json | null {
@@ -142,11 +157,6 @@ function asCount(value: unknown): number | null {
   return Number.isSafeInteger(value) && (value as number) >= 0 ? (value as number) : null
 }
 
-function asHex(value: unknown, length: number): string | null {
-  const bytes = typeof value === 'string' ? fromHex(value, length) : null
-  return bytes && toHex(bytes)
-}
-
-function malformed(action: string): ForgedError {
-  return new ForgedError(`the server's reply to ${action} is malformed`)
+function asBytes(value: unknown, length?: number): Bytes | null {
+  return typeof value === 'string' ? fromHex(value, length) : null
 }

@@ -103,6 +103,9 @@ export function recordTarget(publicKey: string, salt: Bytes = new Uint8Array()):
   return toHex(sha1(concat(key, salt)))
 }
 
+/** Where an immutable item lives. BEP 44: "the SHA-1 hash of the bencoded value". */
+export const itemTarget = (v: Bytes): string => toHex(sha1(v))
+
 /** The bytes that are signed: `4:salt…` when there is a salt, then `3:seqi…e1:v…`, as they would be bencoded. */
 export function signable(salt: Bytes, seq: number, v: Bytes): Bytes {
   const head = salt.length > 0 ? concat(utf8('4:salt'), encode(salt)) : new Uint8Array()
@@ -116,11 +119,11 @@ function pointer(infoHash: string): Bytes {
   return encode({ ih })
 }
 
-function checkParts(salt: Bytes, seq: number, v: Bytes): Node {
-  if (salt.length > MAX_SALT) throw new RecordError(207, `the salt is larger than ${MAX_SALT} bytes`)
-  if (!Number.isSafeInteger(seq) || seq < 0) {
-    throw new RecordError(203, 'the sequence number is not between 0 and 2^53-1')
-  }
+/**
+ * Reads a bencoded value, checking its size first, then that it is canonical.
+ * @throws {RecordError}
+ */
+export function checkValue(v: Bytes): Node {
   if (v.length > MAX_VALUE) throw new RecordError(205, `the value is larger than ${MAX_VALUE} bytes`)
   try {
     const node = decode(v)
@@ -129,6 +132,14 @@ function checkParts(salt: Bytes, seq: number, v: Bytes): Node {
     // falls through: both are the same fault to whoever made the record
   }
   throw new RecordError(203, 'the value is not canonical bencode')
+}
+
+function checkParts(salt: Bytes, seq: number, v: Bytes): Node {
+  if (salt.length > MAX_SALT) throw new RecordError(207, `the salt is larger than ${MAX_SALT} bytes`)
+  if (!Number.isSafeInteger(seq) || seq < 0) {
+    throw new RecordError(203, 'the sequence number is not between 0 and 2^53-1')
+  }
+  return checkValue(v)
 }
 
 function seal(record: SignedRecord, value: Node): VerifiedRecord {

@@ -1,0 +1,97 @@
+/** Helpers of the tests: the shared vectors, and a WebSocket whose other end is a function. */
+import { readFileSync } from 'node:fs'
+
+import { fromHex, type Bytes } from './bytes.ts'
+import type { SocketLike } from './connection.ts'
+import type { RecordFields } from './messages.ts'
+import type { SignedRecord } from './record.ts'
+
+/** One case of `spec/vectors`; see its README. */
+export interface Case<Input, Expected> {
+  readonly comment: string
+  readonly input: Input
+  readonly result: 'valid' | 'invalid'
+  readonly expected: Expected
+  readonly code: number
+  readonly error: string
+}
+
+export function vectors<T>(name: string): T {
+  return JSON.parse(readFileSync(new URL(`../../../../spec/vectors/${name}.json`, import.meta.url), 'utf8')) as T
+}
+
+export const hex = (text: string): Bytes => fromHex(text) as Bytes
+
+export function fromFields({ k, salt, seq, v, sig }: RecordFields): SignedRecord {
+  return { key: k, salt: hex(salt ?? ''), seq, v: hex(v), sig: hex(sig) }
+}
+
+/** What the other end does with one request: a reply, silence (`undefined`), or more, by hand. */
+export type Server = (request: Record<string, unknown>, socket: FakeSocket) => object | string | undefined | void
+
+/** How a server that conforms introduces itself. */
+export const INFO = {
+  version: 1,
+  actions: ['dht_info', 'dht_get', 'dht_put'],
+  limits: { v: 1000, salt: 64, seq: Number.MAX_SAFE_INTEGER },
+  dht: { nodes: 3, ready: true },
+}
+
+/** A WebSocket that reaches the servers it is given, by URL; any other URL cannot be reached. */
+export function fakeNetwork(servers: Readonly<Record<string, Server>>) {
+  const sockets: FakeSocket[] = []
+  const WebSocket = class extends FakeSocket {
+    constructor(url: string) {
+      super(url, servers[url])
+      sockets.push(this)
+    }
+  }
+  return { WebSocket, sockets }
+}
+
+export class FakeSocket implements SocketLike {
+  readyState = 0
+  /** Every request that arrived, introductions aside. */
+  readonly received: Record<string, unknown>[] = []
+  readonly #listeners = new Map<string, ((event: { data: unknown }) => void)[]>()
+
+  constructor(
+    readonly url: string,
+    private readonly server: Server | undefined,
+  ) {
+    queueMicrotask(() => {
+      if (this.readyState !== 0) return
+      this.readyState = server ? 1 : 3
+      this.emit(server ? 'open' : 'error')
+    })
+  }
+
+  addEventListener(type: string, listener: (event: { data: unknown }) => void): void {
+    this.#listeners.set(type, [...(this.#listeners.get(type) ?? []), listener])
+  }
+
+  send(text: string): void {
+    const request = JSON.parse(text) as Record<string, unknown>
+    if (request['action'] !== 'dht_info') this.received.push(request)
+    queueMicrotask(() => {
+      const reply = this.server?.(request, this)
+      if (reply)
+        this.deliver(typeof reply === 'string' ? reply : { action: request['action'], id: request['id'], ...reply })
+    })
+  }
+
+  close(): void {
+    if (this.readyState === 3) return
+    this.readyState = 3
+    this.emit('close')
+  }
+
+  /** A frame from the other end. */
+  deliver(frame: object | string): void {
+    this.emit('message', typeof frame === 'string' ? frame : JSON.stringify(frame))
+  }
+
+  private emit(type: string, data?: unknown): void {
+    for (const listener of this.#listeners.get(type) ?? []) listener({ data })
+  }
+}
