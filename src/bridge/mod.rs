@@ -7,6 +7,11 @@
 //! record points to a torrent is a function it is handed.
 
 pub mod rtc;
+mod address;
+mod candidates;
+mod metadata;
+mod pieces;
+mod policy;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

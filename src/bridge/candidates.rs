@@ -1,0 +1,214 @@
+//! The addresses at which peers of one torrent may be: which to dial next, and when to try again. Pure; time is handed in.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Addresses remembered for a torrent. A lookup in a large swarm finds some hundreds.
+const MAX_CANDIDATES: usize = 500;
+
+/// Wait before the second attempt; it doubles with each failure.
+const FIRST_BACKOFF: Duration = Duration::from_secs(5);
+
+/// Longest wait between attempts.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(1800);
+
+/// A connection shorter than this counts as a failure where waits are concerned, or two peers with no use for each other
+/// would connect every five seconds.
+pub(super) const BRIEF: Duration = Duration::from_secs(30);
+
+/// Who named an address; the label of `bridge_dials_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A node of the DHT.
+    Dht,
+    /// Our own tracker: the peer announced itself.
+    Tracker,
+    /// The user.
+    Given,
+}
+
+impl Source {
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Dht => "dht",
+            Self::Tracker => "tracker",
+            Self::Given => "given",
+        }
+    }
+}
+
+/// How a connection to a candidate ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Nobody there, or nobody we understand.
+    Failed,
+    /// A peer, which left or was left.
+    Left {
+        /// It had every piece.
+        complete: bool,
+        /// It stayed for less than [`BRIEF`].
+        brief: bool,
+    },
+    /// It is ourselves.
+    Ourselves,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    source: Source,
+    failures: u32,
+    complete: bool,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting { until: Instant },
+    Connected,
+    Never,
+}
+
+/// The table of one torrent.
+#[derive(Debug, Default)]
+pub(super) struct Candidates {
+    table: HashMap<SocketAddr, Candidate>,
+}
+
+impl Candidates {
+    /// Takes an address that may be dialled; whether it is new. A full table forgets the address that failed most.
+    pub(super) fn add(&mut self, addr: SocketAddr, source: Source, now: Instant) -> bool {
+        if self.table.contains_key(&addr) || (self.table.len() >= MAX_CANDIDATES && !self.forget_worst()) {
+            return false;
+        }
+        let state = State::Waiting { until: now };
+        self.table.insert(addr, Candidate { source, failures: 0, complete: false, state });
+        true
+    }
+
+    /// The address to dial now, if any; it counts as connected until [`Candidates::ended`]. With `skip_complete`, peers
+    /// that need nothing from us are left alone.
+    pub(super) fn next(&mut self, skip_complete: bool, now: Instant) -> Option<(SocketAddr, Source)> {
+        let (_, addr, _) = self.waiting(skip_complete).filter(|(_, _, until)| *until <= now).min()?;
+        let candidate = self.table.get_mut(&addr)?;
+        candidate.state = State::Connected;
+        Some((addr, candidate.source))
+    }
+
+    /// When [`Candidates::next`] has something again.
+    pub(super) fn wake(&self, skip_complete: bool) -> Option<Instant> {
+        self.waiting(skip_complete).map(|(_, _, until)| until).min()
+    }
+
+    /// Records how a connection ended.
+    pub(super) fn ended(&mut self, addr: SocketAddr, outcome: Outcome, now: Instant) {
+        let Some(candidate) = self.table.get_mut(&addr) else { return };
+        candidate.failures = match outcome {
+            Outcome::Failed | Outcome::Left { brief: true, .. } => candidate.failures + 1,
+            Outcome::Left { brief: false, .. } | Outcome::Ourselves => 0,
+        };
+        candidate.complete = matches!(outcome, Outcome::Left { complete: true, .. });
+        candidate.state = match outcome {
+            Outcome::Ourselves => State::Never,
+            Outcome::Failed | Outcome::Left { .. } => State::Waiting { until: now + backoff(candidate.failures) },
+        };
+    }
+
+    fn waiting(&self, skip_complete: bool) -> impl Iterator<Item = (u32, SocketAddr, Instant)> + '_ {
+        self.table.iter().filter_map(move |(addr, candidate)| match candidate.state {
+            State::Waiting { until } if !(skip_complete && candidate.complete) => {
+                Some((candidate.failures, *addr, until))
+            }
+            _ => None,
+        })
+    }
+
+    fn forget_worst(&mut self) -> bool {
+        let worst = self.waiting(false).filter(|(failures, ..)| *failures > 0).max();
+        worst.is_some_and(|(_, addr, _)| self.table.remove(&addr).is_some())
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
+    FIRST_BACKOFF.saturating_mul(doubled).min(LONGEST_BACKOFF)
+}
+
+/// When the next DHT lookup starts: soon while it found nobody, since the other side may have announced itself a moment
+/// ago; rarely once there are peers.
+pub(super) fn next_lookup(lookups: u32, found_anybody: bool) -> Duration {
+    let first = if found_anybody { Duration::from_secs(60) } else { Duration::from_secs(5) };
+    let longest = if found_anybody { Duration::from_secs(900) } else { Duration::from_secs(120) };
+    first.saturating_mul(2_u32.saturating_pow(lookups.saturating_sub(1) / 2)).min(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(n: u32) -> SocketAddr {
+        SocketAddr::from((n.to_be_bytes(), 6881))
+    }
+
+    #[test]
+    fn failures_wait_longer_and_longer() {
+        let start = Instant::now();
+        let mut table = Candidates::default();
+        assert!(table.add(addr(1), Source::Dht, start) && !table.add(addr(1), Source::Tracker, start));
+        let mut now = start;
+        for seconds in [5, 10, 20, 40] {
+            assert_eq!(table.next(false, now), Some((addr(1), Source::Dht)));
+            assert_eq!((table.next(false, now), table.wake(false)), (None, None), "it is being dialled");
+            table.ended(addr(1), Outcome::Failed, now);
+            let wait = Duration::from_secs(seconds);
+            assert_eq!(table.wake(false), Some(now + wait));
+            assert_eq!(table.next(false, now + wait - Duration::from_millis(1)), None);
+            now += wait;
+        }
+        assert_eq!(backoff(40), LONGEST_BACKOFF);
+        table.next(false, now);
+        table.ended(addr(1), Outcome::Left { complete: false, brief: true }, now);
+        assert_eq!(table.wake(false), Some(now + Duration::from_secs(80)));
+        table.next(false, now + Duration::from_secs(80));
+        table.ended(addr(1), Outcome::Left { complete: false, brief: false }, now);
+        assert_eq!(table.wake(false), Some(now + FIRST_BACKOFF), "a peer that stayed is worth a quick second try");
+    }
+
+    #[test]
+    fn who_needs_nothing_is_left_alone_and_we_never_dial_ourselves() {
+        let now = Instant::now();
+        let later = now + LONGEST_BACKOFF;
+        let mut table = Candidates::default();
+        table.add(addr(1), Source::Dht, now);
+        table.next(false, now);
+        table.ended(addr(1), Outcome::Left { complete: true, brief: false }, now);
+        assert_eq!((table.next(true, later), table.wake(true)), (None, None));
+        assert!(table.next(false, later).is_some());
+        table.ended(addr(1), Outcome::Ourselves, now);
+        assert_eq!((table.next(false, later), table.wake(false)), (None, None));
+        assert!(!table.add(addr(1), Source::Given, later));
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_forgets_the_worst() {
+        let now = Instant::now();
+        let mut table = Candidates::default();
+        for n in 0..MAX_CANDIDATES as u32 {
+            assert!(table.add(addr(n), Source::Dht, now));
+        }
+        assert!(!table.add(addr(9999), Source::Dht, now), "every address is untried");
+        let (tried, _) = table.next(false, now).unwrap();
+        table.ended(tried, Outcome::Failed, now);
+        assert!(table.add(addr(9999), Source::Dht, now));
+        assert!(!table.table.contains_key(&tried) && table.table.len() == MAX_CANDIDATES);
+    }
+
+    #[test]
+    fn lookups_are_quick_at_first() {
+        let seconds = |found| (1..=12).map(|n| next_lookup(n, found).as_secs()).collect::<Vec<_>>();
+        assert_eq!(seconds(false), [5, 5, 10, 10, 20, 20, 40, 40, 80, 80, 120, 120]);
+        assert_eq!(seconds(true), [60, 60, 120, 120, 240, 240, 480, 480, 900, 900, 900, 900]);
+    }
+}

@@ -1,0 +1,128 @@
+//! Which swarms the bridge joins: decided from numbers, with no I/O.
+
+use crate::config::{self, BridgePolicy};
+use crate::wire::metainfo::Metainfo;
+
+/// Why a swarm or a peer is turned away; the label of `bridge_refused_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    /// The policy does not cover the torrent.
+    #[error("the bridge's policy does not cover this torrent")]
+    Policy,
+    /// As many torrents as the configuration allows.
+    #[error("as many torrents are bridged as the configuration allows")]
+    TorrentsFull,
+    /// As many peers as the configuration allows.
+    #[error("as many peers are connected as the configuration allows")]
+    PeersFull,
+    /// It failed a moment ago.
+    #[error("the torrent failed a moment ago")]
+    CoolingDown,
+    /// Larger than the configuration allows.
+    #[error("the torrent is larger than the configuration allows")]
+    TorrentTooLarge,
+    /// The cache has no room that could be made.
+    #[error("the cache has no room for the torrent")]
+    CacheFull,
+    /// This peer is connected, or about to be.
+    #[error("the peer is connected already")]
+    Duplicate,
+    /// The peer has everything and so have we.
+    #[error("neither side needs the other")]
+    Sated,
+}
+
+impl Refusal {
+    /// The metric's label.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::TorrentsFull => "torrents_full",
+            Self::PeersFull => "peers_full",
+            Self::CoolingDown => "cooling_down",
+            Self::TorrentTooLarge => "torrent_too_large",
+            Self::CacheFull => "cache_full",
+            Self::Duplicate => "duplicate",
+            Self::Sated => "sated",
+        }
+    }
+}
+
+/// How full the bridge is when a web peer asks for a swarm.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Load {
+    /// The swarm is joined already.
+    pub joined: bool,
+    /// It failed a moment ago.
+    pub cooling_down: bool,
+    /// Torrents joined.
+    pub torrents: usize,
+    /// Places left for peers.
+    pub free_peers: usize,
+}
+
+/// Whether a web peer's swarm is joined. `pointed_to` tells whether a verified record names the torrent; it is asked last,
+/// being the dearest question.
+pub(super) fn admit(settings: &config::Bridge, load: Load, pointed_to: impl FnOnce() -> bool) -> Result<(), Refusal> {
+    let covered = match settings.policy {
+        BridgePolicy::Off => false,
+        BridgePolicy::Open => true,
+        // Pinned torrents are joined by whoever pins them, not by the announce of a web peer.
+        BridgePolicy::Pinned => load.joined,
+        BridgePolicy::Sites => load.joined || pointed_to(),
+    };
+    let refusals = [
+        (!covered, Refusal::Policy),
+        (load.cooling_down, Refusal::CoolingDown),
+        (load.free_peers == 0, Refusal::PeersFull),
+        (!load.joined && load.torrents >= settings.max_torrents, Refusal::TorrentsFull),
+    ];
+    refusals.into_iter().find(|(refused, _)| *refused).map_or(Ok(()), |(_, refusal)| Err(refusal))
+}
+
+/// Whether a torrent is kept in the cache, now that its metadata tells its size.
+pub(super) fn admit_size(settings: &config::Bridge, metainfo: &Metainfo) -> Result<(), Refusal> {
+    if metainfo.total_length() > settings.max_torrent_size.as_u64() { Err(Refusal::TorrentTooLarge) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytesize::ByteSize;
+
+    use super::*;
+
+    #[test]
+    fn policies() {
+        let joined = Load { joined: true, torrents: 1, free_peers: 1, ..Load::default() };
+        let free = Load { joined: false, ..joined };
+        // policy, load, a record points to it → joined
+        let table = [
+            (BridgePolicy::Off, free, true, Err(Refusal::Policy)),
+            (BridgePolicy::Off, joined, true, Err(Refusal::Policy)),
+            (BridgePolicy::Pinned, free, true, Err(Refusal::Policy)),
+            (BridgePolicy::Pinned, joined, false, Ok(())),
+            (BridgePolicy::Sites, free, false, Err(Refusal::Policy)),
+            (BridgePolicy::Sites, free, true, Ok(())),
+            (BridgePolicy::Sites, joined, false, Ok(())),
+            (BridgePolicy::Open, free, false, Ok(())),
+            (BridgePolicy::Open, Load { torrents: 2, ..free }, false, Err(Refusal::TorrentsFull)),
+            (BridgePolicy::Open, Load { torrents: 2, ..joined }, false, Ok(())),
+            (BridgePolicy::Open, Load { free_peers: 0, ..joined }, false, Err(Refusal::PeersFull)),
+            (BridgePolicy::Open, Load { cooling_down: true, ..free }, false, Err(Refusal::CoolingDown)),
+        ];
+        for (policy, load, pointed_to, expected) in table {
+            let settings = config::Bridge { policy, max_torrents: 2, ..config::Bridge::default() };
+            assert_eq!(admit(&settings, load, || pointed_to), expected, "{policy:?} {load:?} {pointed_to}");
+        }
+    }
+
+    #[test]
+    fn size_is_bounded() {
+        let files = [(vec!["a".to_owned()], 1000)];
+        let metainfo = Metainfo::build("x", &files, 1 << 14, &[[0; 20]]).unwrap();
+        for (max, fits) in [(999, false), (1000, true)] {
+            let settings = config::Bridge { max_torrent_size: ByteSize(max), ..config::Bridge::default() };
+            assert_eq!(admit_size(&settings, &metainfo).is_ok(), fits);
+        }
+    }
+}
