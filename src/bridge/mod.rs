@@ -9,9 +9,11 @@
 pub mod rtc;
 mod address;
 mod candidates;
+mod engine;
 mod metadata;
 mod pieces;
 mod policy;
+mod storage;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -26,6 +28,9 @@ use crate::tracker::{Resident, Tracker, WebOffer};
 use crate::wire::id::InfoHash;
 use crate::wire::metainfo::Metainfo;
 use crate::{config, metrics};
+
+/// What peers are told this is.
+const CLIENT: &str = concat!("Swarmgate ", env!("CARGO_PKG_VERSION"));
 
 /// What the bridge is configured by.
 #[derive(Debug, Clone, Default)]

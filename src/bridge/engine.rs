@@ -1,0 +1,163 @@
+//! The torrent engine: librqbit, which picks, checks, stores and serves pieces, and is let near nobody.
+//!
+//! Everything it could do outward is off: no DHT, no trackers, no local discovery, no port mapping, no dialling. Its only
+//! listener is on loopback, and its only peers are the door's spliced connections. If it is ever replaced, this file,
+//! `storage.rs` and `door/splice.rs` change.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use librqbit::api::{Api, TorrentIdOrHash};
+use librqbit::storage::StorageFactoryExt;
+use librqbit::{
+    AddTorrent, AddTorrentOptions, ConnectionOptions, ListenerMode, ListenerOptions, ManagedTorrent,
+    ManagedTorrentState, PeerConnectionOptions, Session, SessionOptions,
+};
+use librqbit_core::Id20;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::pieces::{Have, PieceSet};
+use super::storage::{Access, Folder, OpenFiles};
+use crate::wire::id::{InfoHash, PeerId};
+use crate::wire::metainfo::Metainfo;
+
+/// The engine drops a peer that is silent this long. The door sends keep-alives more often; the engine's own default of
+/// 10 s would drop every idle peer.
+const SILENCE: Duration = Duration::from_secs(180);
+
+/// Torrents checked at once. Checking reads the disk as fast as it goes.
+const CHECKS: usize = 2;
+
+/// How often a running torrent is asked whether it failed; the engine has no event for it.
+const HEALTH_CHECK: Duration = Duration::from_secs(1);
+
+/// What the engine said when it failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct EngineError(String);
+
+impl EngineError {
+    fn new(error: &anyhow::Error) -> Self {
+        // The causes in one line; the engine's own messages may end in a debug-printed backtrace.
+        let causes: Vec<String> =
+            error.chain().map(|cause| cause.to_string().lines().next().unwrap_or_default().into()).collect();
+        Self(causes.join(": "))
+    }
+}
+
+/// The engine.
+pub(super) struct Engine {
+    session: Arc<Session>,
+    api: Api,
+    addr: SocketAddr,
+    open: OpenFiles,
+}
+
+impl Engine {
+    /// Starts it. `scratch` is the folder it believes to be its own; every torrent is given another.
+    pub(super) async fn start(
+        scratch: PathBuf,
+        peer_id: PeerId,
+        max_peers: usize,
+        token: CancellationToken,
+    ) -> Result<Self, EngineError> {
+        let timeouts = PeerConnectionOptions { read_write_timeout: Some(SILENCE), ..Default::default() };
+        let options = SessionOptions {
+            dht: None,
+            disable_trackers: true,
+            disable_local_service_discovery: true,
+            persistence: None,
+            listen: Some(ListenerOptions {
+                mode: ListenerMode::TcpOnly,
+                listen_addr: (Ipv4Addr::LOCALHOST, 0).into(),
+                enable_upnp_port_forwarding: false,
+                ipv4_only: true,
+                ..Default::default()
+            }),
+            connect: Some(ConnectionOptions { enable_tcp: false, proxy_url: None, peer_opts: Some(timeouts) }),
+            ipv4_only: true,
+            peer_id: Some(Id20::new(peer_id.0)),
+            peer_limit: Some(max_peers),
+            concurrent_init_limit: Some(CHECKS),
+            cancellation_token: Some(token),
+            client_name_and_version: Some(super::CLIENT.to_owned()),
+            ..Default::default()
+        };
+        let session = Session::new_with_opts(scratch, options).await.map_err(|error| EngineError::new(&error))?;
+        let addr = session.listen_addr().ok_or_else(|| EngineError("it does not listen".to_owned()))?;
+        Ok(Self { api: Api::new(session.clone(), None), session, addr, open: OpenFiles::default() })
+    }
+
+    /// Checks what is on disk and makes the torrent live. Files lie at their paths below `root`.
+    pub(super) async fn add(&self, metainfo: &Metainfo, root: PathBuf, access: Access) -> Result<Running, EngineError> {
+        let have: Have = Arc::new(watch::channel(PieceSet::none(metainfo.pieces())).0);
+        let folder = Folder::new(metainfo, root.clone(), access, have.clone(), self.open.clone());
+        let options = AddTorrentOptions {
+            overwrite: true,
+            // Never used for a path: our storage knows its own.
+            output_folder: Some(root.to_string_lossy().into_owned()),
+            disable_trackers: true,
+            storage_factory: Some(folder.boxed()),
+            ..Default::default()
+        };
+        let added = self.session.add_torrent(AddTorrent::from_bytes(metainfo.to_torrent()), Some(options)).await;
+        let torrent = added.map_err(|error| EngineError::new(&error))?.into_handle();
+        let torrent = torrent.ok_or_else(|| EngineError("it has no handle".to_owned()))?;
+        torrent.wait_until_initialized().await.map_err(|error| EngineError::new(&error))?;
+        let id = TorrentIdOrHash::Hash(torrent.info_hash());
+        let (found, _) = self.api.api_dump_haves(id).map_err(|error| EngineError(error.to_string()))?;
+        // A piece may have completed since the torrent went live; the union has it either way.
+        have.send_modify(|have| {
+            found.iter_ones().for_each(|piece| {
+                have.insert(piece);
+            })
+        });
+        Ok(Running { torrent, have, addr: self.addr })
+    }
+
+    /// Forgets a torrent, if it is there. Its files stay.
+    pub(super) async fn remove(&self, info_hash: InfoHash) {
+        let id = TorrentIdOrHash::Hash(Id20::new(info_hash.0));
+        if let Err(error) = self.session.delete(id, false).await {
+            tracing::debug!(%info_hash, %error, "the engine had nothing to remove");
+        }
+    }
+}
+
+/// A live torrent in the engine.
+#[derive(Clone)]
+pub(super) struct Running {
+    torrent: Arc<ManagedTorrent>,
+    have: Have,
+    addr: SocketAddr,
+}
+
+impl Running {
+    /// The pieces on disk, now and as they come.
+    pub(super) fn have(&self) -> watch::Receiver<PieceSet> {
+        self.have.subscribe()
+    }
+
+    /// Where the engine takes peers.
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Resolves when the engine gives the torrent up: the disk is full, or files vanished.
+    pub(super) async fn failed(&self) -> EngineError {
+        loop {
+            tokio::time::sleep(HEALTH_CHECK).await;
+            let error = self.torrent.with_state(|state| match state {
+                ManagedTorrentState::Error(error) => Some(EngineError::new(error)),
+                ManagedTorrentState::Live(_) => None,
+                other => Some(EngineError(format!("the torrent is {}", other.name()))),
+            });
+            if let Some(error) = error {
+                return error;
+            }
+        }
+    }
+}
