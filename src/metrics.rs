@@ -89,11 +89,15 @@ metrics! {
 metrics! {
     /// The bridge.
     Bridge {
-        torrents: IntGauge = "bridge_torrents", "Torrents bridged now.";
+        torrents: IntGaugeVec = "bridge_torrents" ["stage"], "Torrents joined now, by stage (metadata, checking, live).";
+        ended: IntCounterVec = "bridge_torrents_ended_total" ["reason"], "Torrents left, by reason.";
+        cache: IntGauge = "bridge_cache_bytes", "Disk space that bridged torrents take.";
         peers: IntGaugeVec = "bridge_peers" ["transport"], "Peers connected now, by transport (webrtc, tcp).";
+        offers: IntCounterVec = "bridge_offers_total" ["result"], "Offers of web peers, by what became of them.";
         greeted: IntCounterVec = "bridge_greetings_total" ["transport", "result"], "Handshakes at the door, by transport and result.";
+        visits: IntCounterVec = "bridge_visits_total" ["transport", "ending"], "Visits of greeted peers, by transport and why they ended.";
         bytes: IntCounterVec = "bridge_bytes_total" ["transport", "direction"], "Payload bytes passed through the door, by transport and direction (in, out).";
-        refused: IntCounterVec = "bridge_refused_total" ["reason"], "Swarms, offers and peers refused, by reason.";
+        refused: IntCounterVec = "bridge_refused_total" ["reason"], "Swarms, peers and requests refused, by reason.";
         metadata: IntCounterVec = "bridge_metadata_total" ["result"], "Metadata fetches (BEP 9), by result.";
         datagrams_dropped: IntCounterVec = "bridge_webrtc_datagrams_dropped_total" ["reason"], "Datagrams of the WebRTC port not handed on: sender unknown, or its queue full.";
         dials: IntCounterVec = "bridge_dials_total" ["source", "result"], "Outgoing connections, by who named the address and result.";

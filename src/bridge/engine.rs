@@ -64,6 +64,9 @@ impl Engine {
         max_peers: usize,
         token: CancellationToken,
     ) -> Result<Self, EngineError> {
+        // The engine builds an HTTP client, which it has no use for here, and that wants a process-wide provider. An
+        // error says that there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let timeouts = PeerConnectionOptions { read_write_timeout: Some(SILENCE), ..Default::default() };
         let options = SessionOptions {
             dht: None,
@@ -77,7 +80,8 @@ impl Engine {
                 ipv4_only: true,
                 ..Default::default()
             }),
-            connect: Some(ConnectionOptions { enable_tcp: false, proxy_url: None, peer_opts: Some(timeouts) }),
+            // TCP cannot be switched off here; what keeps the engine from dialling is that nobody names it an address.
+            connect: Some(ConnectionOptions { enable_tcp: true, proxy_url: None, peer_opts: Some(timeouts) }),
             ipv4_only: true,
             peer_id: Some(Id20::new(peer_id.0)),
             peer_limit: Some(max_peers),

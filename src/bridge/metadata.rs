@@ -18,9 +18,6 @@ pub(super) enum FetchError {
     /// The peer claims more than the configuration allows.
     #[error("the metadata is larger than the configuration allows")]
     TooLarge,
-    /// The peer has none after all.
-    #[error("the peer rejected a request for metadata")]
-    Rejected,
     /// A piece that was not asked for, or has the wrong length.
     #[error("the peer sent a piece of metadata that does not fit")]
     WrongPiece,

@@ -9,11 +9,13 @@
 pub mod rtc;
 mod address;
 mod candidates;
+mod door;
 mod engine;
 mod metadata;
 mod pieces;
 mod policy;
 mod storage;
+mod swarm;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

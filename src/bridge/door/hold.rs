@@ -1,0 +1,141 @@
+//! A peer that waits for its torrent to be live. Meanwhile metadata goes both ways: asked of the peer while nobody knows
+//! it, offered to the peer as soon as we do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::SemaphorePermit;
+use tokio::time::{Instant, interval_at, sleep_until};
+
+use super::extensions::{Extensions, Said};
+use super::remote::Waiting;
+use super::{Connection, Ending, IDLE, KEEP_ALIVE};
+use crate::bridge::metadata::{Fetch, FetchError};
+use crate::bridge::swarm::{Live, Stage, Swarm};
+use crate::wire::extension::HANDSHAKE_ID;
+use crate::wire::metainfo::Metainfo;
+use crate::wire::peer::Message;
+
+/// How long a peer may take for a piece of metadata.
+const PIECE_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Greets the peer with the extension handshake and holds it. Returns what it told of itself, once the torrent is live.
+pub(super) async fn until_live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    swarm: &Arc<Swarm>,
+    peer: &mut Connection<R, W>,
+    extensions: &mut Extensions,
+) -> Result<(Waiting, Live), Ending> {
+    let mut stages = swarm.stage.subscribe();
+    let speaks = peer.theirs.reserved.extended();
+    let mut metainfo = stages.borrow_and_update().metainfo().cloned();
+    if speaks {
+        peer.writer.send(&Extensions::hello(metainfo.as_deref().map(Metainfo::info), swarm.ourselves.port)).await?;
+    }
+    let mut waiting = Waiting::default();
+    let mut fetching: Option<Fetching<'_>> = None;
+    let mut gave_up = false;
+    let mut heard = Instant::now();
+    let mut keep_alive = interval_at(heard + KEEP_ALIVE, KEEP_ALIVE);
+    loop {
+        let now_at = stages.borrow_and_update().clone();
+        if let (None, Some(known)) = (&metainfo, now_at.metainfo()) {
+            // Whoever was greeted without the metadata's size asks for it only after a greeting that has it.
+            metainfo = Some(known.clone());
+            fetching = None;
+            if speaks {
+                peer.writer.send(&Extensions::hello(Some(known.info()), swarm.ourselves.port)).await?;
+            }
+        }
+        if let Stage::Live(live) = now_at {
+            return Ok((waiting, live));
+        }
+        let may_fetch = metainfo.is_none()
+            && !gave_up
+            && fetching.is_none()
+            && extensions.exchanges_metadata()
+            && extensions.metadata_size.is_some();
+        let stalls = fetching.as_ref().map_or(heard + IDLE, |fetching| fetching.deadline);
+        tokio::select! {
+            frame = peer.reader.frame() => {
+                heard = Instant::now();
+                let frame = frame?;
+                let Message::Extended { id, .. } = frame.message()? else {
+                    waiting.take(frame.message()?)?;
+                    continue;
+                };
+                // A peer that rejected a request may have more to give when it greets again.
+                gave_up &= id != HANDSHAKE_ID;
+                let known = metainfo.as_deref().map(Metainfo::info);
+                match extensions.take(id, frame.extended_payload(), known) {
+                    Said::Nothing => {}
+                    Said::Reply(frame) => peer.writer.send(&frame).await?,
+                    Said::Rejected => {
+                        gave_up |= fetching.take().is_some();
+                        swarm.metrics.metadata.with_label_values(&["rejected"]).inc();
+                    }
+                    Said::Piece(piece, data) => {
+                        let Some(current) = &mut fetching else { continue };
+                        if let Some(metadata) = counted(swarm, current.fetch.piece(piece, data))? {
+                            swarm.metrics.metadata.with_label_values(&["ok"]).inc();
+                            // Full means that another peer was first.
+                            let _ = swarm.metadata.try_send(metadata);
+                            fetching = None;
+                            gave_up = true;
+                        } else {
+                            current.deadline = heard + PIECE_DEADLINE;
+                            ask(current, peer, extensions).await?;
+                        }
+                    }
+                }
+            }
+            changed = stages.changed() => changed.map_err(|_| Ending::TorrentLeft)?,
+            permit = swarm.fetches.acquire(), if may_fetch => {
+                let size = extensions.metadata_size.unwrap_or_default();
+                let fetch = counted(swarm, Fetch::new(swarm.info_hash, size, swarm.max_metadata))?;
+                let permit = permit.map_err(|_| Ending::TorrentLeft)?;
+                let mut started = Fetching { fetch, deadline: Instant::now() + PIECE_DEADLINE, _permit: permit };
+                ask(&mut started, peer, extensions).await?;
+                fetching = Some(started);
+            }
+            () = sleep_until(stalls) => {
+                let Some(_) = fetching else { return Err(Ending::Idle) };
+                swarm.metrics.metadata.with_label_values(&["stalled"]).inc();
+                return Err(Ending::MetadataStalled);
+            }
+            _ = keep_alive.tick() => peer.writer.send(&Message::KeepAlive.encode()).await?,
+        }
+    }
+}
+
+/// Metadata on its way from this peer.
+struct Fetching<'a> {
+    fetch: Fetch,
+    deadline: Instant,
+    _permit: SemaphorePermit<'a>,
+}
+
+async fn ask<R, W: AsyncWrite + Unpin>(
+    fetching: &mut Fetching<'_>,
+    peer: &mut Connection<R, W>,
+    extensions: &Extensions,
+) -> Result<(), Ending> {
+    for piece in fetching.fetch.requests() {
+        if let Some(frame) = extensions.request(piece) {
+            peer.writer.send(&frame).await?;
+        }
+    }
+    Ok(())
+}
+
+fn counted<T>(swarm: &Swarm, result: Result<T, FetchError>) -> Result<T, Ending> {
+    if let Err(error) = &result {
+        let label = match error {
+            FetchError::TooLarge => "too_large",
+            FetchError::WrongPiece => "wrong_piece",
+            FetchError::WrongHash => "wrong_hash",
+        };
+        swarm.metrics.metadata.with_label_values(&[label]).inc();
+    }
+    result.map_err(Ending::from)
+}

@@ -1,0 +1,335 @@
+//! What the parts of one joined torrent share: where it stands, who sits in it, and how many more may.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::pieces::PieceSet;
+use super::policy::Refusal;
+use crate::metrics;
+use crate::wire::id::{InfoHash, PeerId};
+use crate::wire::metainfo::Metainfo;
+
+/// Peers of one torrent that metadata is fetched from at once: several, so that a slow one delays nobody, and few, since
+/// each may cost the largest metadata allowed.
+const FETCHES: usize = 3;
+
+/// How long a page that had everything while we had everything is not met again. It offers at each announce.
+const SATED: Duration = Duration::from_secs(600);
+
+/// Pages remembered as sated, per torrent.
+const MAX_SATED: usize = 1_000;
+
+/// How a peer reached us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    /// A page.
+    WebRtc,
+    /// A native peer.
+    Tcp,
+}
+
+impl Transport {
+    /// The metrics' label.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::WebRtc => "webrtc",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// Where a joined torrent stands.
+#[derive(Debug, Clone)]
+pub(super) enum Stage {
+    /// Only the info hash is known.
+    Metadata,
+    /// The engine checks what is on disk.
+    Checking(Arc<Metainfo>),
+    /// Peers may be spliced.
+    Live(Live),
+}
+
+/// A torrent that the engine runs.
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    pub(super) metainfo: Arc<Metainfo>,
+    /// Where the engine takes peers.
+    pub(super) engine: SocketAddr,
+    /// The pieces on disk.
+    pub(super) have: watch::Receiver<PieceSet>,
+}
+
+impl Stage {
+    pub(super) fn metainfo(&self) -> Option<&Arc<Metainfo>> {
+        match self {
+            Self::Metadata => None,
+            Self::Checking(metainfo) | Self::Live(Live { metainfo, .. }) => Some(metainfo),
+        }
+    }
+
+    pub(super) fn live(&self) -> Option<&Live> {
+        match self {
+            Self::Live(live) => Some(live),
+            Self::Metadata | Self::Checking(_) => None,
+        }
+    }
+
+    /// Whether every piece is here.
+    pub(super) fn is_complete(&self) -> bool {
+        self.live().is_some_and(|live| live.have.borrow().is_complete())
+    }
+
+    /// The metrics' label.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Metadata => "metadata",
+            Self::Checking(_) => "checking",
+            Self::Live(_) => "live",
+        }
+    }
+}
+
+/// One joined torrent.
+pub(super) struct Swarm {
+    pub(super) info_hash: InfoHash,
+    /// What peers are told of us.
+    pub(super) ourselves: Ourselves,
+    /// Largest metadata fetched.
+    pub(super) max_metadata: usize,
+    /// Written by the torrent's own task only.
+    pub(super) stage: watch::Sender<Stage>,
+    /// Verified metadata, on its way to the torrent's task.
+    pub(super) metadata: mpsc::Sender<Bytes>,
+    /// Permits to fetch metadata.
+    pub(super) fetches: Semaphore,
+    /// Ends every connection.
+    pub(super) token: CancellationToken,
+    pub(super) metrics: metrics::Bridge,
+    max_peers: usize,
+    /// Places for peers over all torrents.
+    places: Arc<Semaphore>,
+    /// A std mutex: held for a look-up, also by the tracker, which asks synchronously.
+    roster: Mutex<Roster>,
+}
+
+/// What peers are told of us.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ourselves {
+    pub(super) peer_id: PeerId,
+    /// Where TCP peers reach us.
+    pub(super) port: u16,
+}
+
+#[derive(Debug)]
+struct Roster {
+    seated: HashMap<PeerId, Transport>,
+    invited: HashSet<PeerId>,
+    sated: HashMap<PeerId, Instant>,
+    web_peer_seen: Instant,
+}
+
+impl Swarm {
+    pub(super) fn new(
+        info_hash: InfoHash,
+        ourselves: Ourselves,
+        settings: &crate::config::Bridge,
+        places: Arc<Semaphore>,
+        metrics: metrics::Bridge,
+        token: CancellationToken,
+    ) -> (Arc<Self>, mpsc::Receiver<Bytes>) {
+        let (metadata, arrived) = mpsc::channel(1);
+        let roster = Roster {
+            seated: HashMap::new(),
+            invited: HashSet::new(),
+            sated: HashMap::new(),
+            web_peer_seen: Instant::now(),
+        };
+        let swarm = Self {
+            info_hash,
+            ourselves,
+            max_metadata: usize::try_from(settings.max_metadata_size.as_u64()).unwrap_or(usize::MAX),
+            stage: watch::channel(Stage::Metadata).0,
+            metadata,
+            fetches: Semaphore::new(FETCHES),
+            token,
+            metrics,
+            max_peers: settings.max_peers_per_torrent,
+            places,
+            roster: Mutex::new(roster),
+        };
+        (Arc::new(swarm), arrived)
+    }
+
+    /// Seats a greeted peer; it leaves when the seat is dropped.
+    pub(super) fn seat(self: &Arc<Self>, peer_id: PeerId, transport: Transport) -> Result<Seat, Refusal> {
+        let place = self.places.clone().try_acquire_owned().map_err(|_| Refusal::PeersFull)?;
+        let mut roster = self.roster();
+        if roster.seated.contains_key(&peer_id) {
+            return Err(Refusal::Duplicate);
+        }
+        if roster.seated.len() >= self.max_peers {
+            return Err(Refusal::PeersFull);
+        }
+        roster.seated.insert(peer_id, transport);
+        roster.saw(transport);
+        self.metrics.peers.with_label_values(&[transport.label()]).inc();
+        Ok(Seat { swarm: self.clone(), peer_id, transport, _place: place })
+    }
+
+    /// Takes note of a page whose offer is about to be answered. Its connection takes seconds, in which it may offer
+    /// again: a second answer would only make a second connection that fails.
+    pub(super) fn invite(self: &Arc<Self>, page: PeerId) -> Result<Invitation, Refusal> {
+        let mut roster = self.roster();
+        roster.web_peer_seen = Instant::now();
+        if roster.seated.contains_key(&page) || !roster.invited.insert(page) {
+            return Err(Refusal::Duplicate);
+        }
+        // From here on dropping the invitation takes the page off the list.
+        let invitation = Invitation { swarm: self.clone(), page };
+        let sated = roster.sated.get(&page).is_some_and(|until| *until > Instant::now());
+        let full = roster.seated.len() + roster.invited.len() > self.max_peers;
+        drop(roster);
+        match (sated && self.stage.borrow().is_complete(), full) {
+            (true, _) => Err(Refusal::Sated),
+            (_, true) => Err(Refusal::PeersFull),
+            (false, false) => Ok(invitation),
+        }
+    }
+
+    /// Remembers a peer that has everything while we have everything.
+    pub(super) fn is_sated(&self, peer_id: PeerId) {
+        let (mut roster, now) = (self.roster(), Instant::now());
+        roster.sated.retain(|_, until| *until > now);
+        if roster.sated.len() < MAX_SATED {
+            roster.sated.insert(peer_id, now + SATED);
+        }
+    }
+
+    /// Peers seated now.
+    pub(super) fn peers(&self) -> usize {
+        self.roster().seated.len()
+    }
+
+    /// Whether the dialler should look for more. A part of the seats is left for those who come by themselves.
+    pub(super) fn wants_more(&self) -> bool {
+        self.peers() < self.max_peers - self.max_peers / 4
+    }
+
+    /// When a page was last here, which is now if one is.
+    pub(super) fn web_peer_seen(&self) -> Instant {
+        let mut roster = self.roster();
+        if roster.seated.values().any(|transport| *transport == Transport::WebRtc) {
+            roster.web_peer_seen = Instant::now();
+        }
+        roster.web_peer_seen
+    }
+
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Roster {
+    fn saw(&mut self, transport: Transport) {
+        if transport == Transport::WebRtc {
+            self.web_peer_seen = Instant::now();
+        }
+    }
+}
+
+/// A peer's place in a torrent.
+pub(super) struct Seat {
+    swarm: Arc<Swarm>,
+    peer_id: PeerId,
+    transport: Transport,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut roster = self.swarm.roster();
+        roster.seated.remove(&self.peer_id);
+        roster.saw(self.transport);
+        self.swarm.metrics.peers.with_label_values(&[self.transport.label()]).dec();
+    }
+}
+
+/// A page that is on its way.
+pub(super) struct Invitation {
+    swarm: Arc<Swarm>,
+    page: PeerId,
+}
+
+impl Drop for Invitation {
+    fn drop(&mut self) {
+        self.swarm.roster().invited.remove(&self.page);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::config;
+
+    /// A torrent that nobody runs, with places for two peers.
+    pub(in crate::bridge) fn swarm(info_hash: InfoHash) -> (Arc<Swarm>, mpsc::Receiver<Bytes>) {
+        let settings = config::Bridge { max_peers_per_torrent: 2, ..config::Bridge::default() };
+        let ourselves = Ourselves { peer_id: PeerId([1; 20]), port: 6881 };
+        let places = Arc::new(Semaphore::new(3));
+        Swarm::new(info_hash, ourselves, &settings, places, metrics::Bridge::detached(), CancellationToken::new())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn seats_are_bounded_and_unique() {
+        let (swarm, _metadata) = swarm(InfoHash([7; 20]));
+        let first = swarm.seat(PeerId([2; 20]), Transport::Tcp).unwrap();
+        assert_eq!(swarm.seat(PeerId([2; 20]), Transport::WebRtc).err(), Some(Refusal::Duplicate));
+        assert!(swarm.wants_more());
+        let second = swarm.seat(PeerId([3; 20]), Transport::WebRtc).unwrap();
+        assert_eq!(swarm.seat(PeerId([4; 20]), Transport::Tcp).err(), Some(Refusal::PeersFull));
+        assert!(!swarm.wants_more());
+        let both = swarm.places.clone().acquire_many_owned(1).await.unwrap();
+        drop(first);
+        drop(both);
+        let third = swarm.seat(PeerId([2; 20]), Transport::Tcp).unwrap();
+        assert_eq!((swarm.peers(), swarm.metrics.peers.with_label_values(&["tcp"]).get()), (2, 1));
+        drop((second, third));
+        assert_eq!((swarm.peers(), swarm.places.available_permits()), (0, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_is_answered_once() {
+        let (swarm, _metadata) = swarm(InfoHash([7; 20]));
+        let page = PeerId([2; 20]);
+        let invitation = swarm.invite(page).unwrap();
+        assert_eq!(swarm.invite(page).err(), Some(Refusal::Duplicate), "it is on its way");
+        let seat = swarm.seat(page, Transport::WebRtc).unwrap();
+        drop(invitation);
+        assert_eq!(swarm.invite(page).err(), Some(Refusal::Duplicate), "it is here");
+        drop(seat);
+        assert!(swarm.invite(page).is_ok());
+        let _other = swarm.invite(PeerId([3; 20])).unwrap();
+        let _third = swarm.invite(PeerId([4; 20])).unwrap();
+        assert_eq!(swarm.invite(PeerId([5; 20])).err(), Some(Refusal::PeersFull));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_page_is_remembered() {
+        let (swarm, _metadata) = swarm(InfoHash([7; 20]));
+        let native = swarm.seat(PeerId([2; 20]), Transport::Tcp).unwrap();
+        let seat = swarm.seat(PeerId([3; 20]), Transport::WebRtc).unwrap();
+        tokio::time::advance(Duration::from_secs(100)).await;
+        assert_eq!(swarm.web_peer_seen().elapsed(), Duration::ZERO);
+        drop(seat);
+        tokio::time::advance(Duration::from_secs(50)).await;
+        assert_eq!(swarm.web_peer_seen().elapsed(), Duration::from_secs(50));
+        drop(native);
+    }
+}
