@@ -1,38 +1,63 @@
 //! The bridge: a hybrid peer that joins a swarm on its web side and its native side and passes verified pieces across.
 //!
-//! One door for peers: every remote peer, WebRTC or TCP, whoever dialled, is greeted by our own code and then spliced to the
+//! One door for peers: every remote peer, WebRTC or TCP, whoever dialled, is greeted by [`door`] and then spliced to the
 //! torrent engine over loopback. The engine never dials, never announces and never sees an outside address.
 //!
 //! The room knows the DHT (whom to dial) and the tracker (whose offers to answer). It does not know records: whether a
 //! record points to a torrent is a function it is handed.
 
-pub mod rtc;
 mod address;
+mod cache;
 mod candidates;
+mod dialler;
 mod door;
 mod engine;
+mod joined;
 mod metadata;
 mod pieces;
 mod policy;
+pub mod rtc;
 mod storage;
 mod swarm;
+#[cfg(test)]
+mod tests;
+mod torrent;
+mod web;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::watch;
+use bytes::Bytes;
+use rand::RngExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::dht::Dht;
 use crate::tasks::Tasks;
 use crate::tracker::{Resident, Tracker, WebOffer};
-use crate::wire::id::InfoHash;
+use crate::wire::id::{InfoHash, PeerId};
 use crate::wire::metainfo::Metainfo;
 use crate::{config, metrics};
+use cache::Cache;
+use dialler::Sources;
+use engine::Engine;
+use joined::{Joined, Torrent};
+use policy::Refusal;
+use rtc::Endpoint;
+use swarm::{Ourselves, Swarm, Transport};
+use torrent::Purpose;
 
 /// What peers are told this is.
 const CLIENT: &str = concat!("Swarmgate ", env!("CARGO_PKG_VERSION"));
+
+/// How our peer ids begin (BEP 20): client and version.
+const PEER_ID_PREFIX: &[u8; 8] = b"-SG0100-";
+
+/// TCP connections that have not said which torrent they want. Past it new ones are closed.
+const MAX_STRANGERS: usize = 256;
 
 /// What the bridge is configured by.
 #[derive(Debug, Clone, Default)]
@@ -91,6 +116,13 @@ pub enum TorrentError {
     Stopping,
 }
 
+impl TorrentError {
+    /// Whether trying again at once would end the same.
+    fn is_lasting(&self) -> bool {
+        !matches!(self, Self::Stopping | Self::InUse)
+    }
+}
+
 /// How far a download is.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
@@ -107,22 +139,27 @@ pub struct Progress {
 }
 
 /// A torrent that is seeded until this is dropped.
-#[derive(Debug)]
 pub struct Seed {
-    info_hash: InfoHash,
+    torrent: Torrent,
 }
 
 impl Seed {
     /// Its info hash.
     #[must_use]
     pub fn info_hash(&self) -> InfoHash {
-        self.info_hash
+        self.torrent.swarm.info_hash
     }
 }
 
-/// A download that goes on until this is dropped.
-#[derive(Debug)]
+impl Drop for Seed {
+    fn drop(&mut self) {
+        self.torrent.swarm.token.cancel();
+    }
+}
+
+/// A download that goes on until this is dropped; then it goes on being served until then, too.
 pub struct Download {
+    torrent: Torrent,
     progress: watch::Receiver<Progress>,
 }
 
@@ -134,14 +171,35 @@ impl Download {
     }
 }
 
-/// The bridge. Clones are the same bridge.
-#[derive(Clone)]
-pub struct Bridge {
-    addrs: (SocketAddr, SocketAddr),
+impl Drop for Download {
+    fn drop(&mut self) {
+        self.torrent.swarm.token.cancel();
+    }
 }
 
 /// Whether a verified record points to a torrent.
 pub type Allowed = Arc<dyn Fn(&InfoHash) -> bool + Send + Sync>;
+
+/// The bridge. Clones are the same bridge.
+#[derive(Clone)]
+pub struct Bridge {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: config::Bridge,
+    ourselves: Ourselves,
+    allowed: Allowed,
+    engine: Engine,
+    endpoint: Arc<Endpoint>,
+    sources: Sources,
+    cache: Arc<Cache>,
+    joined: Joined,
+    /// Places for peers over all torrents.
+    places: Arc<Semaphore>,
+    metrics: metrics::Bridge,
+    tasks: Tasks,
+}
 
 impl Bridge {
     /// Binds both doors and starts the engine. Torrents in the cache are left alone until somebody asks for them.
@@ -159,20 +217,48 @@ impl Bridge {
         metrics: metrics::Bridge,
         tasks: &Tasks,
     ) -> Result<Self, StartError> {
-        let _ = (data_dir, dht, tracker, allowed, metrics, tasks);
-        Ok(Self { addrs: (settings.bittorrent.listen, settings.webrtc.listen) })
+        let Settings { bridge: settings, bittorrent, webrtc } = settings;
+        let (tcp, udp) = (bittorrent.listen, webrtc.listen);
+        let listener = TcpListener::bind(tcp).await;
+        let listener = listener.map_err(|source| StartError::Listen { what: "TCP peers", addr: tcp, source })?;
+        let local = listener.local_addr();
+        let local = local.map_err(|source| StartError::Listen { what: "TCP peers", addr: tcp, source })?;
+        let endpoint = Endpoint::bind(&webrtc, metrics.clone(), tasks).await;
+        let endpoint = endpoint.map_err(|source| StartError::Listen { what: "WebRTC peers", addr: udp, source })?;
+        let path = data_dir.join("cache");
+        let cache = Cache::open(path.clone(), settings.cache_size.as_u64(), metrics.clone());
+        let cache = cache.map_err(|source| StartError::DataDir { path: path.clone(), source })?;
+        let ourselves = Ourselves { peer_id: new_peer_id(), port: local.port() };
+        let (engine_peers, token) = (settings.max_peers_per_torrent, tasks.token().child_token());
+        let engine = Engine::start(path, ourselves.peer_id, engine_peers, token).await;
+        let engine = engine.map_err(|error| StartError::Engine(error.to_string()))?;
+        let inner = Arc::new(Inner {
+            ourselves,
+            allowed,
+            engine,
+            endpoint,
+            sources: Sources { dht, tracker, listener: local, tasks: tasks.clone() },
+            cache,
+            joined: Joined::default(),
+            places: Arc::new(Semaphore::new(settings.max_peers)),
+            settings,
+            metrics,
+            tasks: tasks.clone(),
+        });
+        tasks.spawn_cancellable(inner.clone().listen(listener));
+        Ok(Self { inner })
     }
 
     /// Where TCP peers reach it.
     #[must_use]
     pub fn bittorrent_addr(&self) -> SocketAddr {
-        self.addrs.0
+        self.inner.sources.listener
     }
 
     /// Where WebRTC peers reach it.
     #[must_use]
     pub fn webrtc_addr(&self) -> SocketAddr {
-        self.addrs.1
+        self.inner.endpoint.local_addr()
     }
 
     /// Seeds files that are on disk, at their paths below `dir` (a single file: `dir/name`). They are checked first,
@@ -181,8 +267,17 @@ impl Bridge {
     /// # Errors
     /// See [`TorrentError`].
     pub async fn seed(&self, metainfo: Metainfo, dir: PathBuf) -> Result<Seed, TorrentError> {
-        let _ = dir;
-        Ok(Seed { info_hash: metainfo.info_hash() })
+        let info_hash = metainfo.info_hash();
+        let torrent = self.take_over(info_hash, Purpose::Seed { metainfo, dir }).await?;
+        // From here on dropping the seed ends it.
+        let seed = Seed { torrent };
+        let mut stages = seed.torrent.swarm.stage.subscribe();
+        tokio::select! {
+            error = seed.torrent.ended() => Err(error),
+            live = stages.wait_for(|stage| stage.live().is_some()) => {
+                live.map(drop).map(|()| seed).map_err(|_| TorrentError::Stopping)
+            }
+        }
     }
 
     /// Downloads a torrent into `dir`: a single file as `dir/name`, a folder as `dir/name/…`. Peers come from the DHT
@@ -196,17 +291,103 @@ impl Bridge {
         peers: Vec<SocketAddr>,
         dir: PathBuf,
     ) -> Result<Download, TorrentError> {
-        let _ = (info_hash, peers, dir);
-        Ok(Download { progress: watch::channel(Progress::default()).1 })
+        let (sender, progress) = watch::channel(Progress::default());
+        let torrent = self.take_over(info_hash, Purpose::Download { dir, peers, progress: sender }).await?;
+        Ok(Download { torrent, progress })
+    }
+
+    /// Joins a torrent for the user. Where web peers had it joined, they are let go first: they come back at their next
+    /// announce and find the files in their new place.
+    async fn take_over(&self, info_hash: InfoHash, purpose: Purpose) -> Result<Torrent, TorrentError> {
+        if let Some(torrent) = self.inner.joined.find(&info_hash) {
+            if !torrent.bridged {
+                return Err(TorrentError::InUse);
+            }
+            torrent.swarm.token.cancel();
+            torrent.ended().await;
+        }
+        self.inner.joined.join(&self.inner, info_hash, purpose).map_err(|_| TorrentError::InUse)
     }
 }
 
 impl Resident for Bridge {
-    fn wants(&self, _info_hash: &InfoHash) -> bool {
-        false
+    fn wants(&self, info_hash: &InfoHash) -> bool {
+        self.inner.admit(info_hash).is_ok()
     }
 
     fn offer(&self, offer: WebOffer) {
-        let _: (InfoHash, IpAddr) = (offer.info_hash, offer.from);
+        self.inner.offer(offer.info_hash, offer.into());
     }
+}
+
+impl Inner {
+    fn admit(&self, info_hash: &InfoHash) -> Result<(), Refusal> {
+        let load = self.joined.load(info_hash, self.places.available_permits());
+        policy::admit(&self.settings, load, || (self.allowed)(info_hash))
+    }
+
+    /// Brings a page's offer to its torrent, which is joined for it if need be.
+    fn offer(self: &Arc<Self>, info_hash: InfoHash, offer: web::Offer) {
+        if let Err(refusal) = self.admit(&info_hash) {
+            return self.metrics.offers.with_label_values(&[refusal.label()]).inc();
+        }
+        let torrent = self.joined.join(self, info_hash, Purpose::Bridge).unwrap_or_else(|joined| joined);
+        if torrent.offers.try_send(offer).is_err() {
+            self.metrics.offers.with_label_values(&["flood"]).inc();
+        }
+    }
+
+    /// The torrent a TCP peer wants: one that is joined, or one in the cache that the policy still covers. That a stranger
+    /// comes is no reason to join any other.
+    fn wanted_by_native(self: &Arc<Self>, info_hash: &InfoHash) -> Option<Arc<Swarm>> {
+        if let Some(torrent) = self.joined.find(info_hash) {
+            return Some(torrent.swarm);
+        }
+        let again = self.cache.contains(info_hash) && self.admit(info_hash).is_ok();
+        let join = || self.joined.join(self, *info_hash, Purpose::Bridge).unwrap_or_else(|joined| joined);
+        again.then(|| join().swarm)
+    }
+
+    fn new_swarm(&self, info_hash: InfoHash) -> (Arc<Swarm>, mpsc::Receiver<Bytes>) {
+        let token = self.tasks.token().child_token();
+        Swarm::new(info_hash, self.ourselves, &self.settings, self.places.clone(), self.metrics.clone(), token)
+    }
+
+    /// Takes TCP peers until the node stops.
+    async fn listen(self: Arc<Self>, listener: TcpListener) {
+        let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+        loop {
+            let (stream, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, mostly: waiting is all one can do.
+                    tracing::warn!(%error, "cannot accept a TCP peer");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            };
+            let Ok(stranger) = strangers.clone().try_acquire_owned() else {
+                self.metrics.refused.with_label_values(&["strangers"]).inc();
+                continue;
+            };
+            tracing::trace!(%from, "a TCP peer came");
+            self.tasks.spawn_cancellable(self.clone().receive(stream, stranger));
+        }
+    }
+
+    async fn receive(self: Arc<Self>, stream: TcpStream, stranger: tokio::sync::OwnedSemaphorePermit) {
+        // Requests are small and each waits for its answer; Nagle's algorithm would hold them back.
+        let _ = stream.set_nodelay(true);
+        let find = |info_hash: &InfoHash| {
+            drop(stranger);
+            self.wanted_by_native(info_hash)
+        };
+        door::incoming(stream, Transport::Tcp, &self.metrics, find).await;
+    }
+}
+
+fn new_peer_id() -> PeerId {
+    let mut id: [u8; 20] = rand::rng().random();
+    id[..8].copy_from_slice(PEER_ID_PREFIX);
+    PeerId(id)
 }

@@ -55,11 +55,6 @@ impl PieceSet {
         self.count() == self.pieces
     }
 
-    /// How many pieces the torrent has.
-    pub(super) fn pieces(&self) -> usize {
-        self.pieces
-    }
-
     /// The pieces in this set that are not in `other`, in order.
     pub(super) fn beyond<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = usize> + 'a {
         let news = self.bits.iter().zip(&other.bits).enumerate().filter(|(_, (ours, theirs))| *ours & !*theirs != 0);

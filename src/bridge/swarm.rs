@@ -103,7 +103,7 @@ pub(super) struct Swarm {
     pub(super) ourselves: Ourselves,
     /// Largest metadata fetched.
     pub(super) max_metadata: usize,
-    /// Written by the torrent's own task only.
+    /// Written by the torrent's own task only, by [`Swarm::enter`].
     pub(super) stage: watch::Sender<Stage>,
     /// Verified metadata, on its way to the torrent's task.
     pub(super) metadata: mpsc::Sender<Bytes>,
@@ -164,7 +164,20 @@ impl Swarm {
             places,
             roster: Mutex::new(roster),
         };
+        swarm.metrics.torrents.with_label_values(&[Stage::Metadata.label()]).inc();
         (Arc::new(swarm), arrived)
+    }
+
+    /// Goes on to the next stage.
+    pub(super) fn enter(&self, stage: Stage) {
+        self.metrics.torrents.with_label_values(&[stage.label()]).inc();
+        let before = self.stage.send_replace(stage);
+        self.metrics.torrents.with_label_values(&[before.label()]).dec();
+    }
+
+    /// The last step: the torrent is no longer counted.
+    pub(super) fn leave(&self) {
+        self.metrics.torrents.with_label_values(&[self.stage.borrow().label()]).dec();
     }
 
     /// Seats a greeted peer; it leaves when the seat is dropped.

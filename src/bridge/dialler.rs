@@ -1,0 +1,149 @@
+//! Looks for native peers of one torrent and dials them. All dialling of the bridge is here.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+
+use super::address::may_dial;
+use super::candidates::{BRIEF, Candidates, Outcome, Source, next_lookup};
+use super::door::{self, Ending};
+use super::swarm::{Swarm, Transport};
+use crate::dht::{Dht, FoundPeer};
+use crate::tasks::Tasks;
+use crate::tracker::Tracker;
+
+/// Connections of one torrent being opened at once.
+const MAX_OPENING: usize = 8;
+
+/// A peer that is there answers sooner.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(8);
+
+/// How often our own tracker is asked. It costs a message between two tasks.
+const TRACKER_POLL: Duration = Duration::from_secs(10);
+
+/// Addresses taken from our own tracker at once.
+const TRACKER_PEERS: usize = 50;
+
+/// Where addresses come from, and what dialling needs.
+#[derive(Clone)]
+pub(super) struct Sources {
+    pub(super) dht: Dht,
+    pub(super) tracker: Option<Tracker>,
+    /// Our own TCP door.
+    pub(super) listener: SocketAddr,
+    pub(super) tasks: Tasks,
+}
+
+/// What a dial reports.
+enum Report {
+    /// It is open, or never will be.
+    Opened,
+    /// It is over.
+    Ended(SocketAddr, Outcome),
+}
+
+/// Dials peers of `swarm` for as long as it is polled. `given` are addresses that the user named.
+pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAddr>) -> Infallible {
+    let mut candidates = Candidates::default();
+    for addr in given {
+        candidates.add(addr, Source::Given, Instant::now());
+    }
+    let mut stages = swarm.stage.subscribe();
+    let (reports_tx, mut reports) = mpsc::channel(MAX_OPENING);
+    let mut opening = 0;
+    let mut lookup: Option<mpsc::Receiver<FoundPeer>> = None;
+    let (mut lookups, mut found_anybody, mut lookup_at) = (0, false, Instant::now());
+    let mut tick = interval(TRACKER_POLL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        // BEP 27: a private torrent's peers come from its own tracker only.
+        let private = stages.borrow_and_update().metainfo().is_some_and(|metainfo| metainfo.is_private());
+        let complete = swarm.stage.borrow().is_complete();
+        let wanted = swarm.wants_more();
+        while wanted && opening < MAX_OPENING {
+            let Some((addr, source)) = candidates.next(complete, Instant::now()) else { break };
+            opening += 1;
+            sources.tasks.spawn_cancellable(dial(swarm.clone(), addr, source, reports_tx.clone()));
+        }
+        let wake = candidates.wake(complete).filter(|_| wanted && opening < MAX_OPENING);
+        tokio::select! {
+            Some(report) = reports.recv() => match report {
+                Report::Opened => opening -= 1,
+                Report::Ended(addr, outcome) => candidates.ended(addr, outcome, Instant::now()),
+            },
+            found = next_found(&mut lookup), if lookup.is_some() => match found {
+                Some(FoundPeer { addr, from }) => {
+                    if sources.may_dial(addr, from.ip()) {
+                        found_anybody |= candidates.add(addr, Source::Dht, Instant::now());
+                    }
+                }
+                None => {
+                    lookup = None;
+                    lookup_at = Instant::now() + next_lookup(lookups, found_anybody);
+                }
+            },
+            () = sleep_until(lookup_at), if lookup.is_none() && wanted && !private => {
+                lookups += 1;
+                lookup = Some(sources.dht.get_peers(swarm.info_hash));
+            }
+            _ = tick.tick() => {
+                if let Some(tracker) = sources.tracker.as_ref().filter(|_| wanted && !private) {
+                    for addr in tracker.native_peers(swarm.info_hash, TRACKER_PEERS).await {
+                        // Each announced itself from that address, so it is the one who named it.
+                        if sources.may_dial(addr, addr.ip()) {
+                            candidates.add(addr, Source::Tracker, Instant::now());
+                        }
+                    }
+                }
+            }
+            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+            _ = stages.changed() => {}
+        }
+    }
+}
+
+impl Sources {
+    fn may_dial(&self, addr: SocketAddr, source: IpAddr) -> bool {
+        let here = self.listener.ip();
+        let ours = addr.port() == self.listener.port()
+            && (addr.ip() == here || (here.is_unspecified() && addr.ip().is_loopback()));
+        !ours && may_dial(addr, source)
+    }
+}
+
+async fn next_found(lookup: &mut Option<mpsc::Receiver<FoundPeer>>) -> Option<FoundPeer> {
+    lookup.as_mut()?.recv().await
+}
+
+/// One connection, from its first packet to its end.
+async fn dial(swarm: Arc<Swarm>, addr: SocketAddr, source: Source, reports: mpsc::Sender<Report>) {
+    let connected = tokio::select! {
+        connected = timeout(CONNECT_DEADLINE, TcpStream::connect(addr)) => connected.ok().and_then(Result::ok),
+        () = swarm.token.cancelled() => None,
+    };
+    let result = if connected.is_some() { "connected" } else { "failed" };
+    swarm.metrics.dials.with_label_values(&[source.label(), result]).inc();
+    let _ = reports.send(Report::Opened).await;
+    let outcome = match connected {
+        Some(stream) => visit(&swarm, stream).await,
+        None => Outcome::Failed,
+    };
+    let _ = reports.send(Report::Ended(addr, outcome)).await;
+}
+
+async fn visit(swarm: &Arc<Swarm>, stream: TcpStream) -> Outcome {
+    // Requests are small and each waits for its answer; Nagle's algorithm would hold them back.
+    let _ = stream.set_nodelay(true);
+    let began = Instant::now();
+    let visit = door::agreed(stream, Transport::Tcp, swarm).await;
+    match visit.ending {
+        Ending::Ourselves => Outcome::Ourselves,
+        _ if visit.seated => Outcome::Left { complete: visit.complete, brief: began.elapsed() < BRIEF },
+        _ => Outcome::Failed,
+    }
+}

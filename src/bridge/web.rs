@@ -1,0 +1,86 @@
+//! Web peers: their offers are answered, once for each page, and their channels brought to the door.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::door;
+use super::rtc::{Endpoint, RtcError};
+use super::swarm::{Invitation, Swarm, Transport};
+use crate::tasks::Tasks;
+use crate::tracker::WebOffer;
+use crate::wire::id::PeerId;
+
+/// Takes our peer id and our description back to a page.
+pub(super) type Answer = Box<dyn FnOnce(PeerId, &str) + Send>;
+
+/// An offer of a page.
+pub(super) struct Offer {
+    /// The page.
+    pub(super) page: PeerId,
+    /// Its session description.
+    pub(super) sdp: String,
+    /// The way back to it.
+    pub(super) answer: Answer,
+}
+
+impl From<WebOffer> for Offer {
+    fn from(offer: WebOffer) -> Self {
+        let answer = Box::new(move |ours, sdp: &str| offer.answer.send(ours, sdp));
+        Self { page: offer.peer_id, sdp: offer.sdp, answer }
+    }
+}
+
+impl fmt::Debug for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Offer").field("page", &self.page).finish_non_exhaustive()
+    }
+}
+
+/// Answers the pages of `swarm` for as long as it is polled.
+pub(super) async fn welcome(
+    swarm: Arc<Swarm>,
+    endpoint: Arc<Endpoint>,
+    mut offers: mpsc::Receiver<Offer>,
+    tasks: Tasks,
+) -> Infallible {
+    while let Some(offer) = offers.recv().await {
+        match swarm.invite(offer.page) {
+            Ok(invitation) => tasks.spawn_cancellable(meet(swarm.clone(), endpoint.clone(), offer, invitation)),
+            Err(refusal) => swarm.metrics.offers.with_label_values(&[refusal.label()]).inc(),
+        }
+    }
+    // The other end is kept with the torrent; without it nobody can come.
+    std::future::pending().await
+}
+
+async fn meet(swarm: Arc<Swarm>, endpoint: Arc<Endpoint>, offer: Offer, invitation: Invitation) {
+    let opened = async {
+        let (sdp, pending) = endpoint.answer(&offer.sdp).await?;
+        (offer.answer)(swarm.ourselves.peer_id, &sdp);
+        pending.open().await
+    };
+    let opened = tokio::select! {
+        opened = opened => opened,
+        () = swarm.token.cancelled() => return,
+    };
+    let result = match &opened {
+        Ok(_) => "opened",
+        Err(RtcError::Description(_)) => "unusable",
+        Err(RtcError::Busy) => "busy",
+        Err(RtcError::Timeout) => "timeout",
+        Err(RtcError::Closed) => "closed",
+        Err(RtcError::Stack(_)) => "failed",
+    };
+    swarm.metrics.offers.with_label_values(&[result]).inc();
+    match opened {
+        Ok(channel) => {
+            // The seat takes over from the invitation, which must not end before the page is greeted.
+            door::agreed(channel, Transport::WebRtc, &swarm).await;
+            drop(invitation);
+        }
+        Err(error) => tracing::debug!(info_hash = %swarm.info_hash, page = %offer.page, %error, "a page did not come"),
+    }
+}
