@@ -17,4 +17,5 @@ pub mod metrics;
 pub mod records;
 pub mod tasks;
 pub mod tracker;
+pub mod web;
 pub mod wire;

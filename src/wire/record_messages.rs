@@ -140,9 +140,9 @@ pub enum FieldError {
     /// An action that begins with `dht_` and that nobody knows.
     #[error("the action is not known; \"dht_info\" tells which are")]
     UnknownAction,
-    /// `k` is not the key that the address names.
-    #[error("the record's key is not the one in the address")]
-    OtherKey,
+    /// The record is not the one that the address names.
+    #[error("the record's {0} is not the one in the address")]
+    NotAsAddressed(&'static str),
     /// Not `2 × n` hexadecimal digits.
     #[error("{0}")]
     Id(#[from] IdError),

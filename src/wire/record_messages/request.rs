@@ -116,16 +116,23 @@ fn echo(action: &str) -> String {
     action.chars().take(MAX_ID).collect()
 }
 
-/// Reads the body of `PUT /v1/records/{key}`: a record, whose `k` may be left out since the address has it, and `cas`.
+/// Reads the body of `PUT /v1/records/{key}?salt=…`: a record and `cas`. `k` and `salt` may be left out, since the
+/// address has them; when both places name one they must agree.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
-pub fn parse_put_body(body: &str, key: PublicKey) -> Result<(SignedItem, Option<i64>), FieldError> {
+pub fn parse_put_body(body: &str, key: PublicKey, salt: Option<Salt>) -> Result<(SignedItem, Option<i64>), FieldError> {
     let fields = Fields::parse(body)?;
-    match fields.text("k")? {
-        Some(k) if PublicKey::from_hex(k)? != key => Err(FieldError::OtherKey),
-        _ => Ok((fields.item(key)?, fields.number("cas")?)),
+    let mut item = fields.item(key)?;
+    if fields.text("k")?.map(PublicKey::from_hex).transpose()?.is_some_and(|k| k != key) {
+        return Err(FieldError::NotAsAddressed("key"));
     }
+    match salt {
+        Some(salt) if fields.get("salt").is_none() => item.salt = salt,
+        Some(salt) if salt != item.salt => return Err(FieldError::NotAsAddressed("salt")),
+        _ => {}
+    }
+    Ok((item, fields.number("cas")?))
 }
 
 /// The fields of a JSON object. `null` is the same as left out.
@@ -259,12 +266,20 @@ mod tests {
     #[test]
     fn a_put_body_belongs_to_its_address() {
         let key = PublicKey([1; 32]);
-        let rest = format!(r#""seq":1,"v":"30","sig":"{}""#, "00".repeat(64));
-        let (item, cas) = parse_put_body(&format!("{{{rest}}}"), key).unwrap();
-        assert_eq!((item.key, cas), (key, None));
-        let body = |k: PublicKey| format!(r#"{{"k":"{k}",{rest},"cas":3}}"#);
-        assert_eq!(parse_put_body(&body(key), key).unwrap().1, Some(3));
-        assert_eq!(parse_put_body(&body(PublicKey([2; 32])), key).unwrap_err(), FieldError::OtherKey);
+        let sig = "00".repeat(64);
+        let read = |extra: &str, salt: &str| {
+            let body = format!(r#"{{"seq":1,"v":"30","sig":"{sig}"{extra}}}"#);
+            let salt = (!salt.is_empty()).then(|| salt_from_hex(salt).unwrap());
+            parse_put_body(&body, key, salt).map(|(item, cas)| (hex::encode(item.salt.as_bytes()), cas))
+        };
+        assert_eq!(read("", ""), Ok((String::new(), None)));
+        assert_eq!(read(r#","cas":3"#, "6e"), Ok(("6e".to_owned(), Some(3))));
+        assert_eq!(read(r#","salt":"6e""#, ""), Ok(("6e".to_owned(), None)));
+        assert_eq!(read(r#","salt":"6e""#, "6e"), Ok(("6e".to_owned(), None)));
+        assert_eq!(read(&format!(r#","k":"{key}""#), ""), Ok((String::new(), None)));
+        assert_eq!(read(r#","salt":"6d""#, "6e"), Err(FieldError::NotAsAddressed("salt")));
+        let other = PublicKey([2; 32]);
+        assert_eq!(read(&format!(r#","k":"{other}""#), ""), Err(FieldError::NotAsAddressed("key")));
     }
 
     proptest! {

@@ -1,0 +1,138 @@
+//! The app's files, which are part of the binary. A debug build reads them from `web-demo/dist` as they are now.
+
+use axum::http::header::{
+    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, VARY,
+};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::response::{Html, IntoResponse, Response};
+use rust_embed::RustEmbed;
+
+use super::headers;
+use crate::wire::hex;
+
+#[derive(RustEmbed)]
+#[folder = "web-demo/dist"]
+#[allow_missing = true]
+struct Files;
+
+/// Files under here have a hash of their content in their name.
+const HASHED: &str = "assets/";
+
+/// The page of a binary that was built without the app.
+const NOT_BUILT: &str = "<!doctype html><meta charset=utf-8><title>Swarmgate</title>\
+    <h1>The app is not part of this build</h1>\
+    <p>The tracker and the record API work. To get the app too, run <code>make run</code>, or \
+    <code>npm ci && npm run build</code> in <code>web-demo</code> and build the server again.";
+
+/// Answers every address that is no other door's.
+pub(super) async fn file(method: Method, uri: Uri, request: HeaderMap) -> Response {
+    if !matches!(method, Method::GET | Method::HEAD) {
+        return (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], "this address takes GET\n").into_response();
+    }
+    let path = uri.path().trim_start_matches('/');
+    let path = if path.is_empty() { "index.html" } else { path };
+    match find(path, &request) {
+        Some((file, encoding)) => respond(path, file, encoding, &request),
+        None if path == "index.html" => (StatusCode::SERVICE_UNAVAILABLE, documents(), Html(NOT_BUILT)).into_response(),
+        None => (StatusCode::NOT_FOUND, "there is nothing at this address\n").into_response(),
+    }
+}
+
+/// The file, compressed if the build has it so and the client takes it.
+fn find(path: &str, request: &HeaderMap) -> Option<(rust_embed::EmbeddedFile, Option<&'static str>)> {
+    let brotli = if accepts_brotli(request) { Files::get(&format!("{path}.br")) } else { None };
+    brotli.map(|file| (file, Some("br"))).or_else(|| Files::get(path).map(|file| (file, None)))
+}
+
+fn respond(
+    path: &str,
+    file: rust_embed::EmbeddedFile,
+    encoding: Option<&'static str>,
+    request: &HeaderMap,
+) -> Response {
+    let content_type = content_type(path);
+    let etag = format!("\"{}\"", hex::encode(&file.metadata.sha256_hash()[..16]));
+    let mut response = if headers::is_unmodified(request, &etag) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        file.data.into_response()
+    };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(ETAG, HeaderValue::try_from(etag).expect("hexadecimal in quotes"));
+    headers
+        .insert(CACHE_CONTROL, HeaderValue::from_static(if path.starts_with(HASHED) { FOR_EVER } else { "no-cache" }));
+    headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    if let Some(encoding) = encoding {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+    }
+    if is_document(content_type) {
+        headers.extend(documents());
+    } else {
+        // Pages of other authors import the client library from here.
+        headers::allow_any_origin(headers);
+    }
+    response
+}
+
+/// A name with a hash in it never stands for anything else. A year is RFC 9111's "for ever".
+const FOR_EVER: &str = "public, max-age=31536000, immutable";
+
+fn documents() -> HeaderMap {
+    HeaderMap::from_iter([(CONTENT_SECURITY_POLICY, headers::CONTENT_SECURITY_POLICY)])
+}
+
+/// What a browser shows by itself and would run scripts of.
+fn is_document(content_type: &str) -> bool {
+    content_type.starts_with("text/html") || content_type == "image/svg+xml"
+}
+
+fn accepts_brotli(request: &HeaderMap) -> bool {
+    let lists = request.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',')).any(|coding| {
+        let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
+        // RFC 9110 §12.5.3: "a weight of 0 means not acceptable".
+        let refused = parameters.trim().strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0));
+        name.trim().eq_ignore_ascii_case("br") && !refused
+    })
+}
+
+/// Of the kinds of files that the app consists of.
+fn content_type(path: &str) -> &'static str {
+    match path.rsplit_once('.').map_or("", |(_, extension)| extension) {
+        "html" => "text/html; charset=utf-8",
+        "js" | "mjs" => "text/javascript; charset=utf-8",
+        "css" => "text/css; charset=utf-8",
+        "json" | "map" => "application/json",
+        "webmanifest" => "application/manifest+json",
+        "svg" => "image/svg+xml",
+        "png" => "image/png",
+        "ico" => "image/x-icon",
+        "woff2" => "font/woff2",
+        "wasm" => "application/wasm",
+        "txt" => "text/plain; charset=utf-8",
+        _ => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brotli_is_sent_to_those_who_take_it() {
+        let table = [
+            ("gzip, deflate, br, zstd", true),
+            ("br;q=0.5", true),
+            ("BR", true),
+            ("gzip", false),
+            ("br;q=0", false),
+            ("br; q=0.0", false),
+            ("", false),
+        ];
+        for (value, expected) in table {
+            let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(value))]);
+            assert_eq!(accepts_brotli(&headers), expected, "{value}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The HTTP doors: the app, the tracker's socket and its HTTP form, the record API, health and metrics.
+//!
+//! The room holds no state of its own. Each file is one door to another room; what they all share is here: which routes
+//! the public reaches ([`public`]) and which only the operator ([`admin`]), and how connections are served ([`serve`]).
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::get;
+
+use crate::dht::Dht;
+use crate::metrics::Metrics;
+use crate::records::Records;
+use crate::tasks::Tasks;
+use crate::tracker::Tracker;
+
+pub use listener::serve;
+
+mod announce;
+mod app;
+mod client_address;
+mod extension;
+mod headers;
+mod health;
+mod listener;
+mod record_api;
+mod socket;
+
+/// What the doors lead to.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "each is documented in its room")]
+pub struct Rooms {
+    pub tracker: Tracker,
+    pub records: Records,
+    pub dht: Dht,
+    pub metrics: Arc<Metrics>,
+    pub tasks: Tasks,
+}
+
+/// Everything that the public reaches.
+///
+/// A WebSocket is accepted at any path: clients are given tracker addresses with any path, or none.
+pub fn public(rooms: Rooms) -> Router {
+    Router::new()
+        .route("/announce", get(announce::announce))
+        .route("/scrape", get(announce::scrape))
+        .nest("/v1", record_api::routes())
+        .merge(health::routes())
+        .route("/stats.json", get(health::stats))
+        .fallback(app::file)
+        .layer(from_fn_with_state(socket::Door::new(&rooms), socket::upgrade))
+        .layer(from_fn(headers::safe))
+        .with_state(rooms)
+}
+
+/// Everything that only the operator reaches.
+pub fn admin(rooms: Rooms) -> Router {
+    Router::new()
+        .nest("/v1", record_api::routes())
+        .merge(health::routes())
+        .route("/stats.json", get(health::stats))
+        .route("/metrics", get(health::metrics))
+        .layer(from_fn(headers::safe))
+        .with_state(rooms)
+}
