@@ -2,7 +2,7 @@
 # make test: every test, with what it needs (Debian packages, npm packages) installed first.
 
 .DELETE_ON_ERROR:
-.PHONY: run test check fmt
+.PHONY: run test check fmt bench
 
 WEB_SOURCES := $(shell find web-demo -type f -not -path '*/node_modules/*' -not -path 'web-demo/dist/*')
 
@@ -25,6 +25,11 @@ fmt: web-demo/node_modules/.package-lock.json tests/e2e/node_modules/.package-lo
 	cargo fmt
 	npm run fmt --prefix web-demo
 	npm run fmt --prefix tests/e2e
+
+bench: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
+	tests/install-tools
+	cargo build --release
+	SWARMGATE_BIN=$(CURDIR)/target/release/swarmgate node benches/page_open.mjs
 
 # The page is part of the binary, so it is built before it.
 web-demo/dist/index.html: web-demo/node_modules/.package-lock.json $(WEB_SOURCES)
