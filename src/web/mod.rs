@@ -26,6 +26,8 @@ mod health;
 mod listener;
 mod record_api;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 /// What the doors lead to.
 #[derive(Clone)]

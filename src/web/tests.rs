@@ -1,0 +1,403 @@
+//! The doors over a DHT in memory: through the routers, and through a port where the connection itself matters.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::ConnectInfo;
+use axum::http::{Request, Response, StatusCode};
+use ed25519_dalek::SigningKey;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tower::ServiceExt;
+
+use super::extension::DhtActions;
+use super::*;
+use crate::config;
+use crate::dht::Mode;
+use crate::metrics;
+use crate::records::memory_dht::MemoryDht;
+use crate::wire::hex;
+use crate::wire::id::InfoHash;
+use crate::wire::item::{Salt, VerifiedItem};
+use crate::wire::pointer;
+use crate::wire::record_messages::Record;
+
+struct Server {
+    rooms: Rooms,
+    network: Arc<MemoryDht>,
+    _directory: TempDir,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let (tasks, directory, network) = (Tasks::new(), tempfile::tempdir().unwrap(), Arc::new(MemoryDht::default()));
+        let metrics = Arc::new(Metrics::default());
+        let dht_settings =
+            config::Dht { listen: "127.0.0.1:0".parse().unwrap(), bootstrap: Vec::new(), ..config::Dht::default() };
+        let dht = Dht::start(&dht_settings, Mode::Client, None, metrics::Dht::detached(), &tasks).await.unwrap();
+        let settings = config::Records::default();
+        let records = Records::start_on(network.clone(), &settings, directory.path(), metrics.records.clone(), &tasks);
+        let records = records.await.unwrap();
+        let tracker = Tracker::start(&config::Tracker::default(), metrics.tracker.clone(), &tasks);
+        Self { rooms: Rooms { tracker, records, dht, metrics, tasks }, network, _directory: directory }
+    }
+
+    fn public(&self) -> Router {
+        public(self.rooms.clone())
+    }
+
+    async fn put(&self, item: &VerifiedItem) {
+        self.rooms.records.put(item.as_signed().clone(), None).await.unwrap();
+    }
+
+    /// Status and JSON body of a request to the public listener.
+    async fn call(&self, method: &str, uri: &str, body: impl Into<Body>) -> (u16, Value) {
+        let response = send(self.public(), method, uri, &[], body).await;
+        let status = response.status().as_u16();
+        (status, serde_json::from_slice(&body_of(response).await).unwrap_or_default())
+    }
+
+    /// A port that the public listener serves.
+    async fn listen(&self) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        serve(listener, self.public(), &self.rooms.tasks);
+        addr
+    }
+}
+
+async fn send(
+    router: Router,
+    method: &str,
+    uri: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Body>,
+) -> Response<Body> {
+    let mut request = Request::builder().method(method).uri(uri);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut request = request.body(body.into()).unwrap();
+    request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 1], 5))));
+    router.oneshot(request).await.unwrap()
+}
+
+async fn body_of(response: Response<Body>) -> Vec<u8> {
+    to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec()
+}
+
+fn header<'r>(response: &'r Response<Body>, name: &str) -> Option<&'r str> {
+    response.headers().get(name).map(|value| value.to_str().unwrap())
+}
+
+fn sign(salt: &[u8], seq: i64, v: &[u8]) -> VerifiedItem {
+    VerifiedItem::sign(&SigningKey::from_bytes(&[1; 32]), Salt::new(salt).unwrap(), seq, v.to_vec()).unwrap()
+}
+
+fn record(item: &VerifiedItem) -> Value {
+    json!(Record::from(item))
+}
+
+fn with(mut value: Value, field: &str, other: impl Into<Value>) -> Value {
+    value[field] = other.into();
+    value
+}
+
+#[tokio::test]
+async fn a_record_is_put_and_got() {
+    let server = Server::start().await;
+    let info_hash = InfoHash([7; 20]);
+    let item = sign(b"blog", 4, &pointer::value(&info_hash));
+    let uri = format!("/v1/records/{}?salt={}", item.key(), hex::encode(b"blog"));
+    assert_eq!(server.call("GET", &uri, "").await.0, 404);
+    let (status, stored) = server.call("PUT", &uri, record(&item).to_string()).await;
+    assert_eq!((status, stored), (200, json!({"target": item.target().to_hex(), "seq": 4, "stored": 1})));
+
+    let mut expected = record(&item);
+    expected["target"] = item.target().to_hex().into();
+    expected["ih"] = info_hash.to_hex().into();
+    expected["source"] = "cache".into();
+    assert_eq!(server.call("GET", &uri, "").await, (200, expected));
+    assert_eq!(server.call("GET", &format!("/v1/records/{}", item.key()), "").await.0, 404, "without the salt");
+
+    let response = send(server.public(), "GET", &uri, &[], "").await;
+    assert_eq!((header(&response, "etag"), header(&response, "cache-control")), (Some("\"4\""), Some("no-cache")));
+    let response = send(server.public(), "GET", &uri, &[("if-none-match", "\"4\"")], "").await;
+    assert_eq!(response.status(), StatusCode::NOT_MODIFIED);
+    assert!(body_of(response).await.is_empty());
+    let response = send(server.public(), "GET", &uri, &[("if-none-match", "\"3\"")], "").await;
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+/// Bodies of puts that fail, all to the key of [`sign`], which stands at number 4: what is put, then status and code.
+fn bad_puts() -> Vec<(&'static str, Value, u16, Option<i64>)> {
+    let good = record(&sign(b"", 5, b"2:hi"));
+    let mut flipped = good["sig"].as_str().unwrap().to_owned();
+    flipped.replace_range(0..1, if flipped.starts_with('0') { "1" } else { "0" });
+    let stranger = hex::encode(SigningKey::from_bytes(&[2; 32]).verifying_key().as_bytes());
+    vec![
+        ("forged signature", with(good.clone(), "sig", flipped), 400, Some(206)),
+        ("another's key", with(good.clone(), "k", stranger), 400, Some(203)),
+        ("short signature", with(good.clone(), "sig", "00"), 400, Some(203)),
+        (
+            "value of 1001 bytes",
+            with(good.clone(), "v", hex::encode(format!("997:{}", "x".repeat(997)).as_bytes())),
+            400,
+            Some(205),
+        ),
+        ("salt of 65 bytes", with(good.clone(), "salt", "ab".repeat(65)), 400, Some(207)),
+        ("keys out of order", with(good.clone(), "v", hex::encode(b"d1:bi1e1:ai2ee")), 400, Some(203)),
+        ("not bencode", with(good.clone(), "v", hex::encode(b"junk")), 400, Some(203)),
+        ("not hexadecimal", with(good.clone(), "v", "xx"), 400, Some(203)),
+        ("negative seq", with(good.clone(), "seq", -1), 400, Some(203)),
+        ("seq of 2^53", with(good.clone(), "seq", 1_i64 << 53), 400, Some(203)),
+        ("no seq", with(good.clone(), "seq", Value::Null), 400, Some(203)),
+        ("seq goes back", record(&sign(b"", 3, b"2:hi")), 409, Some(302)),
+        ("cas mismatch", with(good.clone(), "cas", 3), 412, Some(301)),
+        ("cas is text", with(good.clone(), "cas", "4"), 400, Some(203)),
+        ("not an object", json!([]), 400, Some(203)),
+        ("too large", with(good, "later", "x".repeat(9000)), 413, None),
+    ]
+}
+
+#[tokio::test]
+async fn bad_puts_over_http_get_a_status_a_code_and_a_sentence() {
+    let server = Server::start().await;
+    let known = sign(b"", 4, b"2:v4");
+    server.put(&known).await;
+    let uri = format!("/v1/records/{}", known.key());
+    for (comment, body, status, code) in bad_puts() {
+        let (got, error) = server.call("PUT", &uri, body.to_string()).await;
+        assert_eq!((got, error["code"].as_i64()), (status, code), "{comment}: {error}");
+        assert!(error["error"].as_str().is_some_and(|sentence| sentence.len() > 10), "{comment}: {error}");
+        let current = matches!(code, Some(301 | 302)).then(|| record(&known));
+        assert_eq!(error.get("current"), current.as_ref(), "{comment}");
+        assert_eq!(server.call("GET", &uri, "").await.1["seq"], 4, "{comment}");
+    }
+    for body in ["junk", "", "\u{0}"] {
+        assert_eq!(server.call("PUT", &uri, body).await.0, 400);
+    }
+    assert_eq!(server.call("PUT", &uri, vec![0xff, 0xfe]).await.0, 400);
+}
+
+#[tokio::test]
+async fn bad_puts_over_the_socket_get_a_code_and_a_sentence() {
+    let server = Server::start().await;
+    let known = sign(b"", 4, b"2:v4");
+    server.put(&known).await;
+    let actions = DhtActions::new(server.rooms.records.clone(), server.rooms.dht.clone());
+    for (comment, body, _, code) in bad_puts() {
+        let Some(code) = code.filter(|_| body.is_object()) else { continue };
+        // Over HTTP the address names the key, here only the record does.
+        let code = if comment == "another's key" { 206 } else { code };
+        let frame = with(with(body, "action", "dht_put"), "id", "x");
+        let reply: Value = serde_json::from_str(&actions.answer(&frame.to_string()).await).unwrap();
+        assert_eq!(reply["code"], code, "{comment}: {reply}");
+        assert_eq!((&reply["action"], &reply["id"]), (&json!("dht_put"), &json!("x")), "{comment}");
+        assert!(reply["failure reason"].as_str().is_some_and(|sentence| sentence.len() > 10), "{comment}");
+        let current = matches!(code, 301 | 302).then(|| record(&known));
+        assert_eq!(reply.get("current"), current.as_ref(), "{comment}");
+    }
+}
+
+#[tokio::test]
+async fn the_dht_actions() {
+    let server = Server::start().await;
+    let actions = DhtActions::new(server.rooms.records.clone(), server.rooms.dht.clone());
+    let ask = async |frame: Value| -> Value {
+        serde_json::from_str(&actions.answer(&with(frame, "id", "x").to_string()).await).unwrap()
+    };
+    let item = sign(b"", 4, b"2:v4");
+    let (k, target) = (item.key().to_hex(), item.target().to_hex());
+    let get = json!({"action": "dht_get", "k": k});
+
+    let info = ask(json!({"action": "dht_info"})).await;
+    assert_eq!(info["limits"], json!({"v": 1000, "salt": 64, "seq": 9_007_199_254_740_991_i64}));
+    assert_eq!(info["dht"]["nodes"], 0);
+    assert_eq!(ask(get.clone()).await, json!({"action": "dht_get", "id": "x", "found": false, "target": target}));
+    let stored = ask(with(record(&item), "action", "dht_put")).await;
+    assert_eq!(stored, json!({"action": "dht_put", "id": "x", "target": target, "seq": 4, "stored": 1}));
+    let found = ask(get.clone()).await;
+    assert_eq!((&found["sig"], &found["source"]), (&record(&item)["sig"], &json!("cache")));
+    assert_eq!(
+        ask(with(get.clone(), "seq", 4)).await,
+        json!({"action": "dht_get", "id": "x", "found": true, "target": target, "seq": 4, "unchanged": true})
+    );
+    assert_eq!(ask(with(get.clone(), "seq", 3)).await["v"], record(&item)["v"]);
+
+    let stored = ask(json!({"action": "dht_put", "v": hex::encode(b"2:hi")})).await;
+    let value = ask(json!({"action": "dht_get", "target": stored["target"]})).await;
+    assert_eq!((&value["found"], &value["v"]), (&json!(true), &json!(hex::encode(b"2:hi"))));
+    assert_eq!(ask(json!({"action": "dht_get", "target": "00".repeat(20)})).await["found"], false);
+    assert_eq!(ask(json!({"action": "dht_dance"})).await["code"], 204);
+
+    server.network.silent.store(true, SeqCst);
+    tokio::time::pause();
+    let reply = ask(json!({"action": "dht_get", "k": hex::encode(&[9; 32])})).await;
+    assert_eq!((&reply["code"], &reply["failure reason"]), (&json!(202), &json!("the DHT did not answer in time")));
+}
+
+#[tokio::test]
+async fn addresses_that_make_no_sense() {
+    let server = Server::start().await;
+    let key = "ab".repeat(32);
+    let table = [
+        (
+            "GET",
+            format!("/v1/records/{}", "ab".repeat(31)),
+            400,
+            json!(203),
+            "a public key must be 32 bytes (64 hexadecimal digits)",
+        ),
+        (
+            "GET",
+            format!("/v1/records/{}", "zz".repeat(32)),
+            400,
+            json!(203),
+            "a public key must be 32 bytes (64 hexadecimal digits)",
+        ),
+        (
+            "GET",
+            format!("/v1/records/{key}?salt=xyz"),
+            400,
+            json!(203),
+            "the field \"salt\" must be hexadecimal, two digits a byte",
+        ),
+        (
+            "GET",
+            format!("/v1/records/{key}?salt={}", "ab".repeat(65)),
+            400,
+            json!(207),
+            "the salt is larger than 64 bytes",
+        ),
+        ("GET", format!("/v1/records/{key}?max_age=-1"), 400, json!(203), "max_age must be a whole number of seconds"),
+        ("GET", format!("/v1/records/{key}?max_age=x"), 400, json!(203), "max_age must be a whole number of seconds"),
+        ("GET", format!("/v1/records/{key}"), 404, Value::Null, "no record of this key and salt was found"),
+        ("GET", "/v1/nothing".to_owned(), 404, Value::Null, "there is nothing at this address"),
+        ("GET", "/v1".to_owned(), 404, Value::Null, "there is nothing at this address"),
+        ("DELETE", format!("/v1/records/{key}"), 405, Value::Null, "this address takes GET and PUT"),
+        ("POST", format!("/v1/records/{key}"), 405, Value::Null, "this address takes GET and PUT"),
+    ];
+    for (method, uri, status, code, sentence) in table {
+        let (got, error) = server.call(method, &uri, "").await;
+        assert_eq!((got, &error["code"], &error["error"]), (status, &code, &json!(sentence)), "{method} {uri}");
+        let admin = send(admin(server.rooms.clone()), method, &uri, &[], "").await;
+        assert_eq!(admin.status(), status, "admin {method} {uri}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_every_origin_may_use_records() {
+    let server = Server::start().await;
+    let uri = format!("/v1/records/{}", "ab".repeat(32));
+    for (method, status) in [("OPTIONS", 204), ("GET", 404), ("PUT", 400), ("DELETE", 405)] {
+        let response = send(server.public(), method, &uri, &[("origin", "https://example.org")], "").await;
+        assert_eq!(response.status(), status);
+        assert_eq!(header(&response, "access-control-allow-origin"), Some("*"), "{method}");
+    }
+    let preflight = send(server.public(), "OPTIONS", &uri, &[], "").await;
+    assert_eq!(header(&preflight, "access-control-allow-methods"), Some("GET, HEAD, PUT"));
+    assert_eq!(header(&preflight, "access-control-allow-headers"), Some("content-type, if-none-match"));
+    let response = send(server.public(), "GET", "/stats.json", &[], "").await;
+    assert_eq!(header(&response, "access-control-allow-origin"), None);
+}
+
+/// Holds with and without the app in the build.
+#[tokio::test]
+async fn documents_are_locked_down_and_everything_is_safe() {
+    let server = Server::start().await;
+    for uri in ["/", "/index.html"] {
+        let response = send(server.public(), "GET", uri, &[], "").await;
+        let policy = header(&response, "content-security-policy").unwrap();
+        assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+        assert!(header(&response, "content-type").unwrap().starts_with("text/html"));
+    }
+    for uri in
+        ["/", "/nothing", "/../Cargo.toml", "/%2e%2e/Cargo.toml", "/livez", "/v1/nothing", "/announce", "/stats.json"]
+    {
+        let response = send(server.public(), "GET", uri, &[], "").await;
+        assert_eq!(header(&response, "x-content-type-options"), Some("nosniff"), "{uri}");
+        assert_eq!(header(&response, "referrer-policy"), Some("no-referrer"), "{uri}");
+        if uri.contains("Cargo") {
+            assert_eq!(response.status(), 404, "{uri}");
+        }
+    }
+    assert_eq!(send(server.public(), "POST", "/", &[], "").await.status(), 405);
+}
+
+#[tokio::test]
+async fn health_counts_and_who_may_see_metrics() {
+    let server = Server::start().await;
+    server.put(&sign(b"", 1, b"le")).await;
+    assert_eq!(server.call("GET", "/stats.json", "").await.1["records"], 1);
+    assert_eq!(send(server.public(), "GET", "/metrics", &[], "").await.status(), 404);
+    let response = send(admin(server.rooms.clone()), "GET", "/metrics", &[], "").await;
+    let text = String::from_utf8(body_of(response).await).unwrap();
+    assert!(text.contains("swarmgate_records_puts_total{result=\"stored\"} 1"), "{text}");
+    for (uri, running, stopping) in [("/livez", 200, 200), ("/readyz", 200, 503)] {
+        let server = Server::start().await;
+        assert_eq!(send(server.public(), "GET", uri, &[], "").await.status(), running);
+        server.rooms.tasks.token().cancel();
+        assert_eq!(send(admin(server.rooms.clone()), "GET", uri, &[], "").await.status(), stopping);
+    }
+}
+
+/// What comes back over one connection until the other end closes it.
+async fn exchange(addr: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn sockets_are_accepted_at_any_path() {
+    let server = Server::start().await;
+    let addr = server.listen().await;
+    for path in ["/", "/announce", "/any/path?x=1", "/v1/records/x"] {
+        let (_, response) = tokio_tungstenite::connect_async(format!("ws://{addr}{path}")).await.unwrap();
+        assert_eq!(response.status(), 101, "{path}");
+    }
+    let broken = exchange(addr, "GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: close\r\n\r\n").await;
+    assert!(broken.starts_with("HTTP/1.1 400"), "{broken}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_say_nothing_are_closed() {
+    let server = Server::start().await;
+    let addr = server.listen().await;
+    let before = tokio::time::Instant::now();
+    for request in ["", "GET / HTTP/1.1\r\n", "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"] {
+        let answer = exchange(addr, request).await;
+        assert_eq!(answer.contains("ok\n"), request.contains("livez"), "{answer}");
+    }
+    assert!(before.elapsed() >= Duration::from_secs(60), "each only after the deadline for heads");
+    let slow = "PUT /v1/records/x HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
+    let slow = slow.replace("/x ", &format!("/{} ", "ab".repeat(32)));
+    assert!(exchange(addr, &slow).await.starts_with("HTTP/1.1 408"));
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(40_000));
+    let answer = exchange(addr, &long).await;
+    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+}
+
+#[tokio::test]
+async fn stopping_ends_listeners_and_connections() {
+    let server = Server::start().await;
+    let addr = server.listen().await;
+    let mut idle = TcpStream::connect(addr).await.unwrap();
+    idle.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut first = [0; 12];
+    idle.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    assert_eq!(server.rooms.tasks.stop(Duration::from_secs(10)).await, 0);
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).await.unwrap();
+    assert!(TcpStream::connect(addr).await.is_err());
+}
