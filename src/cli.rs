@@ -10,6 +10,7 @@ mod publish;
 mod put;
 mod reach;
 mod resolve;
+mod serve;
 mod standalone;
 
 use std::path::PathBuf;
@@ -29,6 +30,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the server.
+    Serve(serve::Serve),
     /// Make a folder a site: hash it, sign a record for it, put that in the DHT, and seed.
     Publish(publish::Publish),
     /// Look up the record of a key.
@@ -127,6 +130,7 @@ impl From<ConfigError> for Failure {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        Command::Serve(command) => command.run(),
         Command::Publish(command) => on_runtime(command.run()),
         Command::Resolve(command) => on_runtime(command.run()),
         Command::Put(command) => on_runtime(command.run()),

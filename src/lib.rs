@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod dht;
 pub mod metrics;
+pub mod node;
 pub mod records;
 pub mod tasks;
 pub mod tracker;

@@ -1,0 +1,191 @@
+//! The composition root: the only file that sees every room. It opens the sockets, starts the rooms in the order they
+//! need each other, and stops them.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::net::{TcpListener, UdpSocket};
+
+use crate::bridge::{self, Bridge};
+use crate::config::Config;
+use crate::dht::{Dht, Mode};
+use crate::metrics::Metrics;
+use crate::records::{self, Records};
+use crate::tasks::Tasks;
+use crate::tracker::Tracker;
+use crate::web;
+
+/// A running server.
+#[derive(Debug)]
+pub struct Node {
+    ready: Ready,
+    tasks: Tasks,
+    /// Held for as long as the node runs: two servers on one data directory would destroy each other's work.
+    _lock: File,
+}
+
+/// Every bound address, as `serve` prints them on standard output once all of them answer.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ready {
+    event: &'static str,
+    /// The page, `/announce`, `/v1`.
+    pub web: SocketAddr,
+    /// `/metrics`, health.
+    pub admin: SocketAddr,
+    /// BEP 15.
+    pub udp_tracker: SocketAddr,
+    /// BEP 5.
+    pub dht: SocketAddr,
+    /// BEP 3 over TCP.
+    pub bittorrent: SocketAddr,
+    /// All WebRTC peers.
+    pub webrtc: SocketAddr,
+}
+
+/// Why a node cannot start: one sentence each.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be created, written or locked.
+    #[error("cannot use the data directory {path}: {source}")]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A socket cannot be opened.
+    #[error("cannot listen on {address} ({key}): {source}")]
+    Listen {
+        /// The configuration key that names the address.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The record store.
+    #[error(transparent)]
+    Records(#[from] records::StartError),
+    /// The bridge.
+    #[error(transparent)]
+    Bridge(#[from] bridge::StartError),
+}
+
+impl Node {
+    /// Starts every room. When this returns, every address in [`Node::ready`] answers.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Whatever had been started by then is stopped again.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let tasks = Tasks::new();
+        let started = Self::start_rooms(config, tasks.clone()).await;
+        if started.is_err() {
+            tasks.stop(Duration::from_secs(5)).await;
+        }
+        started
+    }
+
+    async fn start_rooms(config: &Config, tasks: Tasks) -> Result<Self, StartError> {
+        let lock = lock_data_dir(&config.data_dir)?;
+        let (web_listener, web) = listen_tcp("web.listen", config.web.listen).await?;
+        let (admin_listener, admin) = listen_tcp("admin.listen", config.admin.listen).await?;
+        let (udp_socket, udp_tracker) = bind_udp("tracker.udp_listen", config.tracker.udp_listen).await?;
+
+        let metrics = Arc::new(Metrics::default());
+        let state_file = Some(config.data_dir.join("dht-nodes"));
+        let dht = Dht::start(&config.dht, Mode::Server, state_file, metrics.dht.clone(), &tasks)
+            .await
+            .map_err(|source| StartError::Listen { key: "dht.listen", address: config.dht.listen, source })?;
+        let records =
+            Records::start(&config.records, &config.data_dir, dht.clone(), metrics.records.clone(), &tasks).await?;
+        let tracker = Tracker::start(&config.tracker, metrics.tracker.clone(), &tasks);
+        let settings = bridge::Settings {
+            bridge: config.bridge.clone(),
+            bittorrent: config.bittorrent.clone(),
+            webrtc: config.webrtc.clone(),
+        };
+        // The bridge does not know records; it asks whether one points to a torrent.
+        let sites = records.clone();
+        let bridge = Bridge::start(
+            settings,
+            config.data_dir.clone(),
+            dht.clone(),
+            Some(tracker.clone()),
+            Arc::new(move |info_hash| sites.points_to(info_hash)),
+            metrics.bridge.clone(),
+            &tasks,
+        )
+        .await?;
+        tracker.set_resident(Arc::new(bridge.clone()));
+
+        let serving = tracker.clone();
+        tasks.spawn(async move { serving.serve_udp(udp_socket).await });
+        let ready = Ready {
+            event: "ready",
+            web,
+            admin,
+            udp_tracker,
+            dht: dht.local_addr(),
+            bittorrent: bridge.bittorrent_addr(),
+            webrtc: bridge.webrtc_addr(),
+        };
+        let rooms = web::Rooms { tracker, records, dht, metrics, tasks: tasks.clone() };
+        web::serve(web_listener, web::public(rooms.clone()), &tasks);
+        web::serve(admin_listener, web::admin(rooms), &tasks);
+        Ok(Self { ready, tasks, _lock: lock })
+    }
+
+    /// Every bound address.
+    #[must_use]
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// The address to open in a browser on this machine.
+    #[must_use]
+    pub fn page_address(&self) -> String {
+        let web = self.ready.web;
+        if web.ip().is_unspecified() { format!("localhost:{}", web.port()) } else { web.to_string() }
+    }
+
+    /// Stops every room and waits for it, at most `deadline`. Returns how many tasks were still running then.
+    pub async fn stop(&self, deadline: Duration) -> usize {
+        self.tasks.stop(deadline).await
+    }
+}
+
+fn lock_data_dir(path: &Path) -> Result<File, StartError> {
+    let fail = |source| StartError::DataDir { path: path.to_owned(), source };
+    std::fs::create_dir_all(path).map_err(fail)?;
+    let lock = File::create(path.join("lock")).map_err(fail)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            Err(fail(io::Error::new(io::ErrorKind::ResourceBusy, "another server is using it")))
+        }
+        Err(TryLockError::Error(error)) => Err(fail(error)),
+    }
+}
+
+async fn listen_tcp(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let local = listener.local_addr()?;
+        Ok((listener, local))
+    };
+    bound.await.map_err(|source| StartError::Listen { key, address, source })
+}
+
+async fn bind_udp(key: &'static str, address: SocketAddr) -> Result<(UdpSocket, SocketAddr), StartError> {
+    let bound = async {
+        let socket = UdpSocket::bind(address).await?;
+        let local = socket.local_addr()?;
+        Ok((socket, local))
+    };
+    bound.await.map_err(|source| StartError::Listen { key, address, source })
+}
