@@ -86,7 +86,8 @@ impl Mux {
 
     /// Reads the socket and hands out what arrives, for ever.
     pub(super) async fn receive(self: Arc<Self>) {
-        let mut buffers = vec![vec![0; DATAGRAM * self.socket.max_gro_segments()]; BATCH];
+        // Not cloned from one another: memory that comes zeroed takes no room until it is used.
+        let mut buffers = [(); BATCH].map(|()| vec![0; DATAGRAM * self.socket.max_gro_segments()]);
         loop {
             let mut meta = [RecvMeta::default(); BATCH];
             let received = {

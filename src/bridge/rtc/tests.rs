@@ -151,9 +151,7 @@ async fn a_slow_reader_holds_the_writer_back_and_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_channel_ends_the_other_and_leaves_nothing() {
-    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let (a, b) = (Node::start().await, Node::start().await);
-    let before = descriptors();
     for _ in 0..5 {
         let (here, mut there) = connect(&a, &b).await;
         drop(here);
@@ -163,7 +161,6 @@ async fn a_dropped_channel_ends_the_other_and_leaves_nothing() {
         a.idle().await;
         b.idle().await;
     }
-    assert!(descriptors() <= before, "no descriptor remains");
     for node in [a, b] {
         drop(node.endpoint);
         assert_eq!(node.tasks.stop(DEADLINE).await, 0);
