@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. What they share is here: the arguments, the exit codes, the output.
 
+mod archive;
 mod config;
 mod folder;
 mod get;

@@ -6,16 +6,15 @@ use std::time::Duration;
 use clap::Args;
 use ed25519_dalek::SigningKey;
 use rand::RngExt;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::archive::Archive;
 use super::reach::{Reach, salt_argument};
 use super::standalone::Standalone;
-use super::{Failure, folder, key, output};
-use crate::config::Config;
+use super::{Failure, key, output};
 use crate::dht::{Dht, Mode};
-use crate::wire::id::{PublicKey, Signature};
-use crate::wire::item::{Salt, SignedItem, VerifiedItem};
+use crate::wire::item::{Salt, VerifiedItem};
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
 use crate::wire::{hex, pointer};
@@ -75,11 +74,12 @@ impl Publish {
         let salt = self.salt.clone().unwrap_or_default();
 
         output::remark("hashing…");
-        let site = self.copy_of(&dir, &config, &key)?;
-        let last = LastRecord::of(&config, &key, &salt);
+        let archive = Archive::open(&config.data_dir, &key)?;
+        let name = self.name.clone().or_else(|| Some(dir.file_name()?.to_str()?.to_owned()));
+        let site = archive.copy(&dir, name.as_deref().unwrap_or("site"))?;
         let node = Standalone::start(&config, Mode::Server).await?;
         let result = tokio::select! {
-            result = online(&node, &key, salt, site, &last, self.json) => result,
+            result = online(&node, &key, salt, site, &archive, self.json) => result,
             _ = tokio::signal::ctrl_c() => Ok(()),
             () = terminated() => Ok(()),
         };
@@ -90,7 +90,8 @@ impl Publish {
     /// The key file beside the folder, never in it: what is in it is published.
     fn site_key(&self, dir: &Path) -> Result<SigningKey, Failure> {
         let file = self.key.clone().unwrap_or_else(|| dir.with_added_extension("key"));
-        if file.parent().and_then(|parent| parent.canonicalize().ok()).is_some_and(|parent| parent.starts_with(dir)) {
+        let parent = std::path::absolute(&file).ok().and_then(|file| file.parent()?.canonicalize().ok());
+        if parent.is_some_and(|parent| parent.starts_with(dir)) {
             return Err(Failure::Usage("the key file lies in the folder and would be published with it".into()));
         }
         if file.exists() {
@@ -100,26 +101,6 @@ impl Publish {
         output::remark(&format!("made a new key: {} (keep a copy: it is the site)", file.display()));
         Ok(made)
     }
-
-    /// A copy of the folder under the data directory, named by its info hash; publishing the same again reuses it.
-    fn copy_of(&self, dir: &Path, config: &Config, key: &SigningKey) -> Result<(Metainfo, PathBuf), Failure> {
-        let name = self.name.clone().or_else(|| Some(dir.file_name()?.to_str()?.to_owned()));
-        let name = name.unwrap_or_else(|| "site".into());
-        let all = published_dir(config, &key::public(key));
-        let unusable =
-            |error| Failure::Failed(format!("cannot use the data directory {}: {error}", config.data_dir.display()));
-        std::fs::create_dir_all(&all).map_err(unusable)?;
-        let unfinished = all.join(format!("unfinished-{}", std::process::id()));
-        let metainfo = folder::snapshot(dir, &name, &unfinished);
-        let metainfo = metainfo.inspect_err(|_| drop(std::fs::remove_dir_all(&unfinished))).map_err(Failure::failed)?;
-        let copy = all.join(metainfo.info_hash().to_hex());
-        if copy.exists() {
-            std::fs::remove_dir_all(&unfinished).map_err(unusable)?;
-        } else {
-            std::fs::rename(&unfinished, &copy).map_err(unusable)?;
-        }
-        Ok((metainfo, copy))
-    }
 }
 
 /// Puts the site online and keeps it there; ends only by failing.
@@ -128,18 +109,23 @@ async fn online(
     key: &SigningKey,
     salt: Salt,
     (metainfo, copy): (Metainfo, PathBuf),
-    last: &LastRecord,
+    archive: &Archive,
     json: bool,
 ) -> Result<(), Failure> {
     let dht = &node.dht;
     let _seed = node.bridge.seed(metainfo.clone(), copy).await.map_err(Failure::failed)?;
     output::remark("signing…");
-    let current = newest(dht, key, &salt, last).await;
-    let (item, cas) = next_record(key, salt, &metainfo, current)?;
-    last.keep(&item)?;
+    let found = dht.get(key::public(key), salt.clone(), None).await.item;
+    let cas = found.as_ref().map(VerifiedItem::seq);
+    // The network forgets an item in two hours; what was published from here counts too.
+    let current = newest(found, archive.last_record(&salt));
+    let item = next_record(key, salt, &metainfo, current)?;
+    archive.keep(&item)?;
     output::remark("putting the record in the DHT…");
     let outcome = dht.put(item.clone(), cas).await;
     if let Some(newer) = outcome.newer {
+        // Nothing was sent, so the number is not ours: the next attempt starts from the one that won.
+        archive.keep(&newer)?;
         return Err(Failure::Conflict(format!(
             "another device published this site in the meantime (record {}); look at it, then publish again",
             newer.seq()
@@ -150,31 +136,28 @@ async fn online(
     keep_published(dht, &item).await
 }
 
-/// The newest record known: what the network has, or what was published from here if the network has forgotten it.
-async fn newest(dht: &Dht, key: &SigningKey, salt: &Salt, last: &LastRecord) -> Option<VerifiedItem> {
-    let found = dht.get(key::public(key), salt.clone(), None).await.item;
-    match (found, last.read()) {
-        (Some(found), Some(ours)) => Some(if ours.replaces(&found) { ours } else { found }),
-        (found, ours) => found.or(ours),
+fn newest(a: Option<VerifiedItem>, b: Option<VerifiedItem>) -> Option<VerifiedItem> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if b.replaces(&a) { b } else { a }),
+        (a, b) => a.or(b),
     }
 }
 
-/// The record to put, and the number it must follow. A folder that has not changed keeps its record.
+/// The record to put after `current`. A folder that has not changed keeps its record.
 fn next_record(
     key: &SigningKey,
     salt: Salt,
     metainfo: &Metainfo,
     current: Option<VerifiedItem>,
-) -> Result<(VerifiedItem, Option<i64>), Failure> {
-    if let Some(current) = &current
-        && pointer::info_hash(current.v()) == Some(metainfo.info_hash())
-    {
-        return Ok((current.clone(), None));
+) -> Result<VerifiedItem, Failure> {
+    match current {
+        Some(current) if pointer::info_hash(current.v()) == Some(metainfo.info_hash()) => Ok(current),
+        current => {
+            let seq = current.map_or(1, |current| current.seq().saturating_add(1));
+            let value = pointer::value(&metainfo.info_hash());
+            VerifiedItem::sign(key, salt, seq, value).map_err(Failure::failed)
+        }
     }
-    let cas = current.map(|item| item.seq());
-    let seq = cas.map_or(1, |seq| seq.saturating_add(1));
-    let item = VerifiedItem::sign(key, salt, seq, pointer::value(&metainfo.info_hash())).map_err(Failure::failed)?;
-    Ok((item, cas))
 }
 
 fn say(item: &VerifiedItem, metainfo: &Metainfo, stored: usize, announced: usize, json: bool) -> Result<(), Failure> {
@@ -221,55 +204,6 @@ async fn keep_published(dht: &Dht, item: &VerifiedItem) -> Result<(), Failure> {
     }
 }
 
-/// The record last published from here, kept beside the copies: the network forgets an item in two hours.
-struct LastRecord {
-    file: PathBuf,
-    key: PublicKey,
-    salt: Salt,
-}
-
-/// How it is written: the fields of a record as the HTTP API has them.
-#[derive(Serialize, Deserialize)]
-struct LastRecordFile {
-    seq: i64,
-    v: String,
-    sig: String,
-}
-
-impl LastRecord {
-    fn of(config: &Config, key: &SigningKey, salt: &Salt) -> Self {
-        let key = key::public(key);
-        let name = format!("record{}.json", hex::encode(salt.as_bytes()));
-        Self { file: published_dir(config, &key).join(name), key, salt: salt.clone() }
-    }
-
-    fn read(&self) -> Option<VerifiedItem> {
-        let text = std::fs::read_to_string(&self.file).ok()?;
-        let record: LastRecordFile = serde_json::from_str(&text).ok()?;
-        let item = SignedItem {
-            key: self.key,
-            salt: self.salt.clone(),
-            seq: record.seq,
-            v: hex::decode(&record.v)?,
-            sig: Signature::from_hex(&record.sig).ok()?,
-        };
-        item.verify().ok()
-    }
-
-    /// Written before the put: a number that may have been used is never used again for something else.
-    fn keep(&self, item: &VerifiedItem) -> Result<(), Failure> {
-        let record = LastRecordFile { seq: item.seq(), v: hex::encode(item.v()), sig: item.sig().to_hex() };
-        let text = serde_json::to_string(&record).map_err(Failure::failed)?;
-        let unfinished = self.file.with_added_extension("new");
-        let written = std::fs::write(&unfinished, text).and_then(|()| std::fs::rename(&unfinished, &self.file));
-        written.map_err(|error| Failure::Failed(format!("cannot write {}: {error}", self.file.display())))
-    }
-}
-
-fn published_dir(config: &Config, key: &PublicKey) -> PathBuf {
-    config.data_dir.join("published").join(key.to_hex())
-}
-
 async fn terminated() {
     match signal(SignalKind::terminate()) {
         Ok(mut terminate) => drop(terminate.recv().await),
@@ -290,28 +224,33 @@ mod tests {
     fn numbers_go_up_by_one_and_only_for_something_new() {
         let key = SigningKey::from_bytes(&[1; 32]);
         let next = |byte, current| next_record(&key, Salt::default(), &site(byte), current).unwrap();
-        let (first, cas) = next(1, None);
-        assert_eq!((first.seq(), cas), (1, None));
-        let (second, cas) = next(2, Some(first.clone()));
-        assert_eq!((second.seq(), cas), (2, Some(1)));
-        assert_eq!(next(1, Some(first.clone())), (first, None), "unchanged content keeps its record");
+        let first = next(1, None);
+        assert_eq!(first.seq(), 1);
+        assert_eq!(next(2, Some(first.clone())).seq(), 2);
+        assert_eq!(next(1, Some(first.clone())), first, "unchanged content keeps its record");
         let last = VerifiedItem::sign(&key, Salt::default(), MAX_SEQ, b"1:x".to_vec()).unwrap();
         assert!(next_record(&key, Salt::default(), &site(1), Some(last)).is_err(), "the numbers are used up");
     }
 
     #[test]
-    fn the_last_record_is_remembered_and_checked_when_read() {
+    fn the_key_is_never_published() {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config { data_dir: dir.path().to_owned(), ..Config::default() };
-        let key = SigningKey::from_bytes(&[1; 32]);
-        let last = LastRecord::of(&config, &key, &Salt::default());
-        std::fs::create_dir_all(last.file.parent().unwrap()).unwrap();
-        assert_eq!(last.read(), None);
-        let (item, _) = next_record(&key, Salt::default(), &site(1), None).unwrap();
-        last.keep(&item).unwrap();
-        assert_eq!(last.read(), Some(item));
-        let text = std::fs::read_to_string(&last.file).unwrap();
-        std::fs::write(&last.file, text.replace("\"seq\":1", "\"seq\":2")).unwrap();
-        assert_eq!(last.read(), None, "a record that does not verify is none");
+        let folder = dir.path().canonicalize().unwrap().join("site");
+        std::fs::create_dir_all(folder.join("deep")).unwrap();
+        let publish = |key: Option<&str>| {
+            let args = ["x", "site"].into_iter().chain(key.iter().flat_map(|key| ["--key", *key]));
+            <Arguments as clap::Parser>::try_parse_from(args).unwrap().publish.site_key(&folder)
+        };
+        let inside = folder.join("deep/my.key");
+        assert!(matches!(publish(inside.to_str()), Err(Failure::Usage(_))));
+        let made = publish(None).unwrap();
+        assert!(folder.with_added_extension("key").exists());
+        assert_eq!(publish(None).unwrap(), made, "the second time it is read");
+    }
+
+    #[derive(clap::Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        publish: Publish,
     }
 }
