@@ -16,6 +16,8 @@ pub mod metainfo;
 pub mod peer;
 pub mod pointer;
 pub mod record_messages;
+pub mod tracker;
+pub mod tracker_ws;
 
 #[cfg(test)]
 mod vectors;

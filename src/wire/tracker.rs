@@ -1,0 +1,45 @@
+//! What the three tracker protocols (WebSocket, HTTP, UDP) have in common.
+
+use std::num::NonZeroU16;
+
+use super::id::{InfoHash, PeerId};
+
+/// How far the announcing peer says it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It has just become complete: a seeder, and one more download counted.
+    Completed,
+    /// Nothing is left: a seeder.
+    Seeding,
+    /// Something is left: a leecher, even if it was a seeder before.
+    Leeching,
+    /// It does not say (a page that opened a magnet does not know yet): what it was before, at first a leecher.
+    Unsaid,
+}
+
+/// The counts of one swarm, as announces and scrapes give them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Seeders.
+    pub complete: usize,
+    /// Leechers.
+    pub incomplete: usize,
+    /// Completed downloads reported since the swarm was last empty.
+    pub downloaded: usize,
+}
+
+/// An announce over HTTP or UDP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NativeAnnounce {
+    /// The swarm.
+    pub info_hash: InfoHash,
+    /// The announcer.
+    pub peer_id: PeerId,
+    /// Where it listens, at the address the request came from. An address in the request itself (BEP 3 `ip`) is not
+    /// believed: it would let anyone aim peers at anyone.
+    pub port: NonZeroU16,
+    /// How far it is; `None` when it leaves the swarm.
+    pub progress: Option<Progress>,
+    /// How many peers it asks for, if it says.
+    pub numwant: Option<usize>,
+}

@@ -1,0 +1,113 @@
+//! Messages → frames for clients.
+
+use std::fmt::Write as _;
+
+use super::{Description, Failure, Message, OfferId};
+use crate::wire::id::{InfoHash, PeerId};
+use crate::wire::tracker::Counts;
+
+impl Message {
+    /// The text frame.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        match self {
+            Self::Announced { info_hash, interval, counts } => {
+                let mut out = String::with_capacity(160);
+                let _ = write!(out, r#"{{"action":"announce","interval":{interval},"info_hash":"#);
+                push_bytes(&mut out, &info_hash.0);
+                let Counts { complete, incomplete, .. } = counts;
+                let _ = write!(out, r#","complete":{complete},"incomplete":{incomplete}}}"#);
+                out
+            }
+            Self::Offer { info_hash, peer_id, offer } => {
+                relayed("offer", &offer.description, &offer.id, peer_id, info_hash)
+            }
+            Self::Answer { info_hash, peer_id, offer_id, answer } => {
+                relayed("answer", answer, offer_id, peer_id, info_hash)
+            }
+            Self::Scraped(files) => {
+                let mut out = String::from(r#"{"action":"scrape","files":{"#);
+                for (i, (info_hash, counts)) in files.iter().enumerate() {
+                    out.push_str(if i == 0 { "" } else { "," });
+                    push_bytes(&mut out, &info_hash.0);
+                    let Counts { complete, incomplete, downloaded } = counts;
+                    let _ = write!(
+                        out,
+                        r#":{{"complete":{complete},"incomplete":{incomplete},"downloaded":{downloaded}}}"#
+                    );
+                }
+                out.push_str("}}");
+                out
+            }
+            Self::Failure(failure) => failure.encode(),
+        }
+    }
+}
+
+impl Failure {
+    fn encode(&self) -> String {
+        let mut out = String::from("{");
+        if let Some(action) = &self.action {
+            let _ = write!(out, r#""action":{},"#, json_string(action));
+        }
+        if let Some(info_hash) = &self.info_hash {
+            let _ = write!(out, r#""info_hash":{info_hash},"#);
+        }
+        if let Some(id) = &self.id {
+            let _ = write!(out, r#""id":{id},"#);
+        }
+        let _ = write!(out, r#""failure reason":{}}}"#, json_string(&self.reason.to_string()));
+        out
+    }
+}
+
+fn relayed(
+    kind: &str,
+    description: &Description,
+    offer_id: &OfferId,
+    peer_id: &PeerId,
+    info_hash: &InfoHash,
+) -> String {
+    let mut out = String::with_capacity(description.0.len() + 256);
+    let _ = write!(out, r#"{{"action":"announce","{kind}":{},"offer_id":"#, description.0);
+    push_bytes(&mut out, &offer_id.0);
+    out.push_str(r#","peer_id":"#);
+    push_bytes(&mut out, &peer_id.0);
+    out.push_str(r#","info_hash":"#);
+    push_bytes(&mut out, &info_hash.0);
+    out.push('}');
+    out
+}
+
+fn json_string(text: &str) -> String {
+    serde_json::to_string(text).expect("strings are JSON")
+}
+
+/// Binary as a JSON string of its own.
+pub(super) fn bytes(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(2 * bytes.len() + 2);
+    push_bytes(&mut out, bytes);
+    out
+}
+
+/// Binary as a JSON string, one character per byte, escaped as `JSON.stringify` does: clients compare decoded text, but
+/// there is no reason to differ.
+fn push_bytes(out: &mut String, bytes: &[u8]) {
+    out.push('"');
+    for &byte in bytes {
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            0x08 => out.push_str("\\b"),
+            b'\t' => out.push_str("\\t"),
+            b'\n' => out.push_str("\\n"),
+            0x0c => out.push_str("\\f"),
+            b'\r' => out.push_str("\\r"),
+            0x00..=0x1f => {
+                let _ = write!(out, "\\u{byte:04x}");
+            }
+            _ => out.push(char::from(byte)),
+        }
+    }
+    out.push('"');
+}
