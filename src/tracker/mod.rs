@@ -8,6 +8,8 @@
 //! messages that are not the tracker's, [`Resident`] takes offers of web peers that somebody in this process wants to meet.
 
 mod outbox;
+mod swarm;
+mod table;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};

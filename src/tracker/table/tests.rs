@@ -1,0 +1,374 @@
+use std::num::NonZeroU16;
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::*;
+use crate::tracker::swarm::{MAX_OUTSTANDING, OFFER_LIFETIME};
+use crate::wire::tracker_ws::{Description, OfferId};
+
+mod model;
+
+const INTERVALS: Intervals = Intervals { web: Duration::from_secs(120), native: Duration::from_secs(1800) };
+const HASH: InfoHash = InfoHash([0xaa; 20]);
+
+/// A table with its clock and dice.
+struct Fixture {
+    table: Table,
+    now: Instant,
+    rng: SmallRng,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self { table: Table::new(INTERVALS), now: Instant::now(), rng: SmallRng::seed_from_u64(7) }
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    fn handle(&mut self, event: Event) -> Vec<Effect> {
+        let Effects(effects) = self.table.handle(self.now, &mut self.rng, event);
+        self.table.check_invariants();
+        effects
+    }
+
+    fn announce(&mut self, socket: u64, peer: u8, intent: Intent, resident: bool) -> Vec<Effect> {
+        let announce = Announce { info_hash: HASH, peer_id: peer_id(peer), intent };
+        self.handle(Event::Announce { socket: SocketId(socket), announce, resident, room: true })
+    }
+
+    fn update(&mut self, socket: u64, peer: u8, progress: Progress) -> (usize, usize) {
+        match self.announce(socket, peer, Intent::Update { progress }, false).as_slice() {
+            [Effect::Send(SocketId(to), Message::Announced { counts, interval: 120, info_hash: HASH })]
+                if *to == socket =>
+            {
+                (counts.complete, counts.incomplete)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn join(&mut self, socket: u64, peer: u8) {
+        self.update(socket, peer, Progress::Unsaid);
+    }
+
+    /// Where the offers go (socket, first byte of the offer id), and what the resident gets.
+    fn offers(&mut self, socket: u64, peer: u8, offers: &[u8], resident: bool) -> (Vec<(u64, u8)>, Option<u8>) {
+        let intent = Intent::Offers { progress: Progress::Unsaid, offers: offers.iter().map(|n| offer(*n)).collect() };
+        let (mut sent, mut to_resident) = (Vec::new(), None);
+        for effect in self.announce(socket, peer, intent, resident) {
+            match effect {
+                Effect::Offer { to, message: Message::Offer { info_hash: HASH, peer_id: from, offer } } => {
+                    assert_eq!(from, peer_id(peer));
+                    sent.push((to.1.0, offer.id.0[0]));
+                }
+                Effect::Send(to, Message::Announced { .. }) => assert_eq!(to, SocketId(socket)),
+                Effect::Resident { socket: from, info_hash: HASH, peer_id: page, offer } => {
+                    assert_eq!((from, page), (SocketId(socket), peer_id(peer)));
+                    assert_eq!(to_resident.replace(offer.id.0[0]), None, "one offer at most");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        sent.sort_unstable();
+        (sent, to_resident)
+    }
+
+    /// The socket that gets the answer, if any.
+    fn answer(&mut self, socket: u64, peer: u8, to: u8, offer: u8) -> Option<u64> {
+        let answer = Description::answer("v=0");
+        let intent = Intent::Answer { to: peer_id(to), offer_id: OfferId([offer; 20]), answer };
+        match self.announce(socket, peer, intent, false).as_slice() {
+            [Effect::Send(to, Message::Answer { peer_id: from, .. })] if *from == peer_id(peer) => Some(to.0),
+            [Effect::AnswerDropped] => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn native(&mut self, addr: &str, progress: Option<Progress>, wanted: usize) -> (usize, usize, Vec<String>) {
+        let addr: SocketAddr = addr.parse().unwrap();
+        let announce = native_announce(addr.port(), progress);
+        let reply = self.table.native(self.now, &mut self.rng, addr.ip(), &announce, wanted, true, true).unwrap();
+        self.table.check_invariants();
+        let mut peers: Vec<String> = reply.peers.iter().map(|(addr, _)| addr.to_string()).collect();
+        peers.sort_unstable();
+        (reply.counts.complete, reply.counts.incomplete, peers)
+    }
+
+    fn counts(&self) -> (usize, usize, usize) {
+        let Counts { complete, incomplete, downloaded } = self.table.scrape(&HASH);
+        (complete, incomplete, downloaded)
+    }
+}
+
+fn peer_id(n: u8) -> PeerId {
+    PeerId([n; 20])
+}
+
+fn offer(n: u8) -> Offer {
+    Offer { id: OfferId([n; 20]), description: Description::answer("v=0") }
+}
+
+fn native_announce(port: u16, progress: Option<Progress>) -> NativeAnnounce {
+    let port = NonZeroU16::new(port).unwrap();
+    NativeAnnounce { info_hash: HASH, peer_id: peer_id(99), port, progress, numwant: None }
+}
+
+#[test]
+fn web_and_native_peers_are_counted_together() {
+    let mut t = Fixture::new();
+    assert_eq!(t.update(1, 1, Progress::Leeching), (0, 1));
+    assert_eq!(t.native("1.2.3.4:6881", Some(Progress::Seeding), 50), (1, 1, vec![]));
+    assert_eq!(t.update(2, 2, Progress::Seeding), (2, 1));
+    assert_eq!(t.native("1.2.3.4:6881", None, 50), (1, 1, vec![]));
+    assert_eq!(t.table.stats(), Stats { swarms: 1, web_peers: 2, native_peers: 0 });
+}
+
+#[test]
+fn progress_moves_a_peer_between_seeders_and_leechers() {
+    let mut t = Fixture::new();
+    let table = [
+        (Progress::Unsaid, (0, 1, 0)),
+        (Progress::Completed, (1, 0, 1)),
+        (Progress::Completed, (1, 0, 1)),
+        (Progress::Unsaid, (1, 0, 1)),
+        (Progress::Leeching, (0, 1, 1)),
+        (Progress::Seeding, (1, 0, 1)),
+        (Progress::Leeching, (0, 1, 1)),
+        (Progress::Completed, (1, 0, 2)),
+    ];
+    for (i, (progress, counts)) in table.into_iter().enumerate() {
+        t.update(1, 1, progress);
+        assert_eq!(t.counts(), counts, "step {i}");
+    }
+}
+
+#[test]
+fn offers_go_to_others_once_each_and_never_back() {
+    let mut t = Fixture::new();
+    assert_eq!(t.offers(1, 1, &[1, 2, 3], false), (vec![], None));
+    for n in 2..=4 {
+        t.join(n, n as u8);
+    }
+    let (sent, _) = t.offers(1, 1, &[1, 2, 3, 4, 5], false);
+    assert_eq!(sent.iter().map(|(to, _)| *to).collect::<Vec<_>>(), [2, 3, 4]);
+    let (sent, _) = t.offers(1, 1, &[1, 2], false);
+    assert_eq!(sent.len(), 2);
+}
+
+#[test]
+fn every_other_peer_is_equally_likely() {
+    let mut t = Fixture::new();
+    for n in 1..=10 {
+        t.join(n, n as u8);
+    }
+    let mut received = [0u32; 11];
+    const ROUNDS: u32 = 9_000;
+    for _ in 0..ROUNDS {
+        for (to, _) in t.offers(5, 5, &[1, 2, 3], false).0 {
+            received[to as usize] += 1;
+        }
+    }
+    assert_eq!(received[5], 0);
+    // Each of nine should have a third of the rounds: 3,000, give or take five standard deviations of 45.
+    for n in (1..=10).filter(|n| *n != 5) {
+        assert!(received[n].abs_diff(ROUNDS / 3) < 225, "{received:?}");
+    }
+}
+
+#[test]
+fn the_resident_gets_a_spare_offer_or_else_one_of_the_others() {
+    // (web peers besides the offerer, offers) → (offers to web peers, whether the resident gets one)
+    let table = [(0, 1, 0), (0, 5, 0), (1, 1, 0), (1, 2, 1), (3, 2, 1), (3, 5, 3), (9, 5, 4)];
+    for (others, offers, to_web) in table {
+        let mut t = Fixture::new();
+        for n in 0..others {
+            t.join(100 + n, 100 + n as u8);
+        }
+        let ids: Vec<u8> = (1..=offers).collect();
+        let (sent, resident) = t.offers(1, 1, &ids, true);
+        assert_eq!(sent.len(), to_web, "{others} others, {offers} offers");
+        let resident = resident.unwrap();
+        assert!(sent.iter().all(|(_, id)| *id != resident), "no offer is given twice");
+    }
+}
+
+#[test]
+fn an_answer_goes_to_the_offerer_once() {
+    let mut t = Fixture::new();
+    t.join(2, 2);
+    t.offers(1, 1, &[7], false);
+    assert_eq!(t.answer(2, 2, 1, 7), Some(1));
+    assert_eq!(t.answer(2, 2, 1, 7), None, "answered already");
+}
+
+#[test]
+fn answers_that_lead_nowhere() {
+    let mut t = Fixture::new();
+    t.join(2, 2);
+    t.join(3, 3);
+    let (sent, _) = t.offers(1, 1, &[7], false);
+    let (to, not_to) = if sent[0].0 == 2 { (2, 3) } else { (3, 2) };
+    assert_eq!(t.answer(not_to, not_to as u8, 1, 7), None, "the offer was sent to another peer");
+    assert_eq!(t.answer(not_to, to as u8, 1, 7), None, "the right peer id on the wrong socket");
+    assert_eq!(t.answer(to, to as u8, 1, 8), None, "no such offer");
+    assert_eq!(t.answer(to, to as u8, not_to as u8, 7), None, "not that peer's offer");
+    assert_eq!(t.answer(to, to as u8, 1, 7), Some(1));
+
+    t.offers(1, 1, &[7, 8], false);
+    t.wait(OFFER_LIFETIME);
+    assert_eq!((t.answer(2, 2, 1, 7), t.answer(2, 2, 1, 8)), (None, None), "too late");
+
+    t.offers(1, 1, &[7, 8], false);
+    t.announce(1, 1, Intent::Stop, false);
+    assert_eq!((t.answer(2, 2, 1, 7), t.answer(2, 2, 1, 8)), (None, None), "the offerer has left");
+}
+
+#[test]
+fn outstanding_offers_are_bounded() {
+    let mut t = Fixture::new();
+    t.join(2, 2);
+    for n in 0..=MAX_OUTSTANDING {
+        t.offers(1, 1, &[n as u8], false);
+    }
+    assert_eq!(t.answer(2, 2, 1, 0), None, "the oldest went");
+    assert_eq!(t.answer(2, 2, 1, 1), Some(1));
+}
+
+#[test]
+fn a_peer_id_belongs_to_its_socket() {
+    let mut t = Fixture::new();
+    t.update(1, 1, Progress::Seeding);
+    assert_eq!(t.update(2, 1, Progress::Leeching), (1, 1), "the same id on another socket is another peer");
+    t.announce(2, 1, Intent::Stop, false);
+    assert_eq!(t.counts(), (1, 0, 0), "it cannot remove the first");
+    t.update(2, 1, Progress::Leeching);
+    t.handle(Event::Closed { socket: SocketId(2) });
+    assert_eq!(t.counts(), (1, 0, 0));
+
+    // Its offers do not go to itself on the other socket either, and its answers do not cross.
+    t.join(2, 1);
+    t.join(3, 3);
+    assert_eq!(t.offers(1, 1, &[7, 8], false).0.iter().map(|(to, _)| *to).collect::<Vec<_>>(), [3]);
+    let id = if t.answer(3, 3, 1, 7).is_some() { 8 } else { 7 };
+    assert_eq!(t.answer(3, 3, 1, id), None);
+}
+
+#[test]
+fn everything_a_socket_brought_goes_with_it() {
+    let mut t = Fixture::new();
+    t.join(1, 1);
+    t.join(1, 2);
+    t.join(2, 3);
+    let other = Announce {
+        info_hash: InfoHash([1; 20]),
+        peer_id: peer_id(1),
+        intent: Intent::Update { progress: Progress::Unsaid },
+    };
+    t.handle(Event::Announce { socket: SocketId(1), announce: other, resident: false, room: true });
+    assert_eq!(t.table.stats(), Stats { swarms: 2, web_peers: 4, native_peers: 0 });
+    t.handle(Event::Closed { socket: SocketId(1) });
+    assert_eq!(t.table.stats(), Stats { swarms: 1, web_peers: 1, native_peers: 0 });
+    assert_eq!(t.counts(), (0, 1, 0));
+}
+
+#[test]
+fn two_peers_on_one_socket_can_meet() {
+    let mut t = Fixture::new();
+    t.join(1, 1);
+    assert_eq!(t.offers(1, 2, &[7], false).0, [(1, 7)]);
+    assert_eq!(t.answer(1, 1, 2, 7), Some(1));
+}
+
+#[test]
+fn peers_that_stop_announcing_are_forgotten() {
+    let mut t = Fixture::new();
+    t.join(1, 1);
+    t.native("1.2.3.4:1", Some(Progress::Seeding), 0);
+    t.wait(INTERVALS.web * 2);
+    t.join(2, 2);
+    t.table.expire(t.now, 1);
+    assert_eq!(t.counts(), (1, 2, 0));
+    t.wait(INTERVALS.web / 2);
+    t.table.expire(t.now, 1);
+    assert_eq!(t.counts(), (1, 1, 0));
+    t.wait(INTERVALS.native * 5 / 2);
+    t.table.expire(t.now, 1);
+    t.table.check_invariants();
+    assert_eq!(t.table.stats(), Stats::default());
+}
+
+#[test]
+fn a_round_of_expiry_reaches_every_swarm() {
+    let mut t = Fixture::new();
+    for n in 0..100u8 {
+        let announce = Announce {
+            info_hash: InfoHash([n; 20]),
+            peer_id: peer_id(1),
+            intent: Intent::Update { progress: Progress::Unsaid },
+        };
+        t.handle(Event::Announce { socket: SocketId(n.into()), announce, resident: false, room: true });
+    }
+    t.wait(INTERVALS.web * 3);
+    for _ in 0..16 {
+        t.table.expire(t.now, 16);
+        t.table.check_invariants();
+    }
+    assert_eq!(t.table.stats(), Stats::default());
+}
+
+#[test]
+fn a_full_table_keeps_those_it_has() {
+    let mut t = Fixture::new();
+    t.join(1, 1);
+    t.native("1.2.3.4:1", Some(Progress::Unsaid), 0);
+    let announce = |peer, intent| Event::Announce {
+        socket: SocketId(1),
+        announce: Announce { info_hash: HASH, peer_id: peer_id(peer), intent },
+        resident: true,
+        room: false,
+    };
+    let offers = Intent::Offers { progress: Progress::Seeding, offers: vec![offer(1)] };
+    let refused = Message::Failure(Failure::of_announce(&HASH, Reason::TrackerFull));
+    assert_eq!(t.handle(announce(2, offers)), [Effect::Send(SocketId(1), refused)]);
+    t.handle(announce(1, Intent::Update { progress: Progress::Seeding }));
+    assert_eq!(t.counts(), (1, 1, 0));
+
+    let ip = "1.2.3.4".parse().unwrap();
+    let mut native = |port| {
+        let announce = native_announce(port, Some(Progress::Seeding));
+        t.table.native(t.now, &mut t.rng, ip, &announce, 0, true, false).map(|reply| reply.counts.complete)
+    };
+    assert_eq!((native(1), native(2)), (Ok(2), Err(Full)));
+}
+
+#[test]
+fn native_peers_get_others_of_both_families_and_never_themselves() {
+    let mut t = Fixture::new();
+    for addr in ["1.1.1.1:1", "1.1.1.1:2", "2.2.2.2:1", "[2001:db8::1]:1"] {
+        t.native(addr, Some(Progress::Unsaid), 0);
+    }
+    t.join(1, 1);
+    assert_eq!(t.native("1.1.1.1:1", Some(Progress::Unsaid), 50).2, ["1.1.1.1:2", "2.2.2.2:1", "[2001:db8::1]:1"]);
+    assert_eq!(
+        t.native("1.1.1.1:1", Some(Progress::Unsaid), 2).2,
+        ["1.1.1.1:2", "2.2.2.2:1"],
+        "one's own family first"
+    );
+    assert_eq!(t.native("[2001:db8::1]:1", Some(Progress::Unsaid), 1).2.len(), 1);
+    assert_eq!(t.native("1.1.1.1:1", Some(Progress::Unsaid), 0).2.len(), 0);
+}
+
+#[test]
+fn local_addresses_are_told_to_local_peers_only() {
+    let mut t = Fixture::new();
+    for addr in ["127.0.0.1:1", "192.168.1.2:1", "[fe80::1]:1", "5.5.5.5:1"] {
+        t.native(addr, Some(Progress::Unsaid), 0);
+    }
+    assert_eq!(t.native("6.6.6.6:1", Some(Progress::Unsaid), 50).2, ["5.5.5.5:1"]);
+    assert_eq!(t.native("10.0.0.1:1", Some(Progress::Unsaid), 50).2.len(), 5);
+    assert_eq!(t.table.native_peers(&mut t.rng, &HASH, 50).len(), 6);
+    assert_eq!(t.table.native_peers(&mut t.rng, &HASH, 2).len(), 2);
+}
