@@ -1,7 +1,7 @@
 //! Every metric, one line of help each. Names follow Prometheus: prefix `swarmgate_`, base units, `_total` for counters.
 //! Info hashes, keys and addresses are never labels: they would let strangers grow the table without bound.
 
-use prometheus::{Encoder, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 /// All metrics of one node. Rooms are handed their own part.
 #[derive(Debug)]
@@ -54,11 +54,14 @@ metrics! {
     /// Swarm table and doors.
     Tracker {
         sockets: IntGauge = "tracker_websocket_connections", "WebSocket connections open now.";
+        refused: IntCounterVec = "tracker_websocket_refused_total" ["limit"], "WebSocket connections refused, by limit (total, address).";
+        closed: IntCounterVec = "tracker_websocket_closed_total" ["reason"], "WebSocket connections ended, by reason (client, silent, slow, too_large, broken, stopping).";
         announces: IntCounterVec = "tracker_announces_total" ["door"], "Announces answered, by door (ws, http, udp).";
         scrapes: IntCounterVec = "tracker_scrapes_total" ["door"], "Scrapes answered, by door (ws, http, udp).";
-        relayed: IntCounterVec = "tracker_relayed_total" ["kind"], "Offers and answers passed between web peers.";
-        errors: IntCounterVec = "tracker_errors_total" ["door"], "Requests answered with a failure reason, by door.";
-        dropped: IntCounterVec = "tracker_dropped_total" ["reason"], "Messages not delivered, by reason.";
+        relayed: IntCounterVec = "tracker_relayed_total" ["kind"], "Offers and answers passed on, by kind (offer, answer: between web peers; resident_offer, resident_answer: to and from the bridge).";
+        errors: IntCounterVec = "tracker_errors_total" ["door"], "Requests answered with a failure reason, by door (ws, http, udp).";
+        dropped: IntCounterVec = "tracker_dropped_total" ["reason"], "Messages not delivered, by reason (slow_reader, busy_reader, unexpected_answer, udp_malformed, udp_busy).";
+        queue_full: IntCounter = "tracker_queue_full_total", "Requests that had to wait for a place in the queue of a shard.";
         swarms: IntGauge = "tracker_swarms", "Swarms in the table.";
         peers: IntGaugeVec = "tracker_peers" ["kind"], "Peers in the table, by kind (web, native).";
     }

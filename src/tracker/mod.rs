@@ -7,19 +7,32 @@
 //! The room knows nothing of records, the DHT or the bridge. Those reach it through two traits: [`Extension`] takes the
 //! messages that are not the tracker's, [`Resident`] takes offers of web peers that somebody in this process wants to meet.
 
+mod admission;
+mod http;
 mod outbox;
+mod shard;
 mod swarm;
 mod table;
+mod udp;
+mod ws;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use axum::extract::ws::{WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseFrame, Message as Frame, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
 use futures_util::future::BoxFuture;
 use tokio::net::UdpSocket;
+use tokio::time::timeout;
 
+use self::admission::Admission;
+use self::shard::{Shards, Socket};
+use self::table::SocketId;
+use self::ws::Session;
 use crate::tasks::Tasks;
 use crate::wire::id::{InfoHash, PeerId};
+use crate::wire::tracker_ws::{Description, Message, OfferId};
 use crate::{config, metrics};
 
 pub use outbox::Outbox;
@@ -52,12 +65,18 @@ pub struct WebOffer {
 #[derive(Debug)]
 pub struct AnswerTo {
     outbox: Outbox,
+    info_hash: InfoHash,
+    offer_id: OfferId,
 }
 
 impl AnswerTo {
     /// Relays an answer to the page, as any web peer's answer would be. `peer_id` is the answerer's.
     pub fn send(self, peer_id: PeerId, sdp: &str) {
-        let _ = (peer_id, sdp, self.outbox);
+        let Self { outbox, info_hash, offer_id } = self;
+        let answer = Description::answer(sdp);
+        if outbox.send_message(&Message::Answer { info_hash, peer_id, offer_id, answer }) {
+            outbox.count_relayed("resident_answer");
+        }
     }
 }
 
@@ -93,17 +112,40 @@ pub struct Tracker {
 
 struct Inner {
     settings: config::Tracker,
-    metrics: metrics::Tracker,
+    metrics: Arc<metrics::Tracker>,
     tasks: Tasks,
-    resident: OnceLock<Arc<dyn Resident>>,
+    resident: ResidentSlot,
+    shards: Shards,
+    admission: Arc<Admission>,
+    next_socket: AtomicU64,
 }
+
+/// Where the resident will be, once it is there.
+type ResidentSlot = Arc<OnceLock<Arc<dyn Resident>>>;
+
+/// The read buffer of a WebSocket. tungstenite's default of 128 KiB is kept for as long as a connection lasts, and idle
+/// connections are what a tracker mostly has.
+const READ_BUFFER: usize = 4 * 1024;
+
+/// Bytes gathered before they are written, so that a burst of replies takes few system calls.
+const WRITE_BUFFER: usize = 16 * 1024;
 
 impl Tracker {
     /// Starts the shards. The doors are opened by whoever owns the listeners: see [`Self::serve_socket`],
     /// [`Self::http_announce`], [`Self::serve_udp`].
     #[must_use]
     pub fn start(settings: &config::Tracker, metrics: metrics::Tracker, tasks: &Tasks) -> Self {
-        let inner = Inner { settings: settings.clone(), metrics, tasks: tasks.clone(), resident: OnceLock::new() };
+        let metrics = Arc::new(metrics);
+        let resident = ResidentSlot::default();
+        let inner = Inner {
+            shards: Shards::start(settings, &resident, &metrics, tasks),
+            admission: Admission::new(settings, metrics.clone()),
+            settings: settings.clone(),
+            metrics,
+            tasks: tasks.clone(),
+            resident,
+            next_socket: AtomicU64::new(0),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -115,42 +157,68 @@ impl Tracker {
 
     /// Sets the limits of a WebSocket before it is upgraded. Every upgrade that ends in [`Self::serve_socket`] needs it:
     /// without it each connection costs a 128 KiB read buffer and accepts messages of 64 MiB.
-    #[must_use]
     pub fn prepare(&self, upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
-        upgrade.max_message_size(self.inner.settings.max_message_size.as_u64() as usize)
+        let largest = usize::try_from(self.inner.settings.max_message_size.as_u64()).unwrap_or(usize::MAX);
+        upgrade
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(WRITE_BUFFER)
+            .max_message_size(largest)
+            .max_frame_size(largest)
     }
 
     /// Serves one WebSocket until it closes or the node stops. `from` is the client's address as the operator wants it
     /// seen (behind a proxy, not the proxy's).
-    pub async fn serve_socket(&self, socket: WebSocket, from: IpAddr, extension: Arc<dyn Extension>) {
-        let _ = (socket, from, extension, &self.inner.tasks, &self.inner.metrics);
+    pub async fn serve_socket(&self, mut websocket: WebSocket, from: IpAddr, extension: Arc<dyn Extension>) {
+        let Some(_permit) = self.inner.admission.admit(from.to_canonical()) else {
+            let reason = Utf8Bytes::from_static("too many connections");
+            let frame = Frame::Close(Some(CloseFrame { code: close_code::AGAIN, reason }));
+            // Told or not, the connection ends here.
+            let _ = timeout(Duration::from_secs(1), websocket.send(frame)).await;
+            return;
+        };
+        let id = SocketId(self.inner.next_socket.fetch_add(1, Ordering::Relaxed));
+        let (outbox, inbox) = outbox::channel(self.inner.metrics.clone());
+        let socket = Socket { id, from: from.to_canonical(), outbox };
+        let session = Session::new(self.inner.clone(), extension, websocket, socket, inbox);
+        self.inner.tasks.track(session.run()).await;
     }
 
     /// Answers `GET /announce` (BEP 3, 7, 23): the bencoded body, failures too. `query` is the raw query string.
     pub async fn http_announce(&self, query: &str, from: IpAddr) -> Vec<u8> {
-        let _ = (query, from);
-        Vec::new()
+        http::announce(&self.inner, query, from.to_canonical()).await
     }
 
     /// Answers `GET /scrape` (BEP 48): the bencoded body, failures too.
     pub async fn http_scrape(&self, query: &str) -> Vec<u8> {
-        let _ = query;
-        Vec::new()
+        http::scrape(&self.inner, query).await
     }
 
     /// Serves the UDP tracker (BEP 15) on `socket` until the node stops.
     pub async fn serve_udp(&self, socket: UdpSocket) {
-        let _ = socket;
+        udp::serve(&self.inner, socket).await;
     }
 
     /// Addresses of native peers of a swarm, chosen at random. Each announced itself from that address.
     pub async fn native_peers(&self, info_hash: InfoHash, max: usize) -> Vec<SocketAddr> {
-        let _ = (info_hash, max);
-        Vec::new()
+        // A tracker that has stopped knows nobody.
+        self.inner.shards.native_peers(info_hash, max).await.unwrap_or_default()
     }
 
     /// How much there is in the table now.
     pub async fn stats(&self) -> Stats {
-        Stats::default()
+        self.inner.shards.stats()
     }
 }
+
+/// Peers named to a native client that does not say how many it wants.
+const PEERS: usize = 50;
+
+/// Most peers named in one reply.
+const MAX_PEERS: usize = 200;
+
+fn native_peers_wanted(numwant: Option<usize>) -> usize {
+    numwant.unwrap_or(PEERS).min(MAX_PEERS)
+}
+
+#[cfg(test)]
+mod tests;

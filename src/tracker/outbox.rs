@@ -6,13 +6,14 @@ use axum::extract::ws::Utf8Bytes;
 use tokio::sync::{Notify, mpsc};
 
 use crate::metrics;
+use crate::wire::tracker_ws::Message;
 
 /// Messages that may wait for one socket. A page with a hundred torrents gets a hundred replies at once, and an offer or
 /// two with each; what cannot be taken after that belongs to a reader that does not read.
 const CAPACITY: usize = 512;
 
-/// Free places below which offers are no longer queued: they are the bulk of the traffic and the one thing the
-/// network can do without, since the offerer has made several.
+/// Free places below which offers are no longer queued: they are the bulk of the traffic and the one thing the network
+/// can do without, since the offerer has made several.
 const RESERVED_FOR_REPLIES: usize = CAPACITY / 4;
 
 /// Sends to one WebSocket. Clones send to the same one.
@@ -22,44 +23,118 @@ const RESERVED_FOR_REPLIES: usize = CAPACITY / 4;
 #[derive(Debug, Clone)]
 pub struct Outbox {
     sender: mpsc::Sender<Utf8Bytes>,
-    overflowed: Arc<Notify>,
-    metrics: metrics::Tracker,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    overflowed: Notify,
+    metrics: Arc<metrics::Tracker>,
 }
 
 /// The session's end of an [`Outbox`].
 #[derive(Debug)]
 pub(super) struct Inbox {
-    pub(super) messages: mpsc::Receiver<Utf8Bytes>,
-    /// Notified once a message found no place.
-    pub(super) overflowed: Arc<Notify>,
+    messages: mpsc::Receiver<Utf8Bytes>,
+    shared: Arc<Shared>,
 }
 
-pub(super) fn channel(metrics: metrics::Tracker) -> (Outbox, Inbox) {
+pub(super) fn channel(metrics: Arc<metrics::Tracker>) -> (Outbox, Inbox) {
     let (sender, messages) = mpsc::channel(CAPACITY);
-    let overflowed = Arc::new(Notify::new());
-    (Outbox { sender, overflowed: overflowed.clone(), metrics }, Inbox { messages, overflowed })
+    let shared = Arc::new(Shared { overflowed: Notify::new(), metrics });
+    (Outbox { sender, shared: shared.clone() }, Inbox { messages, shared })
 }
 
 impl Outbox {
-    /// Queues one message. `false` when the socket is closed, or is now being closed because it reads too slowly.
-    pub fn send(&self, message: impl Into<Utf8Bytes>) -> bool {
-        match self.sender.try_send(message.into()) {
+    /// Queues one text frame. `false` when the socket is closed, or is now being closed because it reads too slowly.
+    pub fn send(&self, frame: impl Into<Utf8Bytes>) -> bool {
+        match self.sender.try_send(frame.into()) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Closed(_)) => false,
             Err(mpsc::error::TrySendError::Full(_)) => {
-                self.metrics.dropped.with_label_values(&["slow_reader"]).inc();
-                self.overflowed.notify_one();
+                self.shared.metrics.dropped.with_label_values(&["slow_reader"]).inc();
+                self.shared.overflowed.notify_one();
                 false
             }
         }
     }
 
+    /// Queues a message of the tracker's own, and counts what it is.
+    pub(super) fn send_message(&self, message: &Message) -> bool {
+        let metrics = &self.shared.metrics;
+        match message {
+            Message::Announced { .. } => metrics.announces.with_label_values(&["ws"]).inc(),
+            Message::Scraped(_) => metrics.scrapes.with_label_values(&["ws"]).inc(),
+            Message::Failure(_) => metrics.errors.with_label_values(&["ws"]).inc(),
+            Message::Offer { .. } | Message::Answer { .. } => {}
+        }
+        self.send(message.encode())
+    }
+
     /// Queues an offer if there is plenty of room, and drops it otherwise.
-    pub(super) fn send_offer(&self, message: impl Into<Utf8Bytes>) -> bool {
+    pub(super) fn send_offer(&self, offer: &Message) -> bool {
         if self.sender.capacity() < RESERVED_FOR_REPLIES {
-            self.metrics.dropped.with_label_values(&["busy_reader"]).inc();
+            self.shared.metrics.dropped.with_label_values(&["busy_reader"]).inc();
             return false;
         }
-        self.send(message)
+        self.send_message(offer)
+    }
+
+    /// Counts an offer or answer that was passed on.
+    pub(super) fn count_relayed(&self, kind: &str) {
+        self.shared.metrics.relayed.with_label_values(&[kind]).inc();
+    }
+}
+
+impl Inbox {
+    /// The next message. The session holds an [`Outbox`] of its own, so there is always one to come.
+    pub(super) async fn next(&mut self) -> Utf8Bytes {
+        self.messages.recv().await.expect("the session holds a sender")
+    }
+
+    /// The next message, if one waits already.
+    pub(super) fn try_next(&mut self) -> Option<Utf8Bytes> {
+        self.messages.try_recv().ok()
+    }
+
+    /// Resolves once a message has found no place.
+    pub(super) fn overflowed(&self) -> impl Future<Output = ()> + use<> {
+        let shared = self.shared.clone();
+        async move { shared.overflowed.notified().await }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::wire::id::{InfoHash, PeerId};
+    use crate::wire::tracker_ws::{Description, Offer, OfferId};
+
+    #[test]
+    fn offers_leave_room_for_replies_and_replies_overflow() {
+        let metrics = Arc::new(metrics::Tracker::detached());
+        let (outbox, mut inbox) = channel(metrics.clone());
+        let dropped = |reason| metrics.dropped.with_label_values(&[reason]).get();
+        let offer = Message::Offer {
+            info_hash: InfoHash([0; 20]),
+            peer_id: PeerId([0; 20]),
+            offer: Offer { id: OfferId([0; 20]), description: Description::answer("") },
+        };
+        let queued = (0..CAPACITY).filter(|_| outbox.send_offer(&offer)).count();
+        assert_eq!(queued, CAPACITY - RESERVED_FOR_REPLIES + 1);
+        assert_eq!(dropped("busy_reader") as usize, CAPACITY - queued);
+        assert!(inbox.overflowed().now_or_never().is_none());
+
+        assert_eq!((queued..CAPACITY).filter(|_| outbox.send("reply")).count(), CAPACITY - queued);
+        assert!(!outbox.send("one too many"));
+        assert_eq!(dropped("slow_reader"), 1);
+        assert!(inbox.overflowed().now_or_never().is_some());
+
+        assert!(inbox.try_next().is_some());
+        assert!(outbox.send("there is room again"));
+        drop(inbox);
+        assert!(!outbox.send("nobody reads"));
     }
 }

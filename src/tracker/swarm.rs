@@ -192,6 +192,7 @@ impl Swarm {
         gone
     }
 
+    #[cfg(test)]
     pub(super) fn web_members(&self) -> impl Iterator<Item = &Member> {
         self.web.keys()
     }

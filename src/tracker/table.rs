@@ -82,6 +82,18 @@ pub(super) enum Effect {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Effects(pub(super) Vec<Effect>);
 
+/// An announce of a native peer, and what to answer.
+#[derive(Debug, Clone)]
+pub(super) struct NativeQuestion {
+    /// Where it came from.
+    pub(super) ip: IpAddr,
+    pub(super) announce: NativeAnnounce,
+    /// How many peers to name.
+    pub(super) wanted: usize,
+    /// Of both address families, or the asker's only.
+    pub(super) both: bool,
+}
+
 /// The reply to a native announce.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NativeReply {
@@ -149,19 +161,17 @@ impl Table {
         }
     }
 
-    /// An announce over HTTP or UDP from `ip`. `both` address families are wanted, or the announcer's only.
+    /// An announce over HTTP or UDP. `room` is as in [`Event::Announce`].
     pub(super) fn native(
         &mut self,
         now: Instant,
         rng: &mut impl Rng,
-        ip: IpAddr,
-        announce: &NativeAnnounce,
-        wanted: usize,
-        both: bool,
+        question: &NativeQuestion,
         room: bool,
     ) -> Result<NativeReply, Full> {
+        let NativeQuestion { ip, announce, wanted, both } = question;
         let NativeAnnounce { info_hash, peer_id, port, progress, .. } = announce;
-        let addr = SocketAddr::new(ip, port.get());
+        let addr = SocketAddr::new(*ip, port.get());
         let Some(progress) = progress else {
             self.update(*info_hash, |swarm| swarm.leave_native(&addr));
             return Ok(NativeReply { counts: self.scrape(info_hash), peers: Vec::new() });
@@ -172,7 +182,7 @@ impl Table {
         let expires = now + lifetime(self.intervals.native);
         self.update(*info_hash, |swarm| swarm.join_native(addr, *peer_id, *progress, expires));
         let swarm = &self.swarms[info_hash];
-        Ok(NativeReply { counts: swarm.counts(), peers: swarm.natives(rng, addr, wanted, both) })
+        Ok(NativeReply { counts: swarm.counts(), peers: swarm.natives(rng, addr, *wanted, *both) })
     }
 
     /// Addresses of native peers, for somebody inside this process.

@@ -17,6 +17,8 @@ pub mod peer;
 pub mod pointer;
 pub mod record_messages;
 pub mod tracker;
+pub mod tracker_http;
+pub mod tracker_udp;
 pub mod tracker_ws;
 
 #[cfg(test)]

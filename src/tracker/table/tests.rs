@@ -89,8 +89,8 @@ impl Fixture {
 
     fn native(&mut self, addr: &str, progress: Option<Progress>, wanted: usize) -> (usize, usize, Vec<String>) {
         let addr: SocketAddr = addr.parse().unwrap();
-        let announce = native_announce(addr.port(), progress);
-        let reply = self.table.native(self.now, &mut self.rng, addr.ip(), &announce, wanted, true, true).unwrap();
+        let question = NativeQuestion { wanted, ..native_question(addr.ip(), addr.port(), progress) };
+        let reply = self.table.native(self.now, &mut self.rng, &question, true).unwrap();
         self.table.check_invariants();
         let mut peers: Vec<String> = reply.peers.iter().map(|(addr, _)| addr.to_string()).collect();
         peers.sort_unstable();
@@ -111,9 +111,10 @@ fn offer(n: u8) -> Offer {
     Offer { id: OfferId([n; 20]), description: Description::answer("v=0") }
 }
 
-fn native_announce(port: u16, progress: Option<Progress>) -> NativeAnnounce {
+fn native_question(ip: IpAddr, port: u16, progress: Option<Progress>) -> NativeQuestion {
     let port = NonZeroU16::new(port).unwrap();
-    NativeAnnounce { info_hash: HASH, peer_id: peer_id(99), port, progress, numwant: None }
+    let announce = NativeAnnounce { info_hash: HASH, peer_id: peer_id(99), port, progress, numwant: None };
+    NativeQuestion { ip, announce, wanted: 50, both: true }
 }
 
 #[test]
@@ -338,8 +339,8 @@ fn a_full_table_keeps_those_it_has() {
 
     let ip = "1.2.3.4".parse().unwrap();
     let mut native = |port| {
-        let announce = native_announce(port, Some(Progress::Seeding));
-        t.table.native(t.now, &mut t.rng, ip, &announce, 0, true, false).map(|reply| reply.counts.complete)
+        let question = native_question(ip, port, Some(Progress::Seeding));
+        t.table.native(t.now, &mut t.rng, &question, false).map(|reply| reply.counts.complete)
     };
     assert_eq!((native(1), native(2)), (Ok(2), Err(Full)));
 }

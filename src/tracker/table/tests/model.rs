@@ -49,7 +49,7 @@ fn op() -> impl Strategy<Value = Op> {
         prop::sample::select(vec![Progress::Completed, Progress::Seeding, Progress::Leeching, Progress::Unsaid]);
     let room = prop::bool::weighted(0.9);
     prop_oneof![
-        6 => (socket.clone(), hash.clone(), peer.clone(), progress.clone(), 0u8..5, any::<bool>(), room.clone()).prop_map(
+        6 => (socket.clone(), hash.clone(), peer.clone(), progress.clone(), 0u8..5, any::<bool>(), room).prop_map(
             |(socket, hash, peer, progress, offers, resident, room)| {
                 Op::Announce { socket, hash, peer, progress, offers, resident, room }
             }
@@ -207,9 +207,9 @@ fn announced(model: &Model, socket: u64, hash: u8) -> Effect {
 
 fn native(t: &mut Fixture, model: &mut Model, hash: u8, port: u16, progress: Option<Progress>, room: bool) {
     let who = Who::Native { port };
-    let announce = NativeAnnounce { info_hash: info_hash(hash), ..native_announce(port, progress) };
-    let ip = "9.9.9.9".parse().unwrap();
-    let reply = t.table.native(t.now, &mut t.rng, ip, &announce, 50, true, room);
+    let mut question = native_question("9.9.9.9".parse().unwrap(), port, progress);
+    question.announce.info_hash = info_hash(hash);
+    let reply = t.table.native(t.now, &mut t.rng, &question, room);
     match progress {
         Some(_) if !room && !model.has(hash, who) => return assert_eq!(reply, Err(Full)),
         Some(progress) => model.present(t.now, hash, who, progress, INTERVALS.native),

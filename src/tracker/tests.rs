@@ -1,0 +1,190 @@
+//! The tracker behind real sockets.
+
+use std::sync::Mutex;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_tungstenite::MaybeTlsStream;
+use tokio_tungstenite::tungstenite::Message as ClientFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use super::*;
+use crate::wire::id::to_latin1;
+
+mod native;
+mod web;
+
+/// Long enough for a busy machine; nothing waits for it to pass.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+async fn within<T>(what: impl Future<Output = T>) -> T {
+    timeout(DEADLINE, what).await.expect("this should not take so long")
+}
+
+/// A tracker behind axum on a free port of loopback.
+struct Server {
+    addr: SocketAddr,
+    tracker: Tracker,
+    tasks: Tasks,
+    metrics: metrics::Tracker,
+    extension: Arc<TestExtension>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        Self::with(config::Tracker::default()).await
+    }
+
+    async fn with(settings: config::Tracker) -> Self {
+        let (tasks, metrics) = (Tasks::new(), metrics::Tracker::detached());
+        let tracker = Tracker::start(&settings, metrics.clone(), &tasks);
+        let extension = Arc::new(TestExtension { hold: Arc::new(Semaphore::new(0)) });
+        let app = Router::new()
+            .route("/announce", get(announce))
+            .route("/scrape", get(scrape))
+            .with_state((tracker.clone(), extension.clone()))
+            .into_make_service_with_connect_info::<SocketAddr>();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tasks.spawn_cancellable(async move { axum::serve(listener, app).await.unwrap() });
+        Self { addr, tracker, tasks, metrics, extension }
+    }
+
+    async fn page(&self) -> Page {
+        let (socket, _) =
+            within(tokio_tungstenite::connect_async(format!("ws://{}/announce", self.addr))).await.unwrap();
+        Page { socket }
+    }
+
+    /// Waits until the table holds this much. Every look is a request to the tracker, so this is no busy wait for time.
+    async fn until_there_are(&self, web_peers: usize) {
+        let probe = async {
+            while self.tracker.stats().await.web_peers != web_peers {
+                let _ = self.tracker.native_peers(InfoHash([0; 20]), 0).await;
+                tokio::task::yield_now().await;
+            }
+        };
+        within(probe).await;
+    }
+}
+
+type Doors = (Tracker, Arc<TestExtension>);
+
+async fn announce(
+    State((tracker, extension)): State<Doors>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    RawQuery(query): RawQuery,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> Response {
+    match upgrade {
+        Ok(upgrade) => tracker
+            .prepare(upgrade)
+            .on_upgrade(move |socket| async move { tracker.serve_socket(socket, from.ip(), extension).await }),
+        Err(_) => tracker.http_announce(&query.unwrap_or_default(), from.ip()).await.into_response(),
+    }
+}
+
+async fn scrape(State((tracker, _)): State<Doors>, RawQuery(query): RawQuery) -> Vec<u8> {
+    tracker.http_scrape(&query.unwrap_or_default()).await
+}
+
+/// Handles `test_echo`, `test_hold` (answers once it is let) and `test_flood`.
+struct TestExtension {
+    hold: Arc<Semaphore>,
+}
+
+impl Extension for TestExtension {
+    fn handles(&self, action: &str) -> bool {
+        action.starts_with("test_")
+    }
+
+    fn message(&self, frame: String, from: IpAddr, out: Outbox) -> BoxFuture<'static, ()> {
+        let hold = self.hold.clone();
+        async move {
+            let request: Value = serde_json::from_str(&frame).unwrap();
+            if request["action"] == "test_hold" {
+                hold.acquire().await.unwrap().forget();
+            }
+            if request["action"] == "test_flood" {
+                let frame = "x".repeat(100_000);
+                while out.send(&frame) {}
+            }
+            out.send(json!({"action": request["action"], "id": request["id"], "from": from}).to_string());
+        }
+        .boxed()
+    }
+}
+
+/// A resident that takes offers of one swarm.
+struct TestResident {
+    wants: InfoHash,
+    offers: Mutex<Vec<WebOffer>>,
+}
+
+impl Resident for TestResident {
+    fn wants(&self, info_hash: &InfoHash) -> bool {
+        *info_hash == self.wants
+    }
+
+    fn offer(&self, offer: WebOffer) {
+        self.offers.lock().unwrap().push(offer);
+    }
+}
+
+/// A page with one socket.
+struct Page {
+    socket: tokio_tungstenite::WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
+}
+
+impl Page {
+    async fn send(&mut self, frame: impl Into<String>) {
+        within(self.socket.send(ClientFrame::text(frame.into()))).await.unwrap();
+    }
+
+    async fn receive(&mut self) -> Value {
+        loop {
+            match within(self.socket.next()).await {
+                Some(Ok(ClientFrame::Text(text))) => return serde_json::from_str(&text).unwrap(),
+                Some(Ok(ClientFrame::Ping(_))) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn ask(&mut self, request: Value) -> Value {
+        self.send(request.to_string()).await;
+        self.receive().await
+    }
+
+    /// Reads up to the end of the connection; the code it was closed with.
+    async fn closed(&mut self) -> Option<CloseCode> {
+        let mut code = None;
+        while let Some(Ok(frame)) = within(self.socket.next()).await {
+            if let ClientFrame::Close(Some(frame)) = frame {
+                code = Some(frame.code);
+            }
+        }
+        code
+    }
+}
+
+fn id(n: u8) -> Value {
+    Value::String(to_latin1(&[n; 20]))
+}
+
+/// An announce of peer `peer` in swarm `hash`, with offers named `offers`.
+fn announcement(hash: u8, peer: u8, offers: &[u8]) -> Value {
+    let offer = |n: &u8| json!({"offer": {"type": "offer", "sdp": format!("offer {n}\r\n")}, "offer_id": id(*n)});
+    let offers: Vec<Value> = offers.iter().map(offer).collect();
+    json!({"action": "announce", "info_hash": id(hash), "peer_id": id(peer), "numwant": 5, "offers": offers})
+}
+
+fn announced(hash: u8, complete: usize, incomplete: usize) -> Value {
+    json!({"action": "announce", "info_hash": id(hash), "interval": 120, "complete": complete, "incomplete": incomplete})
+}

@@ -1,0 +1,241 @@
+use super::*;
+
+#[tokio::test]
+async fn two_pages_meet() {
+    let server = Server::start().await;
+    let (mut a, mut b) = (server.page().await, server.page().await);
+    assert_eq!(a.ask(announcement(1, 10, &[])).await, announced(1, 0, 1));
+    assert_eq!(b.ask(announcement(1, 11, &[7])).await, announced(1, 0, 2));
+
+    let offer = json!({
+        "action": "announce", "info_hash": id(1), "peer_id": id(11), "offer_id": id(7),
+        "offer": {"type": "offer", "sdp": "offer 7\r\n"},
+    });
+    assert_eq!(a.receive().await, offer);
+    let answer = json!({
+        "action": "announce", "info_hash": id(1), "peer_id": id(10), "to_peer_id": id(11), "offer_id": id(7),
+        "answer": {"type": "answer", "sdp": "answer 7\r\n"},
+    });
+    a.send(answer.to_string()).await;
+    let mut relayed = answer;
+    relayed.as_object_mut().unwrap().remove("to_peer_id");
+    assert_eq!(b.receive().await, relayed);
+
+    // An answer gets no reply, so the next thing that comes is the reply to the next request.
+    assert_eq!(a.ask(announcement(1, 10, &[])).await, announced(1, 0, 2));
+    let relayed = |kind| server.metrics.relayed.with_label_values(&[kind]).get();
+    assert_eq!((relayed("offer"), relayed("answer")), (1, 1));
+}
+
+#[tokio::test]
+async fn what_a_socket_brought_goes_when_it_closes() {
+    let server = Server::start().await;
+    let (mut a, mut b) = (server.page().await, server.page().await);
+    a.ask(announcement(1, 10, &[])).await;
+    a.ask(announcement(2, 10, &[])).await;
+    a.ask(announcement(2, 11, &[])).await;
+    assert_eq!(b.ask(announcement(2, 10, &[])).await, announced(2, 0, 3));
+    drop(a);
+    server.until_there_are(1).await;
+    assert_eq!(b.ask(announcement(2, 10, &[])).await, announced(2, 0, 1));
+    assert_eq!(server.tracker.stats().await, Stats { swarms: 1, web_peers: 1, native_peers: 0 });
+    within(b.socket.close(None)).await.unwrap();
+    server.until_there_are(0).await;
+    assert_eq!((server.metrics.swarms.get(), server.metrics.peers.with_label_values(&["web"]).get()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_burst_of_announces_is_answered_in_full() {
+    let server = Server::start().await;
+    let mut page = server.page().await;
+    for hash in 0..200 {
+        page.send(announcement(hash, 10, &[1, 2, 3, 4, 5]).to_string()).await;
+    }
+    let mut answered = Vec::new();
+    for _ in 0..200 {
+        answered.push(page.receive().await["info_hash"].as_str().unwrap().to_owned());
+    }
+    answered.sort_unstable();
+    answered.dedup();
+    assert_eq!(answered.len(), 200);
+}
+
+#[tokio::test]
+async fn nonsense_is_answered_and_the_socket_stays() {
+    let server = Server::start().await;
+    let mut page = server.page().await;
+    let table = [
+        "null",
+        "5",
+        "",
+        "{",
+        "[]",
+        "{}",
+        r#"{"action":"scrape","info_hash":5}"#,
+        r#"{"action":"scrape"}"#,
+        r#"{"action":"announce"}"#,
+        r#"{"action":"dance"}"#,
+        &json!({"action": "announce", "info_hash": "a".repeat(19), "peer_id": id(1)}).to_string(),
+    ];
+    for frame in table {
+        page.send(frame).await;
+        let reply = page.receive().await;
+        let reason = reply["failure reason"].as_str().unwrap_or_else(|| panic!("{frame}: {reply}"));
+        assert!(!reason.is_empty());
+    }
+    assert_eq!(server.metrics.errors.with_label_values(&["ws"]).get(), table.len() as u64);
+
+    let mut announce = announcement(1, 10, &[]);
+    announce["offers"] = json!([null]);
+    assert_eq!(page.ask(announce.clone()).await, announced(1, 0, 1));
+    within(page.socket.send(ClientFrame::binary(announce.to_string().into_bytes()))).await.unwrap();
+    assert_eq!(page.receive().await, announced(1, 0, 1), "JSON in a binary frame is JSON");
+    within(page.socket.send(ClientFrame::binary(vec![0xff, 0xfe]))).await.unwrap();
+    assert!(page.receive().await["failure reason"].is_string());
+}
+
+#[tokio::test]
+async fn scrapes() {
+    let server = Server::start().await;
+    let mut page = server.page().await;
+    let mut seeder = announcement(1, 10, &[]);
+    seeder["event"] = json!("completed");
+    page.ask(seeder).await;
+    page.ask(announcement(2, 10, &[])).await;
+    let zero = json!({"complete": 0, "incomplete": 0, "downloaded": 0});
+    let (one, two) = (
+        json!({"complete": 1, "incomplete": 0, "downloaded": 1}),
+        json!({"complete": 0, "incomplete": 1, "downloaded": 0}),
+    );
+    let hash = |n| to_latin1(&[n; 20]);
+    let files = |files: Value| json!({"action": "scrape", "files": files});
+    let asked = page.ask(json!({"action": "scrape", "info_hash": id(1)})).await;
+    assert_eq!(asked, files(json!({hash(1): one})));
+    let asked = page.ask(json!({"action": "scrape", "info_hash": [id(3), id(2), id(1)]})).await;
+    assert_eq!(asked, files(json!({hash(1): one, hash(2): two, hash(3): zero})));
+    let asked = page.ask(json!({"action": "scrape"})).await;
+    assert_eq!(asked, files(json!({hash(1): one, hash(2): two})), "the swarms of this connection");
+}
+
+#[tokio::test]
+async fn other_actions_go_to_the_extension_in_bounded_number() {
+    let server = Server::start().await;
+    let mut page = server.page().await;
+    assert_eq!(
+        page.ask(json!({"action": "dht_get", "id": "7"})).await,
+        json!({"action": "dht_get", "id": "7", "failure reason": "this server does not know the action"})
+    );
+    assert_eq!(
+        page.ask(json!({"action": "test_echo", "id": 1})).await,
+        json!({"action": "test_echo", "id": 1, "from": "127.0.0.1"})
+    );
+
+    for n in 0..=MAX_IN_FLIGHT {
+        page.send(json!({"action": "test_hold", "id": n}).to_string()).await;
+    }
+    let refused = page.receive().await;
+    assert_eq!((&refused["action"], &refused["id"]), (&json!("test_hold"), &json!(MAX_IN_FLIGHT)));
+    assert_eq!(refused["failure reason"], "too many requests of this connection are in progress");
+    assert_eq!(page.ask(announcement(1, 10, &[])).await, announced(1, 0, 1), "the socket is not held up by them");
+
+    server.extension.hold.add_permits(MAX_IN_FLIGHT);
+    for _ in 0..MAX_IN_FLIGHT {
+        assert_eq!(page.receive().await["from"], "127.0.0.1");
+    }
+    assert_eq!(page.ask(json!({"action": "test_echo", "id": 2})).await["id"], 2, "their places are free again");
+}
+
+#[tokio::test]
+async fn the_resident_is_met_like_a_web_peer() {
+    let server = Server::start().await;
+    let resident = Arc::new(TestResident { wants: InfoHash([1; 20]), offers: Mutex::default() });
+    server.tracker.set_resident(resident.clone());
+    let mut page = server.page().await;
+    page.ask(announcement(2, 10, &[7])).await;
+    page.ask(announcement(1, 10, &[])).await;
+    assert!(resident.offers.lock().unwrap().is_empty(), "another swarm; no offers");
+
+    page.ask(announcement(1, 10, &[7, 8])).await;
+    // The reply was queued before the resident was called, and the next one is queued after.
+    page.ask(announcement(1, 10, &[])).await;
+    let mut offers = std::mem::take(&mut *resident.offers.lock().unwrap());
+    let offer = offers.pop().unwrap();
+    assert!(offers.is_empty(), "one offer of an announce at most");
+    assert_eq!((offer.info_hash, offer.peer_id), (InfoHash([1; 20]), PeerId([10; 20])));
+    assert_eq!((offer.sdp.as_str(), offer.from), ("offer 7\r\n", "127.0.0.1".parse().unwrap()));
+    offer.answer.send(PeerId([99; 20]), "answer\r\n");
+    assert_eq!(
+        page.receive().await,
+        json!({
+            "action": "announce", "info_hash": id(1), "peer_id": id(99), "offer_id": id(7),
+            "answer": {"type": "answer", "sdp": "answer\r\n"},
+        })
+    );
+}
+
+#[tokio::test]
+async fn too_large_a_message_ends_the_connection_and_64_kib_does_not() {
+    let settings = config::Tracker { max_message_size: bytesize::ByteSize::kib(80), ..config::Tracker::default() };
+    let server = Server::with(settings).await;
+    let mut page = server.page().await;
+    let padded = |size: usize| {
+        let mut announce = announcement(1, 10, &[1]);
+        announce["padding"] = json!("x".repeat(size));
+        announce
+    };
+    assert_eq!(page.ask(padded(70_000)).await, announced(1, 0, 1));
+    page.send(padded(90_000).to_string()).await;
+    assert_eq!(page.closed().await, Some(CloseCode::Size));
+    server.until_there_are(0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_closed_and_others_are_not() {
+    let server = Server::start().await;
+    let (mut slow, mut other) = (server.page().await, server.page().await);
+    slow.ask(announcement(1, 10, &[])).await;
+    slow.send(json!({"action": "test_flood"}).to_string()).await;
+    other.ask(announcement(1, 11, &[])).await;
+    server.until_there_are(1).await;
+    assert!(server.metrics.dropped.with_label_values(&["slow_reader"]).get() > 0);
+    assert_eq!(other.ask(announcement(1, 11, &[])).await, announced(1, 0, 1));
+}
+
+#[tokio::test]
+async fn limits() {
+    let settings =
+        config::Tracker { max_sockets: 2, max_peers_per_socket: 2, max_peers: 3, ..config::Tracker::default() };
+    let server = Server::with(settings).await;
+    let (mut a, mut b) = (server.page().await, server.page().await);
+    assert_eq!(server.page().await.closed().await, Some(CloseCode::Again));
+
+    a.ask(announcement(1, 10, &[])).await;
+    assert_eq!(a.ask(announcement(2, 10, &[])).await, announced(2, 0, 1));
+    let refused = a.ask(announcement(3, 10, &[])).await;
+    assert_eq!(refused["failure reason"], "this connection brings as many peers as one connection may");
+    assert_eq!((&refused["action"], &refused["info_hash"]), (&json!("announce"), &id(3)));
+    assert_eq!(a.ask(announcement(2, 10, &[])).await, announced(2, 0, 1), "those it has it may announce");
+
+    assert_eq!(b.ask(announcement(2, 11, &[])).await, announced(2, 0, 2));
+    assert_eq!(b.ask(announcement(2, 12, &[])).await["failure reason"], "the tracker is full");
+    let mut stop = announcement(2, 10, &[]);
+    stop["event"] = json!("stopped");
+    assert_eq!(a.ask(stop).await, announced(2, 0, 1));
+    assert_eq!(b.ask(announcement(2, 12, &[])).await, announced(2, 0, 2));
+
+    drop(a);
+    server.until_there_are(2).await;
+    let mut again = server.page().await;
+    assert_eq!(again.ask(announcement(1, 10, &[])).await, announced(1, 0, 1));
+}
+
+#[tokio::test]
+async fn stopping_tells_every_client_and_leaves_no_task() {
+    let server = Server::start().await;
+    let mut page = server.page().await;
+    page.ask(announcement(1, 10, &[])).await;
+    page.send(json!({"action": "test_hold"}).to_string()).await;
+    assert_eq!(server.tasks.stop(DEADLINE).await, 0);
+    assert_eq!(page.closed().await, Some(CloseCode::Away));
+    assert!(server.tracker.http_scrape("info_hash=aaaaaaaaaaaaaaaaaaaa").await.starts_with(b"d14:failure reason"));
+}

@@ -1,0 +1,329 @@
+//! One WebSocket: reads requests, asks the shards, writes what is in its outbox.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message as Frame, Utf8Bytes, WebSocket, close_code};
+use futures_util::SinkExt;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+
+use super::outbox::Inbox;
+use super::shard::{Socket, Stopped};
+use super::{Extension, Inner, MAX_IN_FLIGHT};
+use crate::wire::id::{InfoHash, PeerId};
+use crate::wire::tracker_ws::{self, Announce, Failure, Intent, Message, Other, Reason, Request};
+
+/// How often a session looks whether its socket has fallen silent. Two of these stay below the minute after which
+/// common proxies (nginx's `proxy_read_timeout`) cut an idle connection.
+const LOOK_EVERY: Duration = Duration::from_secs(25);
+
+/// How long one write may take before the reader counts as gone.
+const WRITE_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long a closing socket may take to take the reason.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Frames written between two looks at anything else.
+const BATCH: usize = 64;
+
+pub(super) struct Session {
+    tracker: Arc<Inner>,
+    extension: Arc<dyn Extension>,
+    websocket: WebSocket,
+    socket: Socket,
+    inbox: Inbox,
+    /// The peers this socket has announced and not stopped.
+    peers: HashSet<(InfoHash, PeerId)>,
+    /// The shards that know this socket.
+    shards: HashSet<usize>,
+    /// Places for extension messages in flight; made when the first one comes, which for most sockets is never.
+    in_flight: Option<Arc<Semaphore>>,
+    pulse: Pulse,
+}
+
+/// Why a session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The client closed, or the connection broke.
+    Client,
+    /// It did not answer to pings.
+    Silent,
+    /// It does not read what is sent to it.
+    Slow,
+    /// It sent a message past the limit.
+    TooLarge,
+    /// It sent something that is not WebSocket.
+    Broken,
+    /// The node stops.
+    Stopping,
+}
+
+impl Session {
+    pub(super) fn new(
+        tracker: Arc<Inner>,
+        extension: Arc<dyn Extension>,
+        websocket: WebSocket,
+        socket: Socket,
+        inbox: Inbox,
+    ) -> Self {
+        Self {
+            tracker,
+            extension,
+            websocket,
+            socket,
+            inbox,
+            peers: HashSet::new(),
+            shards: HashSet::new(),
+            in_flight: None,
+            pulse: Pulse::default(),
+        }
+    }
+
+    /// Serves the socket until it ends, and takes everything it brought out of the swarms.
+    pub(super) async fn run(mut self) {
+        let end = self.serve().await;
+        self.tracker.shards.closed(self.socket.id, self.shards.iter().copied()).await;
+        self.tracker.metrics.closed.with_label_values(&[end.label()]).inc();
+        if let Some(frame) = end.close_frame() {
+            // The client may be past hearing; it was told.
+            let _ = timeout(CLOSE_DEADLINE, self.websocket.send(Frame::Close(Some(frame)))).await;
+        }
+    }
+
+    async fn serve(&mut self) -> End {
+        let tasks = self.tracker.tasks.clone();
+        let mut stopping = std::pin::pin!(tasks.stopping());
+        let mut overflowed = std::pin::pin!(self.inbox.overflowed());
+        let mut look = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // Ends come first, then writing, then reading: a client that does not take its replies is not asked for
+            // more requests, and what it sends meanwhile waits in its own kernel.
+            let done = tokio::select! {
+                biased;
+                () = &mut stopping => Err(End::Stopping),
+                () = &mut overflowed => Err(End::Slow),
+                frame = self.inbox.next() => tokio::select! {
+                    done = self.write(frame) => done,
+                    () = &mut stopping => Err(End::Stopping),
+                    () = &mut overflowed => Err(End::Slow),
+                },
+                _ = look.tick() => self.keep_alive().await,
+                frame = self.websocket.recv() => match frame {
+                    Some(Ok(frame)) => self.read(frame).await,
+                    Some(Err(error)) => Err(End::of(error)),
+                    None => Err(End::Client),
+                },
+            };
+            if let Err(end) = done {
+                return end;
+            }
+        }
+    }
+
+    /// Writes `first` and what else waits, in one go.
+    async fn write(&mut self, first: Utf8Bytes) -> Result<(), End> {
+        let write = async {
+            self.websocket.feed(Frame::Text(first)).await?;
+            for _ in 1..BATCH {
+                let Some(frame) = self.inbox.try_next() else { break };
+                self.websocket.feed(Frame::Text(frame)).await?;
+            }
+            self.websocket.flush().await
+        };
+        match timeout(WRITE_DEADLINE, write).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Client),
+            Err(_) => Err(End::Slow),
+        }
+    }
+
+    async fn keep_alive(&mut self) -> Result<(), End> {
+        match self.pulse.look() {
+            Pulsing::Lively => Ok(()),
+            Pulsing::Quiet => match timeout(WRITE_DEADLINE, self.websocket.send(Frame::Ping(Default::default()))).await
+            {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) => Err(End::Client),
+                Err(_) => Err(End::Slow),
+            },
+            Pulsing::Gone => Err(End::Silent),
+        }
+    }
+
+    async fn read(&mut self, frame: Frame) -> Result<(), End> {
+        self.pulse.heard();
+        match frame {
+            Frame::Text(text) => self.request(&text).await,
+            Frame::Binary(bytes) => match std::str::from_utf8(&bytes) {
+                Ok(text) => self.request(text).await,
+                Err(_) => {
+                    self.refuse(Reason::NotAnObject.into());
+                    Ok(())
+                }
+            },
+            // Pings are answered by the protocol, and after a close it ends the stream by itself.
+            Frame::Ping(_) | Frame::Pong(_) | Frame::Close(_) => Ok(()),
+        }
+    }
+
+    async fn request(&mut self, text: &str) -> Result<(), End> {
+        match tracker_ws::parse(text) {
+            Ok(Request::Announce(announce)) => self.announce(announce).await.map_err(|Stopped| End::Stopping),
+            Ok(Request::Scrape(info_hashes)) => self.scrape(info_hashes).await.map_err(|Stopped| End::Stopping),
+            Ok(Request::Other(message)) => {
+                self.extend(text, message);
+                Ok(())
+            }
+            Err(failure) => {
+                self.refuse(failure);
+                Ok(())
+            }
+        }
+    }
+
+    async fn announce(&mut self, announce: Announce) -> Result<(), Stopped> {
+        let Announce { info_hash, peer_id, ref intent } = announce;
+        let mut resident = false;
+        match intent {
+            Intent::Offers { .. } | Intent::Update { .. } => {
+                let full = self.peers.len() >= self.tracker.settings.max_peers_per_socket;
+                if full && !self.peers.contains(&(info_hash, peer_id)) {
+                    self.refuse(Failure::of_announce(&info_hash, Reason::SocketFull));
+                    return Ok(());
+                }
+                self.peers.insert((info_hash, peer_id));
+                let offers = matches!(intent, Intent::Offers { .. });
+                resident = offers && self.tracker.resident.get().is_some_and(|resident| resident.wants(&info_hash));
+            }
+            Intent::Stop => {
+                self.peers.remove(&(info_hash, peer_id));
+            }
+            Intent::Answer { .. } => {}
+        }
+        self.shards.insert(self.tracker.shards.shard_of(&info_hash));
+        self.tracker.shards.web(self.socket.clone(), announce, resident).await
+    }
+
+    /// A scrape that names no swarm is answered with those of this connection. Elsewhere it means all there are, but the
+    /// list of what others share is nobody's business.
+    async fn scrape(&mut self, mut info_hashes: Vec<InfoHash>) -> Result<(), Stopped> {
+        if info_hashes.is_empty() {
+            info_hashes = self.peers.iter().map(|(info_hash, _)| *info_hash).collect();
+            info_hashes.sort_unstable();
+            info_hashes.dedup();
+            info_hashes.truncate(tracker_ws::MAX_SCRAPED);
+        }
+        if info_hashes.is_empty() {
+            let action = Some("scrape".to_owned());
+            self.refuse(Failure { action, ..Reason::NothingToScrape.into() });
+            return Ok(());
+        }
+        let files = self.tracker.shards.scrape(&info_hashes).await?;
+        self.socket.outbox.send_message(&Message::Scraped(files));
+        Ok(())
+    }
+
+    /// Gives a message that is not the tracker's to the extension, in a task of its own: the socket is not held up.
+    fn extend(&mut self, frame: &str, message: Other) {
+        if !self.extension.handles(&message.action) {
+            return self.refuse(Failure::of_other(message, Reason::UnknownAction));
+        }
+        let places = self.in_flight.get_or_insert_with(|| Arc::new(Semaphore::new(MAX_IN_FLIGHT)));
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            return self.refuse(Failure::of_other(message, Reason::TooManyInFlight));
+        };
+        let outbox = self.socket.outbox.clone();
+        let handling = self.extension.message(frame.to_owned(), self.socket.from, outbox);
+        self.tracker.tasks.spawn_cancellable(async move {
+            handling.await;
+            drop(place);
+        });
+    }
+
+    fn refuse(&self, failure: Failure) {
+        self.socket.outbox.send_message(&Message::Failure(failure));
+    }
+}
+
+impl End {
+    fn of(error: axum::Error) -> Self {
+        use tungstenite::Error;
+        match error.into_inner().downcast_ref() {
+            Some(Error::Capacity(_)) => Self::TooLarge,
+            Some(Error::ConnectionClosed | Error::Io(_)) => Self::Client,
+            _ => Self::Broken,
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Silent => "silent",
+            Self::Slow => "slow",
+            Self::TooLarge => "too_large",
+            Self::Broken => "broken",
+            Self::Stopping => "stopping",
+        }
+    }
+
+    /// What the client is told, unless there is nobody to tell.
+    fn close_frame(self) -> Option<CloseFrame> {
+        let (code, reason) = match self {
+            Self::Client | Self::Silent => return None,
+            Self::Slow => (close_code::POLICY, "this connection does not read what it is sent"),
+            Self::TooLarge => (close_code::SIZE, "the message is too large"),
+            Self::Broken => (close_code::PROTOCOL, "not a WebSocket message"),
+            Self::Stopping => (close_code::AWAY, "the server is stopping"),
+        };
+        Some(CloseFrame { code, reason: Utf8Bytes::from_static(reason) })
+    }
+}
+
+/// Whether the other end is still there, judged at every [`LOOK_EVERY`]. Whatever it sends counts, so a busy socket is
+/// never pinged.
+#[derive(Debug, Default)]
+struct Pulse {
+    silent_looks: u32,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Pulsing {
+    Lively,
+    /// Nothing came since the last look: ping it.
+    Quiet,
+    /// Two pings have gone unanswered.
+    Gone,
+}
+
+impl Pulse {
+    fn heard(&mut self) {
+        self.silent_looks = 0;
+    }
+
+    fn look(&mut self) -> Pulsing {
+        self.silent_looks += 1;
+        match self.silent_looks {
+            1 => Pulsing::Lively,
+            2 | 3 => Pulsing::Quiet,
+            _ => Pulsing::Gone,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_socket_is_pinged_and_a_silent_one_given_up() {
+        let mut pulse = Pulse::default();
+        let looks = |pulse: &mut Pulse| [pulse.look(), pulse.look(), pulse.look(), pulse.look()];
+        use Pulsing::{Gone, Lively, Quiet};
+        assert_eq!(looks(&mut pulse), [Lively, Quiet, Quiet, Gone]);
+        pulse.heard();
+        assert_eq!(looks(&mut pulse), [Lively, Quiet, Quiet, Gone]);
+    }
+}
