@@ -37,14 +37,31 @@ const actions: Actions = {
   save: (path) => void save(path),
 }
 
-addEventListener('hashchange', () => void reader.route(location.hash))
+// The browser would restore the position before the page is there; the reader does it after.
+history.scrollRestoration = 'manual'
+addEventListener('scroll', rememberScroll, { passive: true })
+addEventListener('hashchange', go)
 addEventListener('online', () => store.state.problem?.code === 'no-server' && void reader.retry())
 document.addEventListener('visibilitychange', checkIfDue)
 setInterval(checkIfDue, CHECK_EVERY)
 
 draw(store.state)
 if (location.hash.length > 1) void prepare()
-void reader.route(location.hash)
+go()
+
+let scrolled: ReturnType<typeof setTimeout> | undefined
+
+/** Once the scrolling rests: browsers limit how often the history may be written. */
+function rememberScroll(): void {
+  clearTimeout(scrolled)
+  scrolled = setTimeout(() => history.replaceState({ scroll: scrollY }, ''), 150)
+}
+
+function go(): void {
+  clearTimeout(scrolled)
+  const { scroll } = (history.state ?? {}) as { scroll?: number }
+  void reader.route(location.hash, scroll ?? null)
+}
 
 function draw(state: State): void {
   const { dataset } = document.documentElement

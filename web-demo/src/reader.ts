@@ -53,8 +53,8 @@ export class Reader {
     this.#world = world
   }
 
-  /** Goes where the address bar says. */
-  async route(hash: string): Promise<void> {
+  /** Goes where the address bar says; `scroll` is how far down the reader was there before. */
+  async route(hash: string, scroll: number | null = null): Promise<void> {
     let route: Route | null
     try {
       route = parseRoute(hash)
@@ -69,17 +69,17 @@ export class Reader {
       this.#leave()
       this.#store.dispatch({ type: 'closed' })
     } else if (magnet && sameSite(magnet, route.magnet)) {
-      this.#store.dispatch({ type: 'went', place: route.place })
+      this.#store.dispatch({ type: 'went', place: route.place, scroll })
       if (this.#site) await this.#guard(this.#open.signal, () => this.#showPlace())
     } else {
-      await this.#openSite(route)
+      await this.#openSite(route, scroll)
     }
   }
 
   /** Tries again from the start. */
   async retry(): Promise<void> {
-    const { magnet, place } = this.#store.state
-    if (magnet) await this.#openSite({ magnet, place })
+    const { magnet, place, scroll } = this.#store.state
+    if (magnet) await this.#openSite({ magnet, place }, scroll)
   }
 
   /** Asks whether there is a newer version. `asked`: a person wants to know, so the DHT is asked, and the answer told. */
@@ -119,9 +119,9 @@ export class Reader {
     return new Blob([await this.#site.read(path)], { type: 'application/octet-stream' })
   }
 
-  async #openSite({ magnet, place }: Route): Promise<void> {
+  async #openSite({ magnet, place }: Route, scroll: number | null): Promise<void> {
     this.#leave()
-    this.#store.dispatch({ type: 'opened', magnet, place })
+    this.#store.dispatch({ type: 'opened', magnet, place, scroll })
     const { obstacle } = this.#world
     if (obstacle) return this.#store.dispatch({ type: 'failed', problem: obstacle })
     await this.#guard(this.#open.signal, async (signal) => {

@@ -55,6 +55,8 @@ export interface State {
   readonly phase: Phase
   readonly magnet: Magnet | null
   readonly place: Place
+  /** Where the reader was on this page before, for going back; `null` when it is entered anew. */
+  readonly scroll: number | null
   /** The record on display, or being opened; `null` for a plain torrent. */
   readonly record: VerifiedRecord | null
   /** When a server last said that `record` is the newest, milliseconds since 1970. */
@@ -75,6 +77,7 @@ export const INITIAL: State = {
   phase: 'start',
   magnet: null,
   place: HOME,
+  scroll: null,
   record: null,
   checkedAt: null,
   checking: false,
@@ -90,9 +93,9 @@ export type Action =
   /** Back to the start page. */
   | { readonly type: 'closed' }
   /** Another site is being opened. */
-  | { readonly type: 'opened'; readonly magnet: Magnet; readonly place: Place }
+  | { readonly type: 'opened'; readonly magnet: Magnet; readonly place: Place; readonly scroll: number | null }
   /** Another place in the same site. */
-  | { readonly type: 'went'; readonly place: Place }
+  | { readonly type: 'went'; readonly place: Place; readonly scroll: number | null }
   | { readonly type: 'record-found'; readonly record: VerifiedRecord; readonly at: number }
   /** There is no record to be had; the version that the link itself names is opened. */
   | { readonly type: 'record-skipped' }
@@ -114,10 +117,10 @@ export function reduce(state: State, action: Action): State {
       return INITIAL
     case 'opened': {
       const phase = action.magnet.key === null ? 'finding-peers' : 'finding-record'
-      return { ...INITIAL, phase, magnet: action.magnet, place: action.place }
+      return { ...INITIAL, phase, magnet: action.magnet, place: action.place, scroll: action.scroll }
     }
     case 'went':
-      return { ...state, place: action.place }
+      return { ...state, place: action.place, scroll: action.scroll }
     case 'record-found':
       return { ...state, record: action.record, checkedAt: action.at, update: null, checking: false, notice: null }
     case 'record-skipped':

@@ -52,14 +52,19 @@ function dressHeadings(body: DocumentFragment, context: Context): void {
     const link = create('a', 'anchor', '#')
     link.setAttribute('href', context.href(context.path, anchor))
     link.setAttribute('aria-label', text.headingLink(title))
-    heading.append(link)
+    // Beside the heading, not in it: the heading is called what its author called it.
+    const row = create('div', 'heading')
+    heading.replaceWith(row)
+    row.append(heading, link)
   }
 }
 
 function dressLink(link: HTMLAnchorElement, context: Context): void {
+  if (link.classList.contains('anchor')) return
+  // The door has taken the address off a link with a scheme that it refuses.
   const href = link.getAttribute('href')
-  if (href === null || link.classList.contains('anchor')) return
-  const destination = resolve(href, context.path, context.has)
+  const destination: Destination =
+    href === null ? { kind: 'refused', reason: 'scheme' } : resolve(href, context.path, context.has)
   if (destination.kind === 'page') {
     link.setAttribute('href', context.href(destination.path, destination.heading))
   } else if (destination.kind === 'file') {
@@ -81,7 +86,7 @@ function dressLink(link: HTMLAnchorElement, context: Context): void {
 function unlink(link: HTMLAnchorElement, reason: (Destination & { kind: 'refused' })['reason']): void {
   const dead = create('span', 'dead-link')
   dead.title = text.deadLink[reason]
-  dead.append(...link.childNodes)
+  dead.append(...link.childNodes, create('span', 'unseen', ` (${text.deadLink[reason]})`))
   link.replaceWith(dead)
 }
 

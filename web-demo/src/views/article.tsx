@@ -17,7 +17,7 @@ interface Props {
 /** The page itself. Its inside is not the framework's: it is what came through the door. */
 export function Article({ state, page, actions }: Props) {
   const root = useRef<HTMLElement>(null)
-  const { magnet, version, place } = state
+  const { magnet, version, place, scroll } = state
 
   useLayoutEffect(() => {
     const element = root.current
@@ -41,17 +41,35 @@ export function Article({ state, page, actions }: Props) {
     // `version` changes together with the page it belongs to.
   }, [page])
 
+  // Going back returns to where one was; a link to a heading goes there; anything else begins at the top. An update of
+  // the page on display moves nothing.
   useEffect(() => {
-    const heading = place.heading === null ? null : root.current && findHeading(root.current, place.heading)
-    heading?.scrollIntoView()
-  }, [page, place])
+    if (scroll !== null) scrollTo({ top: scroll, behavior: 'instant' })
+    else if (place.heading !== null) goTo(root.current, place.heading)
+    else scrollTo({ top: 0, behavior: 'instant' })
+  }, [page.path, place])
 
-  return <article ref={root} class="prose" data-path={page.path} onClick={(event) => click(event, actions)} />
+  // The link that was followed is gone with its page: whoever uses the keyboard goes on at the new one, not at the top.
+  const entered = useRef(page.path)
+  useEffect(() => {
+    const followed = entered.current !== page.path && document.activeElement === document.body
+    entered.current = page.path
+    if (followed) root.current?.closest('main')?.focus({ preventScroll: true })
+  }, [page.path])
+
+  return <article ref={root} class="prose" data-path={page.path} onClick={(event) => click(event, state, actions)} />
 }
 
-/** Clicks on what `dress` made: files to save, code to copy. */
-function click(event: MouseEvent, actions: Actions): void {
+function goTo(root: HTMLElement | null, heading: string): void {
+  const found = root && findHeading(root, heading)
+  found?.scrollIntoView()
+}
+
+/** Clicks on what `dress` made: files to save, code to copy, and the place one is at already. */
+function click(event: MouseEvent, { place }: State, actions: Actions): void {
   const target = event.target as Element
+  const link = target.closest('a')
+  if (link?.hash === location.hash && place.heading !== null) goTo(event.currentTarget as HTMLElement, place.heading)
   const file = target.closest<HTMLElement>('a[data-file]')?.dataset['file']
   if (file !== undefined) {
     event.preventDefault()
