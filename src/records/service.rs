@@ -82,24 +82,24 @@ impl Records {
         metrics: metrics::Records,
         tasks: &Tasks,
     ) -> Result<Self, StartError> {
-        let directory = data_dir.to_owned();
-        let opened = tokio::task::spawn_blocking(move || store::open(&directory)).await;
-        let (connection, entries, damaged) = opened.expect("opening the store does not panic")?;
+        let (directory, capacity, started) = (data_dir.to_owned(), settings.max_records, now());
+        let opened = tokio::task::spawn_blocking(move || {
+            let (mut book, mut schedule, mut changes) = (Book::new(capacity), Schedule::default(), Vec::new());
+            let (connection, damaged) = store::open(&directory, |entry| {
+                if entry.put_here {
+                    schedule.loaded(entry.item.target(), started, &mut rand::rng());
+                }
+                changes.extend(book.load(entry));
+            })?;
+            Ok((connection, damaged, book, schedule, changes))
+        });
+        let (connection, damaged, book, schedule, changes) = opened.await.expect("opening the store does not panic")?;
         if damaged > 0 {
             tracing::warn!(damaged, "the record store holds rows that are not valid records; they are ignored");
         }
         let store = Store::start(connection, tasks);
-        let (mut book, mut schedule) = (Book::new(settings.max_records), Schedule::default());
-        for entry in entries {
-            if entry.put_here {
-                schedule.loaded(entry.item.target(), now(), &mut rand::rng());
-            }
-            let evicted = book.load(entry);
-            if !evicted.is_empty()
-                && let Ok(slot) = store.reserve().await
-            {
-                slot.write(evicted);
-            }
+        if let Ok(slot) = store.reserve().await {
+            slot.write(changes);
         }
         metrics.stored.set(book.len() as i64);
         let inner = Inner {

@@ -35,6 +35,9 @@ const SCHEMA: &str = "
 /// How long another process (a backup, somebody looking inside) may hold the file before a commit fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Rows verified together at start: enough to keep all processors busy for a while.
+const READ_BATCH: usize = 2048;
+
 /// Batches that may wait for the disk. Past that, writers wait too.
 const QUEUE: usize = 256;
 
@@ -84,11 +87,12 @@ pub enum StoreError {
     Stopping,
 }
 
-/// Opens the file, making it and its directory if need be, and reads what is in it. Blocks.
+/// Opens the file, making it and its directory if need be, and hands every record in it to `load`. Blocks.
 ///
-/// Signatures are checked again: nothing but [`SignedItem::verify`] makes a record, also one from a damaged disk. At some
-/// 40 µs each that is four seconds for the hundred thousand of a full store. Returns how many rows were not records.
-pub(super) fn open(directory: &Path) -> Result<(Connection, Vec<Entry>, usize), StartError> {
+/// Signatures are checked again, on all processors: nothing but [`SignedItem::verify`] makes a record, also one from a
+/// damaged disk. It costs some 50 µs each, so five seconds of processor time for a full store of a hundred thousand.
+/// Returns how many rows were not records.
+pub(super) fn open(directory: &Path, load: impl FnMut(Entry)) -> Result<(Connection, usize), StartError> {
     std::fs::create_dir_all(directory).map_err(|error| StartError::Directory { path: directory.to_owned(), error })?;
     let path = directory.join(FILE);
     let failed = |error: rusqlite::Error| match error.sqlite_error_code() {
@@ -110,8 +114,8 @@ pub(super) fn open(directory: &Path) -> Result<(Connection, Vec<Entry>, usize), 
     }
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
-    let (entries, damaged) = read(&connection).map_err(failed)?;
-    Ok((connection, entries, damaged))
+    let damaged = read(&connection, load).map_err(failed)?;
+    Ok((connection, damaged))
 }
 
 /// All or nothing: a file that was left half made is empty, and made again.
@@ -123,27 +127,50 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-fn read(connection: &Connection) -> rusqlite::Result<(Vec<Entry>, usize)> {
+fn read(connection: &Connection, mut load: impl FnMut(Entry)) -> rusqlite::Result<usize> {
     let mut statement = connection.prepare("SELECT k, salt, seq, v, sig, conflict, put_here FROM record")?;
-    let (mut entries, mut damaged) = (Vec::new(), 0);
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        match read_entry(row)? {
-            Some(entry) => entries.push(entry),
-            None => damaged += 1,
+    let mut rows = statement.query_map([], read_row)?;
+    let mut damaged = 0;
+    loop {
+        let batch = rows.by_ref().take(READ_BATCH).collect::<rusqlite::Result<Vec<_>>>()?;
+        if batch.is_empty() {
+            return Ok(damaged);
         }
+        let read = batch.len();
+        let entries = verify_all(batch);
+        damaged += read - entries.len();
+        entries.into_iter().for_each(&mut load);
     }
-    Ok((entries, damaged))
 }
 
-fn read_entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
+/// An item with its two flags, as read; `None` when the fields are not even of the right length.
+type Unverified = Option<(SignedItem, bool, bool)>;
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<Unverified> {
     let (k, salt, sig): (Vec<u8>, Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(1)?, row.get(4)?);
     let (Ok(key), Ok(salt), Ok(sig)) = (PublicKey::from_slice(&k), Salt::new(salt), Signature::from_slice(&sig)) else {
         return Ok(None);
     };
-    let item = SignedItem { key, salt, seq: row.get(2)?, v: row.get(3)?, sig }.verify();
-    let (conflict, put_here) = (row.get(5)?, row.get(6)?);
-    Ok(item.ok().map(|item| Entry { item, conflict, put_here }))
+    let item = SignedItem { key, salt, seq: row.get(2)?, v: row.get(3)?, sig };
+    Ok(Some((item, row.get(5)?, row.get(6)?)))
+}
+
+fn verify_all(rows: Vec<Unverified>) -> Vec<Entry> {
+    let verify = |row: Unverified| {
+        let (item, conflict, put_here) = row?;
+        item.verify().ok().map(|item| Entry { item, conflict, put_here })
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = rows.len().div_ceil(threads);
+    let mut rows = rows.into_iter();
+    std::thread::scope(|scope| {
+        let mut workers = Vec::new();
+        while rows.len() > 0 {
+            let rows: Vec<Unverified> = rows.by_ref().take(share).collect();
+            workers.push(scope.spawn(move || rows.into_iter().filter_map(verify).collect::<Vec<Entry>>()));
+        }
+        workers.into_iter().flat_map(|worker| worker.join().expect("verifying does not panic")).collect()
+    })
 }
 
 /// Writes changes in the order in which slots are used.
@@ -275,6 +302,17 @@ mod tests {
         entries
     }
 
+    /// What is in the file, and how many rows are not records.
+    fn contents(directory: &Path) -> (Vec<Entry>, usize) {
+        let mut entries = Vec::new();
+        let (_, damaged) = open(directory, |entry| entries.push(entry)).unwrap();
+        (sorted(entries), damaged)
+    }
+
+    fn connect(directory: &Path) -> Connection {
+        open(directory, |_| {}).unwrap().0
+    }
+
     /// The task and its runtime are dropped without a word, as a killed process would: what was acknowledged is there.
     #[test]
     fn what_was_acknowledged_survives_a_kill() {
@@ -282,9 +320,8 @@ mod tests {
         let kept = vec![entry(1, b"", 5), entry(1, b"n", 2), entry(2, b"", 7)];
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
-            let (connection, entries, _) = open(directory.path()).unwrap();
-            assert!(entries.is_empty());
-            let store = Store::start(connection, &Tasks::new());
+            assert_eq!(contents(directory.path()), (vec![], 0));
+            let store = Store::start(connect(directory.path()), &Tasks::new());
             store.reserve().await.unwrap().write(vec![Change::Save(entry(1, b"", 4))]);
             store.reserve().await.unwrap().write(vec![Change::Save(entry(3, b"", 1))]);
             store.reserve().await.unwrap().write(vec![Change::Delete(entry(3, b"", 1).item.target())]);
@@ -292,25 +329,24 @@ mod tests {
             store.reserve().await.unwrap().write_durably(changes).await.unwrap();
         });
         runtime.shutdown_background();
-        let (_, entries, damaged) = open(directory.path()).unwrap();
-        assert_eq!((sorted(entries), damaged), (sorted(kept), 0));
+        assert_eq!(contents(directory.path()), (sorted(kept), 0));
     }
 
     #[tokio::test]
     async fn stopping_writes_what_is_queued_and_refuses_more() {
         let directory = tempfile::tempdir().unwrap();
         let tasks = Tasks::new();
-        let store = Store::start(open(directory.path()).unwrap().0, &tasks);
+        let store = Store::start(connect(directory.path()), &tasks);
         store.reserve().await.unwrap().write(vec![Change::Save(entry(1, b"", 1))]);
         assert_eq!(tasks.stop(Duration::from_secs(10)).await, 0);
         assert_eq!(store.reserve().await.unwrap_err(), StoreError::Stopping);
-        assert_eq!(open(directory.path()).unwrap().1, [entry(1, b"", 1)]);
+        assert_eq!(contents(directory.path()), (vec![entry(1, b"", 1)], 0));
     }
 
     #[test]
     fn damaged_rows_are_not_records() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut connection, ..) = open(directory.path()).unwrap();
+        let mut connection = connect(directory.path());
         let batch = Batch { changes: (1..5).map(|n| Change::Save(entry(n, b"", 1))).collect(), done: None };
         commit(&mut connection, &[batch]).unwrap();
         let damage = "UPDATE record SET seq = 2 WHERE k = ?1; ";
@@ -319,15 +355,14 @@ mod tests {
             .execute("UPDATE record SET k = x'00' WHERE k = ?", [entry(2, b"", 1).item.key().as_bytes()])
             .unwrap();
         drop(connection);
-        let (_, entries, damaged) = open(directory.path()).unwrap();
-        assert_eq!((sorted(entries), damaged), (sorted(vec![entry(3, b"", 1), entry(4, b"", 1)]), 2));
+        assert_eq!(contents(directory.path()), (sorted(vec![entry(3, b"", 1), entry(4, b"", 1)]), 2));
     }
 
     #[test]
     fn a_file_that_cannot_be_used_gets_one_sentence() {
         let directory = tempfile::tempdir().unwrap();
         let inside = |name: &str| directory.path().join(name);
-        let sentence = |directory: PathBuf| open(&directory).unwrap_err().to_string();
+        let sentence = |directory: PathBuf| open(&directory, |_| {}).unwrap_err().to_string();
 
         std::fs::write(inside("file"), b"").unwrap();
         let path = inside("file").join("data");
@@ -346,7 +381,7 @@ mod tests {
         Connection::open(inside("foreign").join(FILE)).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
         assert!(sentence(inside("foreign")).contains("is not a record store of swarmgate"));
 
-        open(&inside("later")).unwrap().0.pragma_update(None, "user_version", 2).unwrap();
+        connect(&inside("later")).pragma_update(None, "user_version", 2).unwrap();
         assert!(sentence(inside("later")).ends_with("was written by a later version of swarmgate (layout 2)"));
     }
 }
