@@ -7,8 +7,8 @@ import { trial } from './testkit/lab.mjs'
 import { pointer, signable, target, verifies } from './testkit/record.mjs'
 
 const VALUES = [
-  { name: 'a pointer to a torrent', v: pointer('5a'.repeat(20)), salt: undefined },
-  { name: 'a pointer under a salt', v: pointer('5b'.repeat(20)), salt: Buffer.from('tides') },
+  { name: 'a pointer to a torrent', v: pointer('a5'.repeat(20)), salt: undefined },
+  { name: 'a pointer under a salt', v: pointer('b5'.repeat(20)), salt: Buffer.from('tides') },
   { name: 'a text under a salt', v: Buffer.from('12:Hello World!'), salt: Buffer.from('foobar') },
 ]
 

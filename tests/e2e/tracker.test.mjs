@@ -21,10 +21,10 @@ trial('two pages with WebTorrent exchange a file', async (lab) => {
   assert.equal(await within(60, 'download of the reader', download(reader, magnet)), text)
 })
 
-for (const scheme of ['ws', 'http']) {
+for (const scheme of ['ws', 'http', 'udp']) {
   trial(`a stock tracker client over ${scheme} announces, scrapes and leaves`, async (lab) => {
     const server = await lab.server()
-    const announce = `${scheme}://${server.ready.web}/announce`
+    const announce = `${scheme}://${scheme === 'udp' ? server.ready.udp_tracker : server.ready.web}/announce`
     const infoHash = randomBytes(20)
     const client = trackerClient(lab, { announce, infoHash, port: 6001 })
 

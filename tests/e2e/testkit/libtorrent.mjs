@@ -93,14 +93,9 @@ export class Libtorrent {
     return once(this.events, 'finished', (event) => event.info_hash === infoHash)
   }
 
-  /** @param {string} infoHash @param {{ host: string, port: number }} address */
-  connect(infoHash, { host, port }) {
-    return this.#do('connect', { info_hash: infoHash, host, port })
-  }
-
-  /** @returns {Promise<{ address: string, uploaded: number, downloaded: number }[]>} @param {string} infoHash */
-  peers(infoHash) {
-    return this.#do('peers', { info_hash: infoHash })
+  /** Bytes of content sent to others. @param {string} infoHash @returns {Promise<number>} */
+  uploaded(infoHash) {
+    return this.#do('uploaded', { info_hash: infoHash })
   }
 
   /** Nodes in the DHT routing table. @returns {Promise<number>} */

@@ -23,12 +23,13 @@ POINTER = re.compile(r"\[ \{\s*'ih': '([0-9a-f]{40})'\s*\} \]$")
 
 
 def value_of(alert):
-    """The bencoded value, or None. The binding gives byte strings only; a BEP 46 pointer is read from the alert's text."""
+    """The bencoded value, or None. The binding gives byte strings only; a BEP 46 pointer is read from the alert's text,
+    which has it in hexadecimal unless all of it happens to be printable."""
     pointer = POINTER.search(alert.message())
     if pointer:
         return lt.bencode({b"ih": bytes.fromhex(pointer[1])}).hex()
     try:
-        return lt.bencode(alert.item).hex()
+        return lt.bencode(alert.item["value"]).hex()
     except RuntimeError:
         return None
 
@@ -95,21 +96,14 @@ class Peer:
     def do_announce(self, info_hash):
         self.torrents[info_hash].force_dht_announce()
 
-    def do_connect(self, info_hash, host, port):
-        self.torrents[info_hash].connect_peer((host, port))
-
-    def do_peers(self, info_hash):
-        return [{"address": "%s:%d" % p.ip, "uploaded": p.total_upload, "downloaded": p.total_download}
-                for p in self.torrents[info_hash].get_peer_info()]
+    def do_uploaded(self, info_hash):
+        return self.torrents[info_hash].status().total_payload_upload
 
     def do_dht_nodes(self):
         return self.session.status().dht_nodes
 
     def do_get_mutable(self, k, salt):
         self.session.dht_get_mutable_item(bytes.fromhex(k), bytes.fromhex(salt))
-
-    def do_get_immutable(self, target):
-        self.session.dht_get_immutable_item(lt.sha1_hash(bytes.fromhex(target)))
 
     def command(self, line):
         command = json.loads(line)
@@ -123,12 +117,8 @@ class Peer:
         if isinstance(alert, lt.dht_mutable_item_alert):
             emit({"event": "mutable", "k": alert.key.hex(), "salt": salt_of(alert), "seq": alert.seq,
                   "sig": alert.signature.hex(), "authoritative": alert.authoritative, "v": value_of(alert)})
-        elif isinstance(alert, lt.dht_immutable_item_alert):
-            emit({"event": "immutable", "target": str(alert.target), "v": value_of(alert)})
         elif isinstance(alert, lt.torrent_finished_alert):
             emit({"event": "finished", "info_hash": str(alert.handle.info_hash())})
-        elif isinstance(alert, lt.metadata_received_alert):
-            emit({"event": "metadata", "info_hash": str(alert.handle.info_hash())})
         else:
             emit({"event": "alert", "what": alert.what(), "message": alert.message()})
 
