@@ -16,6 +16,8 @@ mod joined;
 mod metadata;
 mod pieces;
 mod policy;
+#[cfg(test)]
+mod puppet;
 pub mod rtc;
 mod storage;
 mod swarm;

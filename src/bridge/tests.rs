@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use sha1::{Digest, Sha1};
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::puppet::{DEADLINE, Puppet};
+use super::rtc::Channel;
 use super::*;
 use crate::config::BridgePolicy;
 use crate::dht::Mode;
-
-const DEADLINE: Duration = Duration::from_secs(30);
+use crate::tasks::Tasks;
 
 /// A bridge, its folder, and what ends its tasks.
 struct Node {
@@ -109,4 +111,86 @@ async fn originals_that_changed_are_not_seeded_and_not_touched() {
     assert!(matches!(node.bridge.seed(metainfo, dir.clone()).await, Err(TorrentError::Mismatch(_))));
     assert!(!dir.join("index.md").exists());
     node.stop().await;
+}
+
+/// A page: it makes offers, as the tracker would bring them to the bridge.
+struct Page {
+    endpoint: Arc<Endpoint>,
+    peer_id: PeerId,
+}
+
+impl Page {
+    async fn open(tasks: &Tasks, id: u8) -> Self {
+        let settings = config::WebRtc { listen: "127.0.0.1:0".parse().unwrap(), ..config::WebRtc::default() };
+        let endpoint = Endpoint::bind(&settings, metrics::Bridge::detached(), tasks).await.unwrap();
+        Self { endpoint, peer_id: PeerId([id; 20]) }
+    }
+
+    /// Offers, and opens the channel that the answer makes; `None` if there is no answer.
+    async fn meet(&self, bridge: &Bridge, info_hash: InfoHash) -> Option<Channel> {
+        let (sdp, pending) = self.endpoint.offer().await.unwrap();
+        let (answer, answered) = oneshot::channel();
+        let answer = Box::new(move |_, sdp: &str| answer.send(sdp.to_owned()).unwrap());
+        bridge.inner.offer(info_hash, web::Offer { page: self.peer_id, sdp, answer });
+        let sdp = timeout(DEADLINE, answered).await.expect("the offer is answered or dropped").ok()?;
+        Some(pending.accept(&sdp, |_| true).unwrap().open().await.unwrap())
+    }
+
+    async fn puppet(&self, bridge: &Bridge, info_hash: InfoHash) -> Puppet<Channel> {
+        Puppet::greet(self.meet(bridge, info_hash).await.expect("an answer"), info_hash, self.peer_id).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_downloads_what_a_bridge_seeds_and_is_answered_once() {
+    let node = Node::start(BridgePolicy::Open).await;
+    let dir = node.dir.path().join("mine");
+    let (metainfo, content) = site(&dir, 1);
+    let seed = node.bridge.seed(metainfo.clone(), dir).await.unwrap();
+    let tasks = Tasks::new();
+    let page = Page::open(&tasks, 9).await;
+    let peer = page.puppet(&node.bridge, seed.info_hash()).await;
+    assert!(page.meet(&node.bridge, seed.info_hash()).await.is_none(), "it is connected");
+    assert!(peer.leech(&metainfo).await == content);
+    assert_eq!(node.bridge.inner.metrics.offers.with_label_values(&["duplicate"]).get(), 1);
+    drop(page);
+    tasks.stop(DEADLINE).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_a_page_has_reaches_a_native_peer_and_outlives_the_page() {
+    let (node, native) = (Node::start(BridgePolicy::Open).await, Node::start(BridgePolicy::Off).await);
+    let (metainfo, content) = site(&node.dir.path().join("elsewhere"), 2);
+    let info_hash = metainfo.info_hash();
+    let tasks = Tasks::new();
+    let page = Page::open(&tasks, 9).await;
+    assert!(node.bridge.wants(&info_hash) && !native.bridge.wants(&info_hash));
+    let peer = page.puppet(&node.bridge, info_hash).await;
+    // The native peer comes before there is anything, and knows nothing but the info hash.
+    let target = native.dir.path().join("got");
+    let peers = vec![node.bridge.bittorrent_addr()];
+    let download = native.bridge.download(info_hash, peers, target.clone()).await.unwrap();
+    let seeding = (metainfo.clone(), content.clone());
+    tokio::spawn(async move { peer.seed(&seeding.0, &seeding.1).await });
+    assert!(finished(&download).await.finished);
+    assert!(read_back(&metainfo, &target.join("site")) == content);
+    drop((download, page));
+    tasks.stop(DEADLINE).await;
+
+    // Another process, the same folder, and no page: the cache still has it.
+    assert_eq!(node.tasks.stop(DEADLINE).await, 0);
+    let (bridge, restarted) = Node::start_in(BridgePolicy::Open, node.dir.path()).await;
+    let (peers, target) = (vec![bridge.bittorrent_addr()], native.dir.path().join("again"));
+    // The table drops the first download a moment after its handle.
+    let download = loop {
+        match native.bridge.download(info_hash, peers.clone(), target.clone()).await {
+            Err(TorrentError::InUse) => tokio::task::yield_now().await,
+            other => break other.unwrap(),
+        }
+    };
+    assert!(finished(&download).await.finished);
+    assert!(read_back(&metainfo, &target.join("site")) == content);
+    restarted.stop(DEADLINE).await;
+    native.stop().await;
 }

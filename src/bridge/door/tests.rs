@@ -1,1 +1,308 @@
+//! Scripted peers at the door.
 
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+use crate::bridge::pieces::PieceSet;
+use crate::bridge::puppet::{DEADLINE, Puppet, blocks};
+use crate::bridge::swarm::{Live, Stage, tests::swarm};
+use crate::metrics;
+use crate::wire::extension::MetadataMessage;
+use crate::wire::id::PeerId;
+use crate::wire::metainfo::Metainfo;
+use crate::wire::peer::{Frame, HANDSHAKE_LEN, Message};
+use extensions::MAX_REQUESTS;
+
+const PEER: PeerId = PeerId([9; 20]);
+
+fn metainfo(pieces: usize) -> Arc<Metainfo> {
+    let files = [(vec!["file".to_owned()], pieces as u64 * 16_384)];
+    Arc::new(Metainfo::build("x", &files, 1 << 14, &vec![[5; 20]; pieces]).unwrap())
+}
+
+/// A peer that comes by itself, and the visit it makes.
+fn come(swarm: &Arc<Swarm>) -> (DuplexStream, JoinHandle<Visit>) {
+    let (ours, theirs) = duplex(1 << 20);
+    let swarm = swarm.clone();
+    let visit = tokio::spawn(async move {
+        let metrics = metrics::Bridge::detached();
+        incoming(ours, Transport::Tcp, &metrics, |hash| (*hash == swarm.info_hash).then(|| swarm.clone())).await
+    });
+    (theirs, visit)
+}
+
+async fn puppet(swarm: &Arc<Swarm>, peer_id: PeerId) -> (Puppet<DuplexStream>, JoinHandle<Visit>) {
+    let (stream, visit) = come(swarm);
+    (Puppet::greet(stream, swarm.info_hash, peer_id).await, visit)
+}
+
+async fn ending(visit: JoinHandle<Visit>) -> &'static str {
+    timeout(DEADLINE * 10, visit).await.expect("the visit ends").unwrap().ending.label()
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_does_not_greet_properly_is_turned_away() {
+    let (swarm, _metadata) = swarm(metainfo(3).info_hash());
+    let hello = |info_hash, peer_id| Handshake { reserved: Reserved::EXTENDED, info_hash, peer_id }.encode();
+    let ours = swarm.ourselves.peer_id;
+    let table = [
+        (hello(swarm.info_hash, ours).to_vec(), "ourselves"),
+        (hello(InfoHash([0; 20]), PEER).to_vec(), "unknown_torrent"),
+        (
+            b"GET / HTTP/1.1\r\nHost: example.org\r\nUser-Agent: somebody who knocks at any door\r\n".to_vec(),
+            "not_peer_wire",
+        ),
+        (hello(swarm.info_hash, PEER)[..67].to_vec(), "late"),
+        (Vec::new(), "late"),
+    ];
+    for (bytes, expected) in table {
+        let (mut stream, visit) = come(&swarm);
+        stream.write_all(&bytes).await.unwrap();
+        assert_eq!(ending(visit).await, expected, "{}", bytes.escape_ascii());
+    }
+    let (first, visit) = puppet(&swarm, PEER).await;
+    let (_again, second) = puppet(&swarm, PEER).await;
+    assert_eq!(ending(second).await, "duplicate");
+    let (_other, _) = puppet(&swarm, PeerId([8; 20])).await;
+    let (_third, third) = puppet(&swarm, PeerId([7; 20])).await;
+    assert_eq!(ending(third).await, "peers_full");
+    drop(first);
+    assert_eq!(ending(visit).await, "closed");
+    assert_eq!(swarm.peers(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_told_we_live_and_then_let_go() {
+    let (swarm, _metadata) = swarm(metainfo(3).info_hash());
+    let (mut peer, visit) = puppet(&swarm, PEER).await;
+    let began = tokio::time::Instant::now();
+    let mut keep_alives = 0;
+    while let Some(frame) = timeout(DEADLINE * 4, peer.next()).await.unwrap() {
+        keep_alives += usize::from(frame.message() == Ok(Message::KeepAlive));
+    }
+    assert_eq!((keep_alives, began.elapsed()), (3, IDLE));
+    assert_eq!(ending(visit).await, "idle");
+}
+
+#[tokio::test(start_paused = true)]
+async fn metadata_is_fetched_from_one_peer_and_served_to_another() {
+    let metainfo = metainfo(2000);
+    let (swarm, mut metadata) = swarm(metainfo.info_hash());
+    let (mut waiting, _) = puppet(&swarm, PeerId([8; 20])).await;
+    waiting.hello(None).await;
+    assert_eq!(waiting.hear_hello().await, None);
+    let (giver, _) = puppet(&swarm, PEER).await;
+    let (served, content) = (metainfo.clone(), vec![0; 1]);
+    tokio::spawn(async move { giver.seed(&served, &content).await });
+    let arrived = timeout(DEADLINE, metadata.recv()).await.unwrap().unwrap();
+    assert_eq!(arrived, *metainfo.info());
+
+    waiting.metadata(MetadataMessage::Request { piece: 0 }).await;
+    assert_eq!(MetadataMessage::decode(&waiting.hear_metadata().await), Ok(MetadataMessage::Reject { piece: 0 }));
+    swarm.enter(Stage::Checking(metainfo.clone()));
+    assert_eq!(waiting.hear_hello().await, Some(metainfo.info().len()));
+    waiting.metadata(MetadataMessage::Request { piece: 1 }).await;
+    let payload = waiting.hear_metadata().await;
+    let expected = metainfo.info().chunks(1 << 14).nth(1).unwrap();
+    let total_size = Some(metainfo.info().len());
+    assert_eq!(MetadataMessage::decode(&payload), Ok(MetadataMessage::Data { piece: 1, total_size, data: expected }));
+}
+
+/// What a peer does with the first request for metadata.
+#[derive(Clone, Copy)]
+enum Lie {
+    Claim(usize),
+    WrongBytes,
+    Silence,
+}
+
+#[tokio::test(start_paused = true)]
+async fn lying_about_metadata_ends_the_visit_and_hinders_nobody() {
+    let metainfo = metainfo(3);
+    let (swarm, mut metadata) = swarm(metainfo.info_hash());
+    let size = metainfo.info().len();
+    let table =
+        [(Lie::Claim(1 << 30), "bad_metadata"), (Lie::WrongBytes, "bad_metadata"), (Lie::Silence, "metadata_stalled")];
+    for (lie, expected) in table {
+        let (mut liar, visit) = puppet(&swarm, PEER).await;
+        let claim = if let Lie::Claim(claim) = lie { claim } else { size };
+        liar.hello(Some(claim)).await;
+        if let Lie::WrongBytes = lie {
+            liar.hear_metadata().await;
+            let data = vec![0; size];
+            liar.metadata(MetadataMessage::Data { piece: 0, total_size: Some(size), data: &data }).await;
+        }
+        assert_eq!(ending(visit).await, expected);
+    }
+    // As many as metadata is asked of at once hold their tongue; an honest one comes last.
+    let (first, _) = puppet(&swarm, PEER).await;
+    let mut first = first;
+    first.hello(Some(size)).await;
+    let (honest, _) = puppet(&swarm, PeerId([8; 20])).await;
+    let served = metainfo.clone();
+    tokio::spawn(async move { honest.seed(&served, &[]).await });
+    assert_eq!(timeout(DEADLINE, metadata.recv()).await.unwrap().unwrap(), *metainfo.info());
+    assert_eq!(swarm.fetches.available_permits(), 2, "the silent one still has its turn");
+}
+
+/// A torrent whose engine is the test.
+struct Spliced {
+    swarm: Arc<Swarm>,
+    _metadata: mpsc::Receiver<Bytes>,
+    have: watch::Sender<PieceSet>,
+    engine: TcpListener,
+}
+
+impl Spliced {
+    async fn new(metainfo: &Arc<Metainfo>) -> Self {
+        let (swarm, metadata) = swarm(metainfo.info_hash());
+        let engine = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (have, watched) = watch::channel(PieceSet::none(metainfo.pieces()));
+        let live = Live { metainfo: metainfo.clone(), engine: engine.local_addr().unwrap(), have: watched };
+        swarm.enter(Stage::Live(live));
+        Self { swarm, _metadata: metadata, have, engine }
+    }
+
+    /// The engine's end of the next splice, greeted.
+    async fn engine(&self) -> Engine {
+        let (mut stream, _) = self.engine.accept().await.unwrap();
+        let mut hello = [0; HANDSHAKE_LEN];
+        stream.read_exact(&mut hello).await.unwrap();
+        let hello = Handshake::decode(&hello).unwrap();
+        assert_eq!(hello, Handshake { reserved: Reserved::default(), info_hash: self.swarm.info_hash, peer_id: PEER });
+        stream.write_all(&Handshake { peer_id: PeerId([1; 20]), ..hello }.encode()).await.unwrap();
+        Engine { stream, buffer: bytes::BytesMut::new() }
+    }
+}
+
+struct Engine {
+    stream: TcpStream,
+    buffer: bytes::BytesMut,
+}
+
+impl Engine {
+    async fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = Frame::split(&mut self.buffer, 1 << 20).unwrap() {
+                return Some(frame);
+            }
+            let read = timeout(DEADLINE, self.stream.read_buf(&mut self.buffer)).await.expect("something comes");
+            if read.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+    }
+
+    async fn expect(&mut self, message: Message<'_>) {
+        assert_eq!(self.next().await.unwrap().message(), Ok(message));
+    }
+
+    async fn say(&mut self, message: Message<'_>) {
+        self.stream.write_all(&message.encode()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn messages_pass_between_peer_and_engine_and_extensions_do_not() {
+    let metainfo = metainfo(3);
+    let torrent = Spliced::new(&metainfo).await;
+    let (mut peer, visit) = puppet(&torrent.swarm, PEER).await;
+    let mut engine = torrent.engine().await;
+    engine.expect(Message::Bitfield(&[0])).await;
+
+    peer.hello(None).await;
+    peer.say(Message::Unknown { id: 14, payload: &[] }).await;
+    peer.say(Message::Extended { id: 1, payload: b"d5:added6:......e" }).await;
+    peer.say(Message::KeepAlive).await;
+    peer.say(Message::Interested).await;
+    engine.expect(Message::Interested).await;
+    peer.metadata(MetadataMessage::Request { piece: 0 }).await;
+    let payload = peer.hear_metadata().await;
+    assert!(payload.ends_with(metainfo.info()));
+
+    engine.say(Message::Extended { id: 0, payload: b"de" }).await;
+    engine.say(Message::Have(2)).await;
+    engine.say(Message::Unchoke).await;
+    let heard = |_: &Frame, message: Message<'_>| match message {
+        Message::Unchoke => Some(()),
+        Message::Have(piece) => panic!("the engine's own HAVE of {piece} came through"),
+        _ => None,
+    };
+    peer.hear(heard).await;
+    torrent.have.send_modify(|have| assert!(have.insert(0) && have.insert(2)));
+    let mut haves = Vec::new();
+    while haves.len() < 2 {
+        haves.push(peer.hear(|_, message| if let Message::Have(piece) = message { Some(piece) } else { None }).await);
+    }
+    assert_eq!(haves, [0, 2]);
+
+    peer.say(Message::Bitfield(&[0xe0])).await;
+    engine.expect(Message::Bitfield(&[0xe0])).await;
+    drop(engine);
+    let visit = visit.await.unwrap();
+    assert_eq!((visit.ending.label(), visit.seated, visit.complete), ("released", true, true));
+    assert_eq!(peer.next().await, None, "the peer is told at once");
+}
+
+#[tokio::test]
+async fn a_peer_cannot_ask_for_more_than_it_takes() {
+    let metainfo = metainfo(1000);
+    let torrent = Spliced::new(&metainfo).await;
+    torrent.have.send_modify(|have| (0..999).for_each(|piece| assert!(have.insert(piece))));
+    let (mut peer, _visit) = puppet(&torrent.swarm, PEER).await;
+    let mut engine = torrent.engine().await;
+    engine.expect(Message::Bitfield(&[0; 125])).await;
+    // What nobody has is not passed on and counts for nothing.
+    peer.say(Message::Request(blocks(&metainfo, 999).next().unwrap())).await;
+    for piece in 0..999 {
+        peer.say(Message::Request(blocks(&metainfo, piece).next().unwrap())).await;
+    }
+    for piece in 0..MAX_REQUESTS as usize {
+        engine.expect(Message::Request(blocks(&metainfo, piece).next().unwrap())).await;
+    }
+    let more = timeout(Duration::from_millis(100), engine.next()).await;
+    assert!(more.is_err(), "more than the bound came through");
+    engine.say(Message::Piece { index: 0, begin: 0, data: &[7; 16_384] }).await;
+    peer.hear(|_, message| matches!(message, Message::Piece { .. }).then_some(())).await;
+    engine.expect(Message::Request(blocks(&metainfo, MAX_REQUESTS as usize).next().unwrap())).await;
+}
+
+#[tokio::test]
+async fn lies_to_the_engine_end_the_visit() {
+    let metainfo = metainfo(3);
+    for (lie, expected) in [
+        (Message::Have(3).encode(), "misbehaved"),
+        (Message::Bitfield(&[0, 0]).encode(), "misbehaved"),
+        (Message::Piece { index: 0, begin: 0, data: &[0; 16_385] }.encode(), "misbehaved"),
+        (Bytes::from_static(&[0, 0, 0, 2, 0, 0]), "not_peer_wire"),
+        (Bytes::from_static(&[0x7f, 0, 0, 0]), "not_peer_wire"),
+    ] {
+        let torrent = Spliced::new(&metainfo).await;
+        let (mut stream, visit) = come(&torrent.swarm);
+        let hello = Handshake { reserved: Reserved::EXTENDED, info_hash: torrent.swarm.info_hash, peer_id: PEER };
+        stream.write_all(&hello.encode()).await.unwrap();
+        let mut engine = torrent.engine().await;
+        engine.expect(Message::Bitfield(&[0])).await;
+        stream.write_all(&lie).await.unwrap();
+        assert_eq!(ending(visit).await, expected);
+        assert_eq!(engine.next().await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_left_torrent_lets_its_peers_go() {
+    let metainfo = metainfo(3);
+    let torrent = Spliced::new(&metainfo).await;
+    let (_peer, visit) = puppet(&torrent.swarm, PEER).await;
+    let _engine = torrent.engine().await;
+    torrent.swarm.token.cancel();
+    assert_eq!(ending(visit).await, "torrent_left");
+    assert_eq!(torrent.swarm.peers(), 0);
+}
