@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -69,24 +69,71 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 #[derive(Debug)]
 pub(super) struct FrameWriter<W> {
     io: W,
+    /// What is not written yet. It is kept here, so that a writer given up in the middle of a frame can go on.
+    unwritten: BytesMut,
 }
 
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     pub(super) fn new(io: W) -> Self {
-        Self { io }
+        Self { io, unwritten: BytesMut::new() }
     }
 
-    /// Writes all of `bytes`.
+    /// What is to be written next, for callers that gather frames.
+    pub(super) fn batch(&mut self) -> &mut BytesMut {
+        &mut self.unwritten
+    }
+
+    /// Writes `bytes` and all that was gathered before.
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), Ending> {
-        let sent = async {
-            self.io.write_all(bytes).await?;
+        self.unwritten.extend_from_slice(bytes);
+        self.flush().await
+    }
+
+    /// Writes all that was gathered. May be dropped at any await and called again.
+    pub(super) async fn flush(&mut self) -> Result<(), Ending> {
+        let written = async {
+            while !self.unwritten.is_empty() {
+                let written = self.io.write(&self.unwritten).await?;
+                if written == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                self.unwritten.advance(written);
+            }
             self.io.flush().await
         };
-        timeout(WRITE_DEADLINE, sent).await.map_err(|_| Ending::Stuck)?.map_err(Ending::from)
+        timeout(WRITE_DEADLINE, written).await.map_err(|_| Ending::Stuck)?.map_err(Ending::from)
     }
 
     /// Closes the stream, so that the peer learns it at once.
     pub(super) async fn close(&mut self) {
         let _: Result<io::Result<()>, _> = timeout(Duration::from_secs(1), self.io.shutdown()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::wire::peer::Message;
+
+    #[tokio::test]
+    async fn a_writer_given_up_goes_on_where_it_was() {
+        let (ours, theirs) = duplex(7);
+        let (mut writer, mut reader) = (FrameWriter::new(ours), FrameReader::new(theirs));
+        let frame = Message::Bitfield(&[0xaa; 20]).encode();
+        assert!(futures_util::FutureExt::now_or_never(writer.send(&frame)).is_none(), "it does not fit");
+        let last = Message::Have(1).encode();
+        let (sent, read) =
+            tokio::join!(writer.send(&last), async { (reader.frame().await.unwrap(), reader.frame().await.unwrap()) });
+        sent.unwrap();
+        assert_eq!(read.0.as_bytes(), frame);
+        assert_eq!(read.1.message(), Ok(Message::Have(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_is_stuck() {
+        let (ours, _theirs) = duplex(7);
+        assert!(matches!(FrameWriter::new(ours).send(&[0; 8]).await, Err(Ending::Stuck)));
     }
 }

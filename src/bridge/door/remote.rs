@@ -46,9 +46,8 @@ impl Waiting {
         Ok(())
     }
 
-    /// The peer, now that the torrent is known, and the messages that tell the engine all of the above. A bitfield is
-    /// always among them: a peer that never sent one would never be told by the engine what it has.
-    pub(super) fn meet(self, shape: Shape) -> Result<(Remote, BytesMut), Ending> {
+    /// The peer, now that the torrent is known.
+    pub(super) fn meet(self, shape: Shape) -> Result<Remote, Ending> {
         let wrong = Ending::Misbehaved("a bitfield of the wrong length");
         let mut has = match &self.bitfield {
             Some(bits) => PieceSet::from_bitfield(bits, shape.pieces).ok_or(wrong)?,
@@ -61,15 +60,7 @@ impl Waiting {
             }
             has.insert(piece);
         }
-        let mut replay = BytesMut::new();
-        Message::Bitfield(has.as_bitfield()).write(&mut replay);
-        if self.unchoked {
-            Message::Unchoke.write(&mut replay);
-        }
-        if self.interested {
-            Message::Interested.write(&mut replay);
-        }
-        Ok((Remote { shape, has }, replay))
+        Ok(Remote { shape, has, unchoked: self.unchoked, interested: self.interested })
     }
 }
 
@@ -97,6 +88,8 @@ impl Shape {
 pub(super) struct Remote {
     shape: Shape,
     has: PieceSet,
+    unchoked: bool,
+    interested: bool,
 }
 
 /// What is done with a message of a remote peer.
@@ -105,7 +98,7 @@ pub(super) enum Verdict {
     /// The engine gets it.
     Pass,
     /// The engine gets it, and will answer with a block.
-    PassRequest,
+    PassRequest(Block),
     /// The engine gets it: a block of so many bytes.
     PassBlock(usize),
     /// It means nothing to the engine.
@@ -120,10 +113,37 @@ impl Remote {
         self.has.is_complete()
     }
 
+    /// Whether the peer would send us something that we have not.
+    pub(super) fn offers_beyond(&self, ours: &PieceSet) -> bool {
+        self.unchoked && self.has.beyond(ours).next().is_some()
+    }
+
+    /// Writes the messages that tell an engine which has just met the peer what it told before. An empty bitfield is not
+    /// among them: the engine starts asking when it hears of the first piece, but having heard of none it would look
+    /// again only after five seconds.
+    pub(super) fn replay(&self, out: &mut BytesMut) {
+        if self.has.count() > 0 {
+            Message::Bitfield(self.has.as_bitfield()).write(out);
+        }
+        if self.unchoked {
+            Message::Unchoke.write(out);
+        }
+        if self.interested {
+            Message::Interested.write(out);
+        }
+    }
+
     /// Judges a message that is not an extended one. `ours`: the pieces the peer may ask for.
     pub(super) fn judge(&mut self, message: Message<'_>, ours: &PieceSet) -> Result<Verdict, Ending> {
         Ok(match message {
-            Message::Choke | Message::Unchoke | Message::Interested | Message::NotInterested => Verdict::Pass,
+            Message::Choke | Message::Unchoke => {
+                self.unchoked = message == Message::Unchoke;
+                Verdict::Pass
+            }
+            Message::Interested | Message::NotInterested => {
+                self.interested = message == Message::Interested;
+                Verdict::Pass
+            }
             Message::Have(piece) => {
                 if piece as usize >= self.shape.pieces {
                     return Err(Ending::Misbehaved("a piece that does not exist"));
@@ -134,10 +154,11 @@ impl Remote {
             Message::Bitfield(bits) => {
                 let wrong = Ending::Misbehaved("a bitfield of the wrong length");
                 self.has = PieceSet::from_bitfield(bits, self.shape.pieces).ok_or(wrong)?;
-                Verdict::Pass
+                // See `replay` for what an empty one would do.
+                if self.has.count() > 0 { Verdict::Pass } else { Verdict::Drop }
             }
             Message::Request(block) if self.shape.is_block(block) && ours.contains(block.index as usize) => {
-                Verdict::PassRequest
+                Verdict::PassRequest(block)
             }
             Message::Request(_) => Verdict::Refuse,
             Message::Piece { data, .. } if data.len() <= BLOCK_LEN as usize => Verdict::PassBlock(data.len()),
@@ -160,7 +181,8 @@ mod tests {
     fn replayed(messages: &[Message<'_>]) -> Result<Vec<Bytes>, Ending> {
         let mut waiting = Waiting::default();
         messages.iter().try_for_each(|message| waiting.take(*message))?;
-        let (_, mut replay) = waiting.meet(SHAPE)?;
+        let mut replay = BytesMut::new();
+        waiting.meet(SHAPE)?.replay(&mut replay);
         let mut frames = Vec::new();
         while let Some(frame) = Frame::split(&mut replay, 1 << 10).unwrap() {
             frames.push(Bytes::copy_from_slice(frame.as_bytes()));
@@ -172,13 +194,14 @@ mod tests {
     fn the_engine_is_told_what_was_said_while_waiting() {
         use Message::{Bitfield, Choke, Have, Interested, NotInterested, Unchoke};
         let table: &[(&[Message<'_>], &[Message<'_>])] = &[
-            (&[], &[Bitfield(&[0])]),
+            (&[], &[]),
+            (&[Bitfield(&[0])], &[]),
             (&[Have(2)], &[Bitfield(&[0x20])]),
             (&[Bitfield(&[0x80]), Have(1), Have(1)], &[Bitfield(&[0xc0])]),
             (&[Bitfield(&[0xff])], &[Bitfield(&[0xe0])]),
-            (&[Unchoke, Interested], &[Bitfield(&[0]), Unchoke, Interested]),
-            (&[Unchoke, Choke, Interested, NotInterested, Unchoke], &[Bitfield(&[0]), Unchoke]),
-            (&[Message::Unknown { id: 14, payload: &[] }, Message::KeepAlive], &[Bitfield(&[0])]),
+            (&[Interested, Have(0), Unchoke], &[Bitfield(&[0x80]), Unchoke, Interested]),
+            (&[Unchoke, Choke, Interested, NotInterested, Unchoke], &[Unchoke]),
+            (&[Message::Unknown { id: 14, payload: &[] }, Message::KeepAlive], &[]),
         ];
         for (said, expected) in table {
             let expected: Vec<_> = expected.iter().map(Message::encode).collect();
@@ -200,14 +223,16 @@ mod tests {
 
     #[test]
     fn messages_are_judged() {
-        let (mut remote, _) = Waiting::default().meet(SHAPE).unwrap();
+        let mut remote = Waiting::default().meet(SHAPE).unwrap();
         let ours = PieceSet::from_bitfield(&[0xa0], 3).unwrap();
-        let request = |index, begin, length| Message::Request(Block { index, begin, length });
-        let block = vec![0; BLOCK_LEN as usize + 1];
+        let block = |index, begin, length| Block { index, begin, length };
+        let request = |index, begin, length| Message::Request(block(index, begin, length));
+        let pass = |index, begin, length| Some(Verdict::PassRequest(block(index, begin, length)));
+        let data = vec![0; BLOCK_LEN as usize + 1];
         let table = [
-            (request(0, 0, 16_384), Some(Verdict::PassRequest)),
-            (request(0, 32_768, 7_232), Some(Verdict::PassRequest)),
-            (request(2, 0, 10_000), Some(Verdict::PassRequest)),
+            (request(0, 0, 16_384), pass(0, 0, 16_384)),
+            (request(0, 32_768, 7_232), pass(0, 32_768, 7_232)),
+            (request(2, 0, 10_000), pass(2, 0, 10_000)),
             (request(0, 32_768, 16_384), Some(Verdict::Refuse)),
             (request(2, 0, 16_384), Some(Verdict::Refuse)),
             (request(0, 1, 16_384), Some(Verdict::Refuse)),
@@ -216,10 +241,11 @@ mod tests {
             (request(1, 0, 16_384), Some(Verdict::Refuse)),
             (request(3, 0, 16_384), Some(Verdict::Refuse)),
             (request(u32::MAX, 0, 16_384), Some(Verdict::Refuse)),
-            (Message::Piece { index: 0, begin: 0, data: &block[1..] }, Some(Verdict::PassBlock(16_384))),
-            (Message::Piece { index: 0, begin: 0, data: &block }, None),
+            (Message::Piece { index: 0, begin: 0, data: &data[1..] }, Some(Verdict::PassBlock(16_384))),
+            (Message::Piece { index: 0, begin: 0, data: &data }, None),
             (Message::Cancel(Block { index: 0, begin: 0, length: 1 }), Some(Verdict::Drop)),
             (Message::Unknown { id: 9, payload: &[0, 0] }, Some(Verdict::Drop)),
+            (Message::Bitfield(&[0]), Some(Verdict::Drop)),
             (Message::Have(2), Some(Verdict::Pass)),
             (Message::Have(3), None),
             (Message::Bitfield(&[0xe0]), Some(Verdict::Pass)),
@@ -229,6 +255,8 @@ mod tests {
         for (message, expected) in table {
             assert_eq!(remote.judge(message, &ours).ok(), expected, "{message:?}");
         }
-        assert!(remote.is_complete());
+        assert!(remote.is_complete() && !remote.offers_beyond(&ours), "it has not unchoked us");
+        remote.judge(Message::Unchoke, &ours).unwrap();
+        assert!(remote.offers_beyond(&ours) && !remote.offers_beyond(&PieceSet::from_bitfield(&[0xe0], 3).unwrap()));
     }
 }

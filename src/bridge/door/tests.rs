@@ -215,8 +215,6 @@ async fn messages_pass_between_peer_and_engine_and_extensions_do_not() {
     let torrent = Spliced::new(&metainfo).await;
     let (mut peer, visit) = puppet(&torrent.swarm, PEER).await;
     let mut engine = torrent.engine().await;
-    engine.expect(Message::Bitfield(&[0])).await;
-
     peer.hello(None).await;
     peer.say(Message::Unknown { id: 14, payload: &[] }).await;
     peer.say(Message::Extended { id: 1, payload: b"d5:added6:......e" }).await;
@@ -258,7 +256,6 @@ async fn a_peer_cannot_ask_for_more_than_it_takes() {
     torrent.have.send_modify(|have| (0..999).for_each(|piece| assert!(have.insert(piece))));
     let (mut peer, _visit) = puppet(&torrent.swarm, PEER).await;
     let mut engine = torrent.engine().await;
-    engine.expect(Message::Bitfield(&[0; 125])).await;
     // What nobody has is not passed on and counts for nothing.
     peer.say(Message::Request(blocks(&metainfo, 999).next().unwrap())).await;
     for piece in 0..999 {
@@ -289,7 +286,6 @@ async fn lies_to_the_engine_end_the_visit() {
         let hello = Handshake { reserved: Reserved::EXTENDED, info_hash: torrent.swarm.info_hash, peer_id: PEER };
         stream.write_all(&hello.encode()).await.unwrap();
         let mut engine = torrent.engine().await;
-        engine.expect(Message::Bitfield(&[0])).await;
         stream.write_all(&lie).await.unwrap();
         assert_eq!(ending(visit).await, expected);
         assert_eq!(engine.next().await, None);
@@ -305,4 +301,35 @@ async fn a_left_torrent_lets_its_peers_go() {
     torrent.swarm.token.cancel();
     assert_eq!(ending(visit).await, "torrent_left");
     assert_eq!(torrent.swarm.peers(), 0);
+}
+
+#[tokio::test]
+async fn news_that_the_engine_does_not_use_make_it_meet_the_peer_anew() {
+    let metainfo = metainfo(3);
+    let torrent = Spliced::new(&metainfo).await;
+    torrent.have.send_modify(|have| assert!(have.insert(0)));
+    let (mut peer, _visit) = puppet(&torrent.swarm, PEER).await;
+    let mut engine = torrent.engine().await;
+    let wanted = blocks(&metainfo, 0).next().unwrap();
+    for message in [Message::Interested, Message::Request(wanted), Message::Have(1), Message::Unchoke] {
+        peer.say(message).await;
+        engine.expect(message).await;
+    }
+    // It is asked for nothing: the next engine is told everything, and what the peer waits for.
+    assert_eq!(engine.next().await, None);
+    let mut engine = torrent.engine().await;
+    for message in [Message::Bitfield(&[0x40]), Message::Unchoke, Message::Interested, Message::Request(wanted)] {
+        engine.expect(message).await;
+    }
+    engine.say(Message::Piece { index: 0, begin: 0, data: &[7; 16_384] }).await;
+    peer.hear(|_, message| matches!(message, Message::Piece { index: 0, .. }).then_some(())).await;
+
+    // An engine that is asking already is left alone, and so is one that needs nothing the peer has.
+    let busy = blocks(&metainfo, 1).next().unwrap();
+    engine.say(Message::Request(busy)).await;
+    peer.hear(|_, message| (message == Message::Request(busy)).then_some(())).await;
+    peer.say(Message::Have(2)).await;
+    engine.expect(Message::Have(2)).await;
+    let later = timeout(Duration::from_millis(500), engine.next()).await;
+    assert!(later.is_err(), "it was met anew while it was asking");
 }
