@@ -30,7 +30,7 @@ const phases: Readonly<Record<Phase, string>> = {
   'finding-peers': 'Finding peers',
   loading: 'Loading',
   shown: 'Shown',
-  error: 'Not shown',
+  error: 'Stopped',
 }
 
 const notices = {
@@ -53,14 +53,17 @@ export const text = {
   checkUpdate: 'Check for update',
   checking: 'Checking…',
   retry: 'Try again',
+  pageProblemTitle: 'This page cannot be shown',
   toSiteHome: 'Go to the site’s first page',
   details: 'Details',
   updateTitle: 'A new version is available',
   showUpdate: 'Show it',
   later: 'Not now',
   steps: 'Opening the site',
-  phase: (phase: Phase) => phases[phase],
+  phase: (phase: Phase, problem: Problem | null = null) =>
+    phases[problem?.code === 'no-peers' ? 'finding-peers' : phase],
   problem: ({ code, detail }: Problem) => problems[code](detail),
+  problemTitle: ({ code }: Problem) => (code === 'no-peers' ? 'Waiting for somebody' : 'This site cannot be shown'),
   notice: (notice: NonNullable<State['notice']>) => notices[notice],
   record: (seq: number) => `record ${count.format(seq)}`,
   signedBy: (key: string) => `signed by ${key}`,

@@ -2,7 +2,7 @@ import type { State } from '../state.ts'
 import { text } from '../text.ts'
 import type { Actions } from './actions.ts'
 import { Article } from './article.tsx'
-import { Problem } from './problem.tsx'
+import { isAboutPage, Problem } from './problem.tsx'
 import { Start } from './start.tsx'
 import { Status } from './status.tsx'
 import { Steps } from './steps.tsx'
@@ -10,9 +10,7 @@ import { Toast } from './toast.tsx'
 
 export function App({ state, actions }: { readonly state: State; readonly actions: Actions }) {
   const { phase, page, problem, update } = state
-  const aboutPage =
-    problem?.code === 'page-missing' || problem?.code === 'no-page' || problem?.code === 'page-too-large'
-  const showArticle = page !== null && !aboutPage
+  const showArticle = page !== null && !(problem && isAboutPage(problem))
   const opening = phase === 'finding-record' || phase === 'finding-peers' || phase === 'loading'
   return (
     <>

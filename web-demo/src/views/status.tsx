@@ -52,8 +52,8 @@ export function Status({ state, actions }: { readonly state: State; readonly act
 }
 
 /** The line that a screen reader is told: what changes now and then, not what flickers. */
-function summary({ phase, record }: State): string {
-  const parts = [text.phase(phase)]
+function summary({ phase, problem, record }: State): string {
+  const parts = [text.phase(phase, problem)]
   if (record) parts.push(text.record(record.seq), text.signedBy(shortKey(record.key)))
   return parts.join(' · ')
 }
