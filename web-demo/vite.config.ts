@@ -33,6 +33,8 @@ export default defineConfig({
       },
     },
   },
+  // `npm run dev` beside a server that runs on its defaults.
+  server: { proxy: { '/announce': { target: 'ws://127.0.0.1:8080', ws: true } } },
   plugins: [plainImports(), sizes()],
   test: {
     include: ['src/**/*.test.{ts,tsx}', 'packages/*/src/**/*.test.ts'],
