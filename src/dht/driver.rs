@@ -19,9 +19,6 @@ use crate::wire::id::{InfoHash, PublicKey, Target};
 use crate::wire::item::{Salt, VerifiedItem};
 use crate::{config, metrics, tasks::Tasks};
 
-/// Operations under way at once. Past it, commands wait in their queue.
-const MAX_OPERATIONS: usize = 512;
-
 /// Bytes of datagrams the system may keep for us: the answers to hundreds of lookups at once come in bursts.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
@@ -50,6 +47,18 @@ enum Waiting {
     Peers(mpsc::Sender<FoundPeer>),
     Announce(oneshot::Sender<usize>),
     Join(oneshot::Sender<()>),
+}
+
+impl Waiting {
+    /// Whether nobody wants the answer any more. What was to be stored is stored all the same.
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Get(reply) => reply.is_closed(),
+            Self::Value(reply) => reply.is_closed(),
+            Self::Peers(found) => found.is_closed(),
+            Self::Put(_) | Self::Announce(_) | Self::Join(_) => false,
+        }
+    }
 }
 
 struct Driver {
@@ -122,8 +131,8 @@ impl Driver {
         let mut save_at = started + SAVE_EVERY;
         loop {
             let wake = tokio::time::Instant::from_std(self.node.next_wake());
-            let may_start = self.node.operations() < MAX_OPERATIONS
-                && (self.info.borrow().ready || now() - started > JOIN_PATIENCE);
+            // Commands wait in their queue for the network, and for those before them.
+            let may_start = self.node.has_room() && (self.info.borrow().ready || now() - started > JOIN_PATIENCE);
             let effects = tokio::select! {
                 () = stopping.cancelled() => break,
                 received = self.socket.recv_from(&mut buffer) => match received {
@@ -137,7 +146,10 @@ impl Driver {
                         continue;
                     }
                 },
-                () = tokio::time::sleep_until(wake) => self.node.tick(now(), &mut self.rng),
+                () = tokio::time::sleep_until(wake) => {
+                    self.forget_abandoned();
+                    self.node.tick(now(), &mut self.rng)
+                }
                 Some(join) = joins.recv() => self.join(join),
                 Some(command) = commands.recv(), if may_start => self.command(command),
             };
@@ -169,9 +181,24 @@ impl Driver {
                 (Request::Announce { info_hash, port }, Waiting::Announce(reply))
             }
         };
+        if waiting.is_abandoned() {
+            return Effects::default();
+        }
         let (id, effects) = self.node.start(now(), &mut self.rng, request);
         self.waiting.insert(id, waiting);
         effects
+    }
+
+    /// Ends operations whose asker has gone away.
+    fn forget_abandoned(&mut self) {
+        let Self { waiting, node, .. } = self;
+        waiting.retain(|id, waiting| {
+            let abandoned = waiting.is_abandoned();
+            if abandoned {
+                node.cancel(*id);
+            }
+            !abandoned
+        });
     }
 
     fn perform(&mut self, effects: Effects) {
@@ -209,10 +236,8 @@ impl Driver {
         match found.try_send(peer) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => self.metrics.dropped.with_label_values(&["peer_queue"]).inc(),
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                self.node.cancel(id);
-                self.waiting.remove(&id);
-            }
+            // Nobody listens any more: the operation is ended at the next tick.
+            Err(mpsc::error::TrySendError::Closed(_)) => {}
         }
     }
 

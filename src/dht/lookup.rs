@@ -12,6 +12,9 @@ use crate::wire::krpc::{Contact, Method, Response};
 /// `dht_search_branching` is 5 too.
 const ALPHA: usize = 5;
 
+/// Answers with nodes that are enough to know the surroundings of the target.
+const ENOUGH_VIEWS: usize = 3;
+
 /// Candidates kept. Nodes name eight each, most of them the same.
 const MAX_CANDIDATES: usize = 200;
 
@@ -42,8 +45,10 @@ pub(super) struct Lookup {
     candidates: BTreeMap<Distance, Candidate>,
     /// Addresses whose ids are not known, not yet asked.
     seeds: Vec<SocketAddr>,
-    /// Nodes to be asked for nodes only.
+    /// Nodes that answered without nodes: they are asked for them when too few others had some.
     again: Vec<Contact>,
+    /// Answers with nodes.
+    views: usize,
     in_flight: HashSet<Asked>,
     slow: HashSet<Asked>,
     public_hosts: HashSet<IpAddr>,
@@ -81,6 +86,7 @@ impl Lookup {
             candidates: BTreeMap::new(),
             seeds,
             again: Vec::new(),
+            views: 0,
             in_flight: HashSet::new(),
             slow: HashSet::new(),
             public_hosts: HashSet::new(),
@@ -114,7 +120,7 @@ impl Lookup {
     /// nearest [`K`] having answered.
     pub(super) fn is_done(&self) -> bool {
         self.seeds.is_empty()
-            && self.again.is_empty()
+            && !self.needs_views()
             && !self.in_flight.iter().chain(&self.slow).any(|asked| asked.again || asked.id.is_none())
             && self.nearest().all(|candidate| matches!(candidate.state, State::Answered { .. }))
     }
@@ -129,6 +135,7 @@ impl Lookup {
             self.answered += 1;
             self.mark(asked, answerer, response);
         }
+        self.views += usize::from(response.nodes.is_some());
         for contact in response.nodes.iter().flatten() {
             if may_name(asked.addr.ip(), contact.addr) {
                 self.add(*contact);
@@ -165,10 +172,6 @@ impl Lookup {
     }
 
     fn next_query(&mut self) -> Option<(Asked, Method)> {
-        if let Some(contact) = self.again.pop() {
-            let asked = Asked { addr: contact.addr, id: Some(contact.id), again: true };
-            return Some((asked, Method::FindNode { target: self.target }));
-        }
         if let Some(addr) = self.seeds.pop() {
             self.asked += 1;
             return Some((Asked { addr, id: None, again: false }, self.method()));
@@ -180,11 +183,22 @@ impl Lookup {
             .values_mut()
             .filter(|candidate| candidate.state != State::Failed && !slow.contains(&Some(candidate.contact.id)))
             .take(K)
-            .find(|candidate| candidate.state == State::Fresh)?;
-        fresh.state = State::Asked;
-        let asked = Asked { addr: fresh.contact.addr, id: Some(fresh.contact.id), again: false };
-        self.asked += 1;
-        Some((asked, self.method()))
+            .find(|candidate| candidate.state == State::Fresh);
+        if let Some(fresh) = fresh {
+            fresh.state = State::Asked;
+            let asked = Asked { addr: fresh.contact.addr, id: Some(fresh.contact.id), again: false };
+            self.asked += 1;
+            return Some((asked, self.method()));
+        }
+        let contact = if self.in_flight.is_empty() && self.needs_views() { self.again.pop() } else { None }?;
+        let asked = Asked { addr: contact.addr, id: Some(contact.id), again: true };
+        Some((asked, Method::FindNode { target: self.target }))
+    }
+
+    /// bittorrent-dht answers a question it knows the answer to without nodes. If such nodes were all we know, the lookup
+    /// would end at them; so some of them are asked for nodes too.
+    fn needs_views(&self) -> bool {
+        self.views < ENOUGH_VIEWS && !self.again.is_empty()
     }
 
     fn method(&self) -> Method {
@@ -218,8 +232,6 @@ impl Lookup {
         let is_new_host = !is_public(ip) || self.public_hosts.insert(ip);
         let state = if is_new_host { State::Answered { token: response.token.clone() } } else { State::Failed };
         self.candidates.insert(answerer.id.distance(&self.target), Candidate { contact: answerer, state });
-        // bittorrent-dht answers a question it knows the answer to without nodes. If such nodes were all we know, the
-        // lookup would end at them; so they are asked for nodes too.
         if is_new_host && response.nodes.is_none() && self.question != Question::Nodes {
             self.again.push(answerer);
         }

@@ -23,6 +23,12 @@ const START_NODES: usize = 16;
 /// How long a lookup may take, and storing after it. Both are over in a second or two unless most of the network is gone.
 const OPERATION_TIME: Duration = Duration::from_secs(20);
 
+/// Operations under way at once.
+const MAX_OPERATIONS: usize = 512;
+
+/// When nobody has answered, how long not to try again for each new operation.
+const ALONE_FOR: Duration = Duration::from_secs(10);
+
 /// Pings under way at once to nodes that might enter the table.
 const MAX_PINGS: usize = 32;
 
@@ -50,6 +56,8 @@ pub(super) struct Node {
     operations_started: u64,
     /// Addresses to begin with while the table is empty.
     contacts: Vec<SocketAddr>,
+    /// When they were last asked.
+    contacted: Option<Instant>,
     votes: Votes,
     pings: usize,
     next_upkeep: Instant,
@@ -103,6 +111,7 @@ impl Node {
             operations: HashMap::new(),
             operations_started: 0,
             contacts: Vec::new(),
+            contacted: None,
             votes: Votes::default(),
             pings: 0,
             next_upkeep: now + UPKEEP,
@@ -128,8 +137,9 @@ impl Node {
         self.shelf.storage.len()
     }
 
-    pub(super) fn operations(&self) -> usize {
-        self.operations.len()
+    /// Whether another operation may be started, or should wait for those under way.
+    pub(super) fn has_room(&self) -> bool {
+        self.operations.len() < MAX_OPERATIONS && !self.queries.is_congested()
     }
 
     /// When [`Node::tick`] has something to do.
@@ -144,9 +154,10 @@ impl Node {
         rng: &mut impl Rng,
         contacts: Vec<SocketAddr>,
     ) -> (OperationId, Effects) {
-        self.contacts = contacts;
         let mut turn = Turn::new(now, rng);
-        let seeds = self.contacts.clone();
+        let seeds = contacts.clone();
+        self.contacts = contacts;
+        self.contacted = Some(now);
         let id = self.begin(&mut turn, Request::Nodes(self.id().into()), seeds);
         (id, turn.effects)
     }
@@ -221,8 +232,9 @@ impl Node {
         let id = OperationId(self.operations_started);
         let target = request.target();
         let nodes = self.table.closest(&target, START_NODES);
-        if nodes.is_empty() {
+        if nodes.is_empty() && self.contacted.is_none_or(|at| turn.now.duration_since(at) > ALONE_FOR) {
             // Alone, or cut off: whoever was or should be there may be back.
+            self.contacted = Some(turn.now);
             seeds.extend(self.contacts.iter().copied().chain(self.table.addresses()));
         }
         seeds.sort_unstable();

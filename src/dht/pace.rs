@@ -61,10 +61,12 @@ impl Pace {
         Some(at)
     }
 
-    /// Counts a packet that passes whatever the limit says.
+    /// Counts a packet that passes whatever the limit says. Such packets take the burst, but do not run up a debt: one
+    /// packet of the other kind is never further away than the steady rate has it.
     pub(super) fn charge(&mut self, now: Instant, addr: SocketAddr) {
         if let Some(paid) = self.paid.get_mut(&party(addr)) {
-            *paid = (*paid).max(now) + self.interval;
+            let most = (*paid).max(now + self.tolerance + self.interval);
+            *paid = ((*paid).max(now) + self.interval).min(most);
         } else if self.paid.len() < MAX_ADDRESSES {
             self.paid.insert(party(addr), now + self.interval);
         }
@@ -123,6 +125,15 @@ mod tests {
         assert_eq!(at(&mut pace), Some(SECOND));
         assert_eq!(at(&mut pace), Some(2 * SECOND));
         assert_eq!(at(&mut pace), None);
+    }
+
+    #[test]
+    fn charges_take_the_burst_and_leave_the_rate() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start, 4, 1);
+        (0..100).for_each(|_| pace.charge(start, addr("1.2.3.4:1")));
+        assert!(!pace.admit(start, addr("1.2.3.4:1")));
+        assert!(pace.admit(start + SECOND, addr("1.2.3.4:1")));
     }
 
     #[test]

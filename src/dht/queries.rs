@@ -21,6 +21,10 @@ pub(super) struct OperationId(pub(super) u64);
 /// How long a query may wait for its turn. Past that the node is left alone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Queries waiting for their turn from which on no new operations are started. In the wide network queries hardly ever
+/// wait; in one of ten nodes, a hundred lookups at once have to be done one after the other.
+const CONGESTED: usize = 32;
+
 /// A node is slow after this multiple of what answers take, and given up after twice that, within these bounds: on
 /// loopback answers take a millisecond, over the world half a second, and a busy machine adds its own.
 const SLOW_AT_LEAST: Duration = Duration::from_millis(400);
@@ -64,6 +68,8 @@ pub(super) enum Due {
 pub(super) struct Queries {
     under_way: HashMap<TransactionId, UnderWay>,
     timers: BTreeSet<(Instant, TransactionId)>,
+    /// How many have not been sent yet.
+    waiting: usize,
     pace: Pace,
     answer_time: AnswerTime,
 }
@@ -88,6 +94,7 @@ impl Queries {
         Self {
             under_way: HashMap::new(),
             timers: BTreeSet::new(),
+            waiting: 0,
             pace: Pace::outgoing(now),
             answer_time: AnswerTime::default(),
         }
@@ -116,11 +123,17 @@ impl Queries {
             let stage = Stage::Sent { at: now, again: again(&purpose, &datagram) };
             (stage, now + self.answer_time.slow(), Some(datagram))
         } else {
+            self.waiting += 1;
             (Stage::Waiting { datagram }, at, None)
         };
         self.timers.insert((next, transaction));
         self.under_way.insert(transaction, UnderWay { to, purpose, stage, next });
         Ok(send)
+    }
+
+    /// Whether so many queries wait for their turn that new work had better wait too.
+    pub(super) fn is_congested(&self) -> bool {
+        self.waiting >= CONGESTED
     }
 
     /// Counts an answer of ours to a node: libtorrent counts all that we send.
@@ -136,8 +149,9 @@ impl Queries {
         }
         let answered = self.under_way.remove(&transaction)?;
         self.timers.remove(&(answered.next, transaction));
-        if let Stage::Sent { at, .. } | Stage::Slow { sent: at } = answered.stage {
-            self.answer_time.observe(now.duration_since(at));
+        match answered.stage {
+            Stage::Sent { at, .. } | Stage::Slow { sent: at } => self.answer_time.observe(now.duration_since(at)),
+            Stage::Waiting { .. } => self.waiting -= 1,
         }
         Some(answered.purpose)
     }
@@ -158,6 +172,7 @@ impl Queries {
         let slow = self.answer_time.slow();
         let (stage, next, due) = match &mut query.stage {
             Stage::Waiting { datagram } => {
+                self.waiting -= 1;
                 let datagram = std::mem::take(datagram);
                 let stage = Stage::Sent { at: now, again: again(&query.purpose, &datagram) };
                 (stage, now + slow, Due::Send(query.to, datagram))
