@@ -10,22 +10,22 @@
 //!
 //! **Why one port.** A firewall or a NAT in front of this server needs one rule, known beforehand, instead of tens of
 //! thousands of ports; and one socket has one large kernel buffer, on which throughput depends most. The crate has no
-//! such mode, but it lets its caller wrap each UDP socket: see [`runtime`] for how a share of the common one is slipped
+//! such mode, but it lets its caller wrap each UDP socket: see `runtime.rs` for how a share of the common one is slipped
 //! in.
 //!
 //! **How datagrams find their connection.** Each connection is issued a random username fragment, which its peer puts
 //! into the STUN checks it begins with (RFC 8445 §7.2.2). Such a check binds its sender's address to the connection;
-//! everything else from that address then goes there. Who never showed a fragment we issued is not heard: [`routes`].
+//! everything else from that address then goes there. Who never showed a fragment we issued is not heard: `routes.rs`.
 //! It follows that one remote address carries one connection at a time, which holds for browsers, since each of their
 //! connections has ports of its own.
 //!
 //! **Who sends first.** The peer. An offer's candidates are never dialled, so a stranger's offer cannot aim datagrams
 //! of this server at anyone, inside its network or outside. Nothing is lost by it while one of the addresses that our
-//! description lists ([`addresses`]) reaches us. The one exception is [`OfferPending::accept`], whose caller says which
+//! description lists (`addresses.rs`) reaches us. The one exception is [`OfferPending::accept`], whose caller says which
 //! addresses may be dialled.
 //!
 //! **Signalling** is not trickled: WebTorrent's trackers pass one offer and one answer. Descriptions are parsed into what
-//! a data channel needs and written anew: [`sdp`].
+//! a data channel needs and written anew (`sdp.rs`).
 //!
 //! **What is bounded.** Attempts at once ([`MAX_ATTEMPTS`]), the time each may take ([`OPEN_LIMIT`], [`OFFER_LIMIT`]),
 //! the length of a description, addresses and datagrams waiting per connection, bytes sent and not acknowledged. The
@@ -136,7 +136,7 @@ impl Endpoint {
     /// # Errors
     /// The offer is unusable, or there is no room for another attempt.
     pub async fn answer(&self, offer_sdp: &str) -> Result<(String, Pending), RtcError> {
-        let mut offer = Description::parse(offer_sdp)?;
+        let mut offer = Description::parse_offer(offer_sdp)?;
         // They reach us; see "who sends first" above.
         offer.candidates.clear();
         self.begin(Role::Answer(offer), OPEN_LIMIT).await
@@ -203,7 +203,7 @@ impl OfferPending {
     /// # Errors
     /// The answer is unusable, or came too late.
     pub fn accept(self, answer_sdp: &str, may_dial: impl Fn(SocketAddr) -> bool) -> Result<Pending, RtcError> {
-        let mut answer = Description::parse(answer_sdp)?;
+        let mut answer = Description::parse_answer(answer_sdp)?;
         answer.candidates.retain(|address| may_dial(*address));
         self.answer.send(answer).map_err(|_| RtcError::Timeout)?;
         Ok(self.pending)

@@ -62,15 +62,13 @@ impl Mux {
     pub(super) fn bind(listen: SocketAddr, metrics: metrics::Bridge) -> io::Result<Arc<Self>> {
         let socket = bind(listen)?;
         let local = socket.local_addr()?;
+        Ok(Self::over(TokioRuntime.wrap_udp_socket(socket)?, local, metrics))
+    }
+
+    fn over(socket: Arc<dyn AsyncUdpSocket>, local: SocketAddr, metrics: metrics::Bridge) -> Arc<Self> {
         let writers = Arc::new(Writers::default());
-        Ok(Arc::new(Self {
-            socket: TokioRuntime.wrap_udp_socket(socket)?,
-            local,
-            routes: Mutex::default(),
-            writable: Waker::from(writers.clone()),
-            writers,
-            metrics,
-        }))
+        let writable = Waker::from(writers.clone());
+        Arc::new(Self { socket, local, routes: Mutex::default(), writers, writable, metrics })
     }
 
     pub(super) fn local_addr(&self) -> SocketAddr {
@@ -286,5 +284,114 @@ impl AsyncUdpSocket for VirtualSocket {
 
     fn max_gso_segments(&self) -> usize {
         self.route.mux.socket.max_gso_segments().min(MAX_SEGMENTS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A socket that keeps one waker, as tokio's does, and is writable when told.
+    #[derive(Debug, Default)]
+    struct Choked {
+        writable: Mutex<bool>,
+        waker: Mutex<Option<Waker>>,
+        sent: Mutex<Vec<SocketAddr>>,
+    }
+
+    impl Choked {
+        fn open(&self) {
+            *self.writable.lock().unwrap() = true;
+            self.waker.lock().unwrap().take().unwrap().wake();
+        }
+    }
+
+    impl AsyncUdpSocket for Choked {
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            unreachable!("the address is known from binding")
+        }
+
+        fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+            if *self.writable.lock().unwrap() {
+                self.sent.lock().unwrap().push(transmit.destination);
+                return Poll::Ready(Err(io::ErrorKind::HostUnreachable.into()));
+            }
+            *self.waker.lock().unwrap() = Some(cx.waker().clone());
+            Poll::Pending
+        }
+
+        fn poll_recv(
+            &self,
+            _: &mut Context<'_>,
+            _: &mut [IoSliceMut<'_>],
+            _: &mut [RecvMeta],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn max_gso_segments(&self) -> usize {
+            64
+        }
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn send(socket: &dyn AsyncUdpSocket, to: &str, woken: &Arc<Woken>) -> Poll<io::Result<usize>> {
+        let destination = to.parse().unwrap();
+        let transmit = Transmit { destination, ecn: None, contents: b"four", segment_size: None, src_ip: None };
+        socket.poll_send(&mut Context::from_waker(&Waker::from(woken.clone())), &transmit)
+    }
+
+    #[test]
+    fn a_full_socket_makes_all_writers_wait_and_wakes_all_of_them() {
+        let socket = Arc::<Choked>::default();
+        let local: SocketAddr = "[::]:9".parse().unwrap();
+        let mux = Mux::over(socket.clone(), local, metrics::Bridge::detached());
+        let routes: Vec<_> = (0..3).map(|i| mux.add(format!("ufrag{i}"))).collect();
+        let woken: Vec<_> = routes.iter().map(|_| Arc::<Woken>::default()).collect();
+        let sockets: Vec<_> = routes.iter().map(|route| route.socket(local)).collect();
+        for (socket, woken) in sockets.iter().zip(&woken) {
+            assert!(send(&**socket, "192.0.2.1:7", woken).is_pending());
+            assert!(send(&**socket, "192.0.2.1:7", woken).is_pending(), "waiting twice");
+        }
+        routes[2].leave();
+        socket.open();
+        let times: Vec<_> = woken.iter().map(|woken| woken.0.load(Ordering::Relaxed)).collect();
+        assert_eq!(times, [1, 1, 0], "each that waits once, and none that left");
+
+        let sent = send(&*sockets[0], "192.0.2.1:7", &woken[0]);
+        assert!(matches!(sent, Poll::Ready(Ok(4))), "an unreachable peer is a lost datagram");
+        assert_eq!(*socket.sent.lock().unwrap(), ["[::ffff:192.0.2.1]:7".parse::<SocketAddr>().unwrap()]);
+        assert_eq!(sockets[0].max_gso_segments(), MAX_SEGMENTS);
+    }
+
+    #[test]
+    fn a_connection_that_left_is_not_heard() {
+        let mux = Mux::over(Arc::<Choked>::default(), "127.0.0.1:9".parse().unwrap(), metrics::Bridge::detached());
+        let route = mux.add("ours".into());
+        let request = super::super::stun::tests::binding_request(&[(6, b"ours:theirs")]);
+        let dropped = |reason| mux.metrics.datagrams_dropped.with_label_values(&[reason]).get();
+        let from = "[::ffff:192.0.2.1]:7".parse().unwrap();
+        mux.deliver(Instant::now(), from, &request);
+        mux.deliver(Instant::now(), from, &[22, 1]);
+        assert_eq!(route.peer(), Some("192.0.2.1:7".parse().unwrap()), "mapped addresses are IPv4's");
+        assert_eq!((mux.len(), dropped("unknown")), ((1, 1), 0));
+        route.leave();
+        mux.deliver(Instant::now(), from, &request);
+        mux.deliver(Instant::now(), from, &[22, 1]);
+        assert_eq!((mux.len(), dropped("unknown")), ((0, 0), 2));
+        let flooded = mux.add("flooded".into());
+        mux.deliver(Instant::now(), from, &super::super::stun::tests::binding_request(&[(6, b"flooded:theirs")]));
+        (0..2000).for_each(|_| mux.deliver(Instant::now(), from, &[22; 1000]));
+        assert!(dropped("full") > 0 && flooded.peer().is_some());
     }
 }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::stun;
 
-/// Most remote addresses of one connection. A browser checks from one port per network of its machine; a peer that
-/// knows its own fragment could otherwise grow the table, and ICE's list of candidates, from ever new ports.
-const MAX_ADDRESSES: usize = 16;
+/// Most remote addresses of one connection. A browser checks from one port per network of its machine. A peer that forged
+/// others' addresses could otherwise grow the table, and have each of them sent a few checks.
+const MAX_ADDRESSES: usize = 8;
 
 /// How long after its last datagram an address stays its connection's own. Peers that are there are heard every 2 to
 /// 5 s, because RFC 7675 has them renew consent; so a live address cannot be taken by somebody who forges its source,

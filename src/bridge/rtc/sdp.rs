@@ -26,7 +26,7 @@ const DEFAULT_SCTP_PORT: u16 = 5000;
 /// Why a text is not a description of a data channel.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DescriptionError {
-    /// Longer than [`MAX_LENGTH`].
+    /// Longer than any browser's.
     #[error("the session description is longer than {MAX_LENGTH} bytes")]
     TooLong,
     /// Not exactly one media section, or not one for data channels.
@@ -67,11 +67,25 @@ pub(super) struct Description {
 }
 
 impl Description {
-    /// Reads a description.
+    /// Reads an offer.
     ///
-    /// # Errors
-    /// See [`DescriptionError`]. Attributes that a data channel does not need are ignored.
-    pub(super) fn parse(text: &str) -> Result<Self, DescriptionError> {
+    /// RFC 8842 §5.2: "the offerer MUST insert … setup attribute with an 'actpass' attribute value"; one who insists on a
+    /// part is taken if it is the one we leave it.
+    pub(super) fn parse_offer(text: &str) -> Result<Self, DescriptionError> {
+        Self::parse(text).and_then(|offer| {
+            if offer.setup == Setup::Passive { Err(DescriptionError::Malformed("setup")) } else { Ok(offer) }
+        })
+    }
+
+    /// Reads an answer, which must have chosen a part (RFC 8842 §5.3).
+    pub(super) fn parse_answer(text: &str) -> Result<Self, DescriptionError> {
+        Self::parse(text).and_then(|answer| {
+            if answer.setup == Setup::ActPass { Err(DescriptionError::Malformed("setup")) } else { Ok(answer) }
+        })
+    }
+
+    /// Reads a description. Attributes that a data channel does not need are ignored.
+    fn parse(text: &str) -> Result<Self, DescriptionError> {
         if text.len() > MAX_LENGTH {
             return Err(DescriptionError::TooLong);
         }
@@ -332,6 +346,18 @@ mod tests {
             (format!("{CHROMIUM}{}", "a=x\r\n".repeat(MAX_LENGTH)), TooLong),
         ] {
             assert_eq!(Description::parse(&text), Err(expected), "{}", &text[..text.len().min(2000)]);
+        }
+    }
+
+    #[test]
+    fn an_offer_leaves_the_choice_and_an_answer_makes_it() {
+        let malformed = Some(DescriptionError::Malformed("setup"));
+        for (setup, offer, answer) in
+            [("actpass", None, malformed.clone()), ("active", None, None), ("passive", malformed.clone(), None)]
+        {
+            let text = with("a=setup", &format!("a=setup:{setup}"));
+            assert_eq!(Description::parse_offer(&text).err(), offer, "{setup} in an offer");
+            assert_eq!(Description::parse_answer(&text).err(), answer, "{setup} in an answer");
         }
     }
 

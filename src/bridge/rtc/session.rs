@@ -40,10 +40,9 @@ const ICE_FAILED: Duration = Duration::from_secs(15);
 /// RFC 7675 §5.1 asks for consent checks about every 5 s; the stack's default is more frequent.
 const ICE_KEEPALIVE: Duration = Duration::from_secs(2);
 
-/// How often an address is checked while no path is known, and how often at most. The stack sends some of its handshakes
-/// only when this timer fires, so it also decides how long opening takes: 0.1 s, against 0.4 s with the default of 200 ms.
+/// How often an address is checked while no path is known. The stack sends some of its handshakes only when this timer
+/// fires, so it also decides how long opening takes: toward Chromium 0.08 s, and 0.4 s with the default of 200 ms.
 const ICE_CHECK: Duration = Duration::from_millis(50);
-const ICE_CHECKS: u16 = 40;
 
 /// How long what was written before the end may take to arrive, and what arrived before it to be read.
 const LINGER: Duration = Duration::from_secs(5);
@@ -152,7 +151,7 @@ async fn connect(
     let settings = SettingEngineBuilder::new()
         .with_ice_credentials(ufrag, password)
         .with_ice_timeouts(Some(ICE_DISCONNECTED), Some(ICE_FAILED), Some(ICE_KEEPALIVE))
-        .with_ice_connection_attempts(Some(ICE_CHECK), Some(ICE_CHECKS))
+        .with_ice_connection_attempts(Some(ICE_CHECK), None)
         // The peer begins the DTLS handshake: what this stack would send first waits for its next timer.
         .with_answering_dtls_role(RTCDtlsRole::Server)
         // Chromium hides its addresses behind such names. They need not be resolved: it reaches us.
@@ -209,7 +208,7 @@ async fn open(
 async fn answer(connection: &dyn PeerConnection, offer: &Description) -> Result<Description, RtcError> {
     connection.set_remote_description(RTCSessionDescription::offer(offer.to_string())?).await?;
     let answer = connection.create_answer(None).await?;
-    let description = Description::parse(&answer.sdp)?;
+    let description = Description::parse_answer(&answer.sdp)?;
     connection.set_local_description(answer).await?;
     Ok(description)
 }
@@ -217,7 +216,7 @@ async fn answer(connection: &dyn PeerConnection, offer: &Description) -> Result<
 async fn offer(connection: &dyn PeerConnection) -> Result<(Arc<dyn DataChannel>, Description), RtcError> {
     let data = connection.create_data_channel("swarmgate", None).await?;
     let offer = connection.create_offer(None).await?;
-    let description = Description::parse(&offer.sdp)?;
+    let description = Description::parse_offer(&offer.sdp)?;
     connection.set_local_description(offer).await?;
     Ok((data, description))
 }

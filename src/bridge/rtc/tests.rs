@@ -23,7 +23,10 @@ impl Node {
     }
 
     async fn listening(listen: &str) -> Self {
-        let settings = config::WebRtc { listen: listen.parse().unwrap(), public_ips: Vec::new() };
+        Self::with(config::WebRtc { listen: listen.parse().unwrap(), public_ips: Vec::new() }).await
+    }
+
+    async fn with(settings: config::WebRtc) -> Self {
         let tasks = Tasks::new();
         let endpoint = Endpoint::bind(&settings, metrics::Bridge::detached(), &tasks).await.unwrap();
         Self { endpoint, tasks }
@@ -144,7 +147,7 @@ async fn a_slow_reader_holds_the_writer_back_and_loses_nothing() {
     {
         let mut writing = std::pin::pin!(here.write_all(&bytes));
         // More than everything between the two may hold: it cannot finish while nobody reads.
-        assert!(timeout(Duration::from_secs(3), &mut writing).await.is_err(), "bounded");
+        assert!(timeout(Duration::from_secs(1), &mut writing).await.is_err(), "bounded");
         timeout(DEADLINE, async { tokio::join!(writing, receive(&mut there, &bytes)) }).await.unwrap().0.unwrap();
     }
 }
@@ -208,7 +211,7 @@ async fn attempts_given_up_are_gone_at_once_and_their_number_is_bounded() {
 #[tokio::test]
 async fn descriptions_from_strangers_are_refused_or_harmless() {
     let node = Node::start().await;
-    let (offer, _offered) = node.endpoint.offer().await.unwrap();
+    let (offer, offered) = node.endpoint.offer().await.unwrap();
     for text in ["", "junk", "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\n", &"a".repeat(1 << 20)] {
         assert!(matches!(node.endpoint.answer(text).await, Err(RtcError::Description(_))));
     }
@@ -218,8 +221,39 @@ async fn descriptions_from_strangers_are_refused_or_harmless() {
     {
         drop(node.endpoint.answer(&damaged).await);
     }
-    let (_, offered) = node.endpoint.offer().await.unwrap();
-    assert!(matches!(offered.accept("junk", |_| true), Err(RtcError::Description(_))));
+    for answer in ["junk", &offer] {
+        let (_, offered) = node.endpoint.offer().await.unwrap();
+        assert!(matches!(offered.accept(answer, |_| true), Err(RtcError::Description(_))));
+    }
+    drop(offered);
+    node.idle().await;
+}
+
+#[tokio::test]
+async fn descriptions_list_the_shared_port_only() {
+    for (public_ips, expected) in [("", "127.0.0.1"), ("203.0.113.7", "203.0.113.7")] {
+        let public_ips = public_ips.split_whitespace().map(|ip| ip.parse().unwrap()).collect();
+        let node = Node::with(config::WebRtc { listen: "127.0.0.1:0".parse().unwrap(), public_ips }).await;
+        let (offer, _offered) = node.endpoint.offer().await.unwrap();
+        let read = Description::parse_offer(&offer).unwrap();
+        assert_eq!(read.candidates, [SocketAddr::new(expected.parse().unwrap(), node.endpoint.local_addr().port())]);
+    }
+}
+
+/// Nothing is sent to the addresses of an offer, and none to those of an answer that may not be dialled.
+#[tokio::test]
+async fn strangers_cannot_aim_the_port() {
+    let node = Node::start().await;
+    let aimed_at = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let aimed = |description: &str| {
+        let port = aimed_at.local_addr().unwrap().port().to_string();
+        description.replace(&node.endpoint.local_addr().port().to_string(), &port)
+    };
+    let (offer, offered) = node.endpoint.offer().await.unwrap();
+    let (answer, _answering) = node.endpoint.answer(&aimed(&offer)).await.unwrap();
+    let _accepted = offered.accept(&aimed(&answer), |_| false).unwrap();
+    let datagram = timeout(Duration::from_secs(1), aimed_at.recv_from(&mut [0; 2000])).await;
+    assert!(datagram.is_err(), "{datagram:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
