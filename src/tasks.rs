@@ -33,12 +33,6 @@ impl Tasks {
         });
     }
 
-    /// Runs `work` in the task of the caller, and lets the node wait for it as for one of its own: for tasks that a
-    /// library spawned (axum's after an upgrade). It must end soon after [`Tasks::stopping`] resolves.
-    pub async fn track<T>(&self, work: impl Future<Output = T>) -> T {
-        self.tracker.track_future(work).await
-    }
-
     /// Resolves when the node stops.
     pub async fn stopping(&self) {
         self.token.cancelled().await;

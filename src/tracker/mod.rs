@@ -166,8 +166,8 @@ impl Tracker {
             .max_frame_size(largest)
     }
 
-    /// Serves one WebSocket until it closes or the node stops. `from` is the client's address as the operator wants it
-    /// seen (behind a proxy, not the proxy's).
+    /// Serves one WebSocket until it closes or the node stops; runs in a task of the node's. `from` is the client's
+    /// address as the operator wants it seen (behind a proxy, not the proxy's).
     pub async fn serve_socket(&self, mut websocket: WebSocket, from: IpAddr, extension: Arc<dyn Extension>) {
         let Some(_permit) = self.inner.admission.admit(from.to_canonical()) else {
             let reason = Utf8Bytes::from_static("too many connections");
@@ -180,7 +180,7 @@ impl Tracker {
         let (outbox, inbox) = outbox::channel(self.inner.metrics.clone());
         let socket = Socket { id, from: from.to_canonical(), outbox };
         let session = Session::new(self.inner.clone(), extension, websocket, socket, inbox);
-        self.inner.tasks.track(session.run()).await;
+        session.run().await;
     }
 
     /// Answers `GET /announce` (BEP 3, 7, 23): the bencoded body, failures too. `query` is the raw query string.

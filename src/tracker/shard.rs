@@ -266,7 +266,7 @@ impl Shard {
                     count("offer");
                 }
             }
-            Effect::Resident { socket: _, info_hash, peer_id, offer } => {
+            Effect::Resident { info_hash, peer_id, offer } => {
                 let (Some(resident), Some(sdp)) = (self.resident.get(), offer.description.sdp()) else { return };
                 let answer = AnswerTo { outbox: origin.outbox.clone(), info_hash, offer_id: offer.id };
                 resident.offer(WebOffer { info_hash, peer_id, sdp, answer, from: origin.from });

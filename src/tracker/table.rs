@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
-use rand::Rng;
+use rand::{Rng, RngExt};
 
 use super::Stats;
 use super::swarm::{Member, Swarm};
@@ -69,7 +69,6 @@ pub(super) enum Effect {
     },
     /// This offer goes to the resident.
     Resident {
-        socket: SocketId,
         info_hash: InfoHash,
         peer_id: PeerId,
         offer: Offer,
@@ -233,7 +232,8 @@ impl Table {
     }
 
     /// Passes offers on: each to another peer, and one to the resident if it wants one. A spare one, if not all find a
-    /// web peer; if all do, the resident takes the place of one.
+    /// web peer; if all do, the resident takes the place of one. Only an offer without siblings is left to chance, or a
+    /// page that makes one at a time would never meet other pages.
     fn offer(
         &mut self,
         now: Instant,
@@ -243,10 +243,10 @@ impl Table {
         offers: Vec<Offer>,
         resident: bool,
     ) -> Vec<Effect> {
-        let (peer_id, socket) = member;
+        let (peer_id, _) = member;
         let Some(swarm) = self.swarms.get_mut(&info_hash) else { return Vec::new() };
         let mut receivers = swarm.others(rng, &member, offers.len());
-        if resident && receivers.len() == offers.len() {
+        if resident && receivers.len() == offers.len() && (offers.len() > 1 || rng.random()) {
             receivers.pop();
         }
         let mut offers = offers.into_iter();
@@ -256,7 +256,7 @@ impl Table {
             effects.push(Effect::Offer { to: *receiver, message: Message::Offer { info_hash, peer_id, offer } });
         }
         if resident && let Some(offer) = offers.next() {
-            effects.push(Effect::Resident { socket, info_hash, peer_id, offer });
+            effects.push(Effect::Resident { info_hash, peer_id, offer });
         }
         effects
     }

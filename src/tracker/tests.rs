@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use axum::Router;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{ConnectInfo, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -48,7 +49,7 @@ impl Server {
         let app = Router::new()
             .route("/announce", get(announce))
             .route("/scrape", get(scrape))
-            .with_state((tracker.clone(), extension.clone()))
+            .with_state(Doors { tracker: tracker.clone(), extension: extension.clone(), tasks: tasks.clone() })
             .into_make_service_with_connect_info::<SocketAddr>();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -74,24 +75,29 @@ impl Server {
     }
 }
 
-type Doors = (Tracker, Arc<TestExtension>);
+#[derive(Clone)]
+struct Doors {
+    tracker: Tracker,
+    extension: Arc<TestExtension>,
+    tasks: Tasks,
+}
 
 async fn announce(
-    State((tracker, extension)): State<Doors>,
+    State(Doors { tracker, extension, tasks }): State<Doors>,
     ConnectInfo(from): ConnectInfo<SocketAddr>,
     RawQuery(query): RawQuery,
-    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
     match upgrade {
-        Ok(upgrade) => tracker
-            .prepare(upgrade)
-            .on_upgrade(move |socket| async move { tracker.serve_socket(socket, from.ip(), extension).await }),
+        Ok(upgrade) => tracker.prepare(upgrade).on_upgrade(async move |socket| {
+            tasks.spawn(async move { tracker.serve_socket(socket, from.ip(), extension).await });
+        }),
         Err(_) => tracker.http_announce(&query.unwrap_or_default(), from.ip()).await.into_response(),
     }
 }
 
-async fn scrape(State((tracker, _)): State<Doors>, RawQuery(query): RawQuery) -> Vec<u8> {
-    tracker.http_scrape(&query.unwrap_or_default()).await
+async fn scrape(State(doors): State<Doors>, RawQuery(query): RawQuery) -> Vec<u8> {
+    doors.tracker.http_scrape(&query.unwrap_or_default()).await
 }
 
 /// Handles `test_echo`, `test_hold` (answers once it is let) and `test_flood`.

@@ -251,9 +251,13 @@ impl Session {
 impl End {
     fn of(error: axum::Error) -> Self {
         use tungstenite::Error;
+        use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
         match error.into_inner().downcast_ref() {
             Some(Error::Capacity(_)) => Self::TooLarge,
-            Some(Error::ConnectionClosed | Error::Io(_)) => Self::Client,
+            // Pages that are closed or lose their network do not say goodbye.
+            Some(Error::ConnectionClosed | Error::Io(_) | Error::Protocol(ResetWithoutClosingHandshake)) => {
+                Self::Client
+            }
             _ => Self::Broken,
         }
     }

@@ -65,8 +65,8 @@ impl Fixture {
                     sent.push((to.1.0, offer.id.0[0]));
                 }
                 Effect::Send(to, Message::Announced { .. }) => assert_eq!(to, SocketId(socket)),
-                Effect::Resident { socket: from, info_hash: HASH, peer_id: page, offer } => {
-                    assert_eq!((from, page), (SocketId(socket), peer_id(peer)));
+                Effect::Resident { info_hash: HASH, peer_id: page, offer } => {
+                    assert_eq!(page, peer_id(peer));
                     assert_eq!(to_resident.replace(offer.id.0[0]), None, "one offer at most");
                 }
                 other => panic!("{other:?}"),
@@ -182,7 +182,7 @@ fn every_other_peer_is_equally_likely() {
 #[test]
 fn the_resident_gets_a_spare_offer_or_else_one_of_the_others() {
     // (web peers besides the offerer, offers) → (offers to web peers, whether the resident gets one)
-    let table = [(0, 1, 0), (0, 5, 0), (1, 1, 0), (1, 2, 1), (3, 2, 1), (3, 5, 3), (9, 5, 4)];
+    let table = [(0, 1, 0), (0, 5, 0), (1, 2, 1), (3, 2, 1), (3, 5, 3), (9, 5, 4)];
     for (others, offers, to_web) in table {
         let mut t = Fixture::new();
         for n in 0..others {
@@ -194,6 +194,20 @@ fn the_resident_gets_a_spare_offer_or_else_one_of_the_others() {
         let resident = resident.unwrap();
         assert!(sent.iter().all(|(_, id)| *id != resident), "no offer is given twice");
     }
+}
+
+#[test]
+fn a_page_that_makes_one_offer_at_a_time_meets_the_resident_and_others() {
+    let mut t = Fixture::new();
+    t.join(2, 2);
+    let (mut to_web, mut to_resident) = (0, 0);
+    for _ in 0..100 {
+        let (sent, resident) = t.offers(1, 1, &[7], true);
+        to_web += sent.len();
+        to_resident += usize::from(resident.is_some());
+    }
+    assert_eq!(to_web + to_resident, 100);
+    assert!(to_web > 20 && to_resident > 20, "{to_web} {to_resident}");
 }
 
 #[test]
