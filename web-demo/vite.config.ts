@@ -1,5 +1,7 @@
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { gzipSync } from 'node:zlib'
+import { brotliCompressSync, gzipSync } from 'node:zlib'
 
 import type { Plugin, Rollup } from 'vite'
 import { defineConfig } from 'vitest/config'
@@ -35,7 +37,7 @@ export default defineConfig({
   },
   // `npm run dev` beside a server that runs on its defaults.
   server: { proxy: { '/announce': { target: 'ws://127.0.0.1:8080', ws: true } } },
-  plugins: [plainImports(), sizes()],
+  plugins: [plainImports(), sizes(), compressed()],
   test: {
     include: ['src/**/*.test.{ts,tsx}', 'packages/*/src/**/*.test.ts'],
     restoreMocks: true,
@@ -72,6 +74,21 @@ function sizes(): Plugin {
         `reading ${kib(total)} of ${kib(READING_BUDGET)}, client.js ${kib(client)} of ${kib(CLIENT_BUDGET)} (gzip)`,
       )
       if (total > READING_BUDGET || client > CLIENT_BUDGET) this.error('over the size budget')
+    },
+  }
+}
+
+/** Writes `x.js.br` beside `x.js`: the server sends it to browsers that take it, and compresses nothing itself. */
+function compressed(): Plugin {
+  return {
+    name: 'compressed',
+    apply: 'build',
+    writeBundle({ dir = '' }) {
+      const names = readdirSync(dir, { recursive: true, encoding: 'utf8' })
+      for (const name of names.filter((name) => /\.(js|css|html|svg)$/.test(name))) {
+        const file = join(dir, name)
+        writeFileSync(`${file}.br`, brotliCompressSync(readFileSync(file)))
+      }
     },
   }
 }

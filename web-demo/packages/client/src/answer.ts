@@ -23,7 +23,7 @@ export async function checkReply(request: Request, json: Json, floor = -1): Prom
   const reply = parseReply(request, json)
   const target = requestTarget(request)
   if (reply.kind === 'value' && itemTarget(reply.v) !== target) throw notAsked()
-  if (reply.kind === 'stored' && reply.target !== target) throw notAsked()
+  if (reply.kind === 'stored' && reply.stored.target !== target) throw notAsked()
   if (reply.kind === 'record') {
     const record = await check(reply.record, target)
     const least = Math.max(floor, ('seq' in request && request.seq) || 0)

@@ -52,6 +52,9 @@ const TIMEOUT = 30_000
 const FIRST_PAUSE = 250
 const LONGEST_PAUSE = 5_000
 
+/** How long servers that cannot be reached are tried again, milliseconds: a restart, not an outage. */
+const RETRY_FOR = 10_000
+
 export class Gateway {
   readonly #connections: readonly Connection[]
   readonly #floor: Floor
@@ -100,9 +103,9 @@ export class Gateway {
     const floor = await this.#floor.read(record.target)
     if (record.seq < floor) throw new StaleError(record.seq, floor)
     const request: Request = { action: 'dht_put', ...recordFields(record), ...(cas !== undefined && { cas }) }
-    const stored = await this.#ask(request, signal)
+    const answer = await this.#ask(request, signal)
     await this.#floor.raise(record.target, record.seq)
-    return stored as Stored
+    return (answer as Answer & { kind: 'stored' }).stored
   }
 
   /** The immutable item of a target: its bencoded value, or `null` when no server knows it. Throws as {@link get}. */
@@ -114,7 +117,8 @@ export class Gateway {
   /** Stores a bencoded value under its own SHA-1. Throws as {@link put}, and `RecordError` for what no peer takes. */
   async putValue(v: Bytes, options: { readonly signal?: AbortSignal } = {}): Promise<Stored> {
     checkValue(v)
-    return (await this.#ask({ action: 'dht_put', v: toHex(v) }, options.signal)) as Stored
+    const answer = await this.#ask({ action: 'dht_put', v: toHex(v) }, options.signal)
+    return (answer as Answer & { kind: 'stored' }).stored
   }
 
   /** What the server at hand says of itself. */
@@ -129,16 +133,17 @@ export class Gateway {
   }
 
   /**
-   * Asks one server after the other until one answers. Only when none could be reached are all tried again, after a
-   * pause: a server that did answer would say the same again.
+   * Asks one server after the other until one answers. Only when none could be reached are all tried again for a while:
+   * a server that did answer would say the same again.
    */
   async #ask(request: Request, signal?: AbortSignal, minSeq = 0): Promise<Answer> {
     const limit = new Deadline(this.#timeout, signal)
+    const giveUp = Date.now() + RETRY_FOR
     try {
       for (let pause = FIRST_PAUSE; ; pause = Math.min(pause * 2, LONGEST_PAUSE)) {
         const outcome = await this.#askEach(request, limit, minSeq)
         if (!(outcome instanceof Error)) return outcome
-        if (!(outcome instanceof ConnectionError)) throw outcome
+        if (!(outcome instanceof ConnectionError) || Date.now() >= giveUp) throw outcome
         await limit.pause(pause * (0.5 + Math.random() / 2), outcome)
       }
     } finally {

@@ -39,7 +39,7 @@ export type Reply<R = SignedRecord> =
   | { readonly kind: 'unchanged'; readonly seq: number }
   | { readonly kind: 'value'; readonly v: Bytes }
   | { readonly kind: 'absent' }
-  | ({ readonly kind: 'stored' } & Stored)
+  | { readonly kind: 'stored'; readonly stored: Stored }
   | { readonly kind: 'failure'; readonly reason: string; readonly code: number | null; readonly current: R | null }
 
 /** What became of a put. */
@@ -121,7 +121,7 @@ function parseStored(reply: Json): Reply | null {
   const target = asBytes(reply['target'], 20)
   const stored = asCount(reply['stored'])
   if (!target || stored === null) return null
-  return { kind: 'stored', target: toHex(target), stored, conflict: reply['conflict'] === true }
+  return { kind: 'stored', stored: { target: toHex(target), stored, conflict: reply['conflict'] === true } }
 }
 
 function parseInfo(reply: Json): Reply | null {

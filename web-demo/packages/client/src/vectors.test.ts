@@ -87,6 +87,7 @@ describe('messages.json', () => {
     const seen = {
       ...answer,
       ...(answer.kind === 'info' && answer.info.dht),
+      ...(answer.kind === 'stored' && answer.stored),
       ...('record' in answer && { record: recordFields(answer.record) }),
       ...('current' in answer && { current: answer.current && recordFields(answer.current) }),
       ...('v' in answer && { v: toHex(answer.v) }),
