@@ -153,7 +153,7 @@ impl Driver {
                 Some(join) = joins.recv() => self.join(join),
                 Some(command) = commands.recv(), if may_start => self.command(command),
             };
-            self.perform(effects);
+            self.perform(effects).await;
             if now() >= save_at {
                 save_at = now() + SAVE_EVERY;
                 self.save().await;
@@ -201,7 +201,7 @@ impl Driver {
         });
     }
 
-    fn perform(&mut self, effects: Effects) {
+    async fn perform(&mut self, effects: Effects) {
         if let Some(method) = effects.answered {
             self.metrics.queries.with_label_values(&[method]).inc();
         }
@@ -209,7 +209,7 @@ impl Driver {
             self.metrics.dropped.with_label_values(&[reason]).inc();
         }
         for (to, datagram) in effects.send {
-            self.send(to, &datagram);
+            self.send(to, &datagram).await;
         }
         for (id, peer) in effects.found {
             self.found(id, peer);
@@ -223,10 +223,11 @@ impl Driver {
         }
     }
 
-    fn send(&self, to: SocketAddr, datagram: &[u8]) {
-        match self.socket.try_send_to(datagram, to) {
+    /// Waits while the system's send buffer is full, which it is for microseconds.
+    async fn send(&self, to: SocketAddr, datagram: &[u8]) {
+        match self.socket.send_to(datagram, to).await {
             Ok(_) => self.metrics.packets.with_label_values(&["out"]).inc(),
-            // A full send buffer is a lost packet, which everything here is made to survive; so is no route.
+            // No route, or not allowed: like a lost packet, which everything here is made to survive.
             Err(_) => self.metrics.dropped.with_label_values(&["send"]).inc(),
         }
     }

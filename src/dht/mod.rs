@@ -70,7 +70,8 @@ pub struct Info {
 /// What a `get` found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GetOutcome {
-    /// The newest item, unless its number is not above the one the caller knows.
+    /// The newest item. Never one older than the caller knows; one just as new only from nodes that send it
+    /// unasked.
     pub item: Option<VerifiedItem>,
     /// Nodes asked.
     pub asked: usize,
@@ -143,8 +144,8 @@ impl Dht {
         let _ = self.info.clone().wait_for(|info| info.ready).await;
     }
 
-    /// Looks for the newest item of `key` and `salt`, until the lookup has converged. With `known_seq`, values that are
-    /// not newer are not sent over the network, and not returned.
+    /// Looks for the newest item of `key` and `salt`, until the lookup has converged. With `known_seq`, nodes do not send
+    /// values that are not newer (BEP 44 `seq`).
     pub async fn get(&self, key: PublicKey, salt: Salt, known_seq: Option<i64>) -> GetOutcome {
         self.ask(|reply| Command::Get { key, salt, known_seq, reply }).await.unwrap_or_default()
     }
