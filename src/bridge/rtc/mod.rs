@@ -29,8 +29,9 @@
 //!
 //! **What is bounded.** Attempts at once ([`MAX_ATTEMPTS`]), the time each may take ([`OPEN_LIMIT`], [`OFFER_LIMIT`]),
 //! the length of a description, addresses and datagrams waiting per connection, bytes sent and not acknowledged. The
-//! number of open channels is their owner's to bound. When a [`Channel`] is dropped, its task, its route and all memory
-//! are gone a moment later; when the [`Endpoint`] is, so are all of its channels.
+//! number of open channels is their owner's to bound: an idle one takes about 330 KB, nearly all of it the stack's, and one
+//! whose owner does not read up to 256 messages more. When a [`Channel`] is dropped, its task, its route and its memory
+//! are gone within seconds, as soon as what was written has arrived; when the [`Endpoint`] is, all of its channels at once.
 
 mod addresses;
 mod channel;
@@ -62,7 +63,7 @@ use mux::Mux;
 use sdp::Description;
 use session::{Role, Session};
 
-/// Most connections being opened at once. One costs about a millisecond of computing and 150 KB.
+/// Most connections being opened at once. One was measured at a millisecond of computing and 330 KB.
 pub const MAX_ATTEMPTS: usize = 128;
 
 /// How long a connection may take to open once it is answered. WebTorrent gives up a peer that has not sent its
