@@ -57,17 +57,14 @@ export class WebTorrentSite {
  * @returns {Promise<string>}
  */
 export function seed(page, file) {
-  return page.evaluate(
-    ({ name, text, tracker }) =>
-      new Promise((resolve, reject) => {
-        const { client } = /** @type {any} */ (window)
-        client.on('error', reject)
-        client.seed(new File([text], name), { announce: [tracker] }, (/** @type {any} */ torrent) => {
-          torrent.on('trackerAnnounce', () => resolve(torrent.magnetURI))
-        })
-      }),
-    file,
-  )
+  return page.evaluate(async ({ name, text, tracker }) => {
+    const { client } = /** @type {any} */ (window)
+    const failed = new Promise((_, reject) => client.on('error', reject))
+    const torrent = client.seed(new File([text], name), { announce: [tracker] })
+    const happened = ['seed', 'trackerAnnounce'].map((event) => new Promise((resolve) => torrent.once(event, resolve)))
+    await Promise.race([Promise.all(happened), failed])
+    return torrent.magnetURI
+  }, file)
 }
 
 /**
