@@ -57,6 +57,26 @@ fn wire_is_pure() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[test]
+fn every_metric_is_used() {
+    let sources = sources();
+    let metrics = sources.iter().find(|source| source.room == "metrics").expect("there are metrics");
+    let mut part = String::new();
+    let mut checked = 0;
+    for line in metrics.code.lines() {
+        // `    Tracker {` opens a room's part; `        sockets: IntGauge = …` is one of its metrics.
+        if let Some(name) = line.strip_prefix("    ").and_then(|line| line.strip_suffix(" {")) {
+            part = name.to_lowercase();
+        } else if let Some((field, _)) = line.trim().split_once(": Int").filter(|(_, rest)| rest.contains(" = \"")) {
+            let uses =
+                sources.iter().filter(|source| source.room == part && source.code.contains(&format!(".{field}")));
+            assert!(uses.count() > 0, "nothing in {part} sets the metric {field}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 10, "this test no longer understands metrics.rs");
+}
+
 /// One source file, without its comments and tests.
 struct Source {
     path: PathBuf,

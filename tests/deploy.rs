@@ -1,6 +1,7 @@
 //! What `deploy/` says about the program is true: the example is the defaults, dashboard and alerts name only metrics
 //! that exist, and promtool (Debian's `prometheus`) accepts them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,6 +18,19 @@ fn the_example_configuration_is_what_the_program_prints() {
     );
     let layers = config::Layers { file: Some(file), ..config::Layers::default() };
     assert_eq!(config::load(&layers).unwrap(), config::Config::default());
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_name_only_metrics_that_exist() {
+    let exist = metrics();
+    let mut used = BTreeSet::new();
+    for expression in dashboard_expressions() {
+        used.extend(names(&expression));
+    }
+    used.extend(names(&fs::read_to_string(deploy("prometheus/swarmgate.rules.yml")).unwrap()));
+    assert!(used.len() > 20, "this test no longer understands the dashboard");
+    let unknown: Vec<_> = used.difference(&exist).collect();
+    assert!(unknown.is_empty(), "no such metrics: {unknown:?}");
 }
 
 #[test]
@@ -39,6 +53,23 @@ fn promtool_accepts_every_expression_of_the_dashboard() {
 
 fn deploy(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file)
+}
+
+/// Every metric of the program, as `src/metrics.rs` defines them, and what the process collector adds.
+fn metrics() -> BTreeSet<String> {
+    let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/metrics.rs")).unwrap();
+    // A metric's line: `field: Kind = "name" …, "help";`
+    let name =
+        |line: &str| Some(line.trim().split_once(": Int")?.1.split_once(" = \"")?.1.split_once('"')?.0.to_owned());
+    let ours = source.lines().filter_map(name).map(|name| format!("swarmgate_{name}"));
+    let process = ["cpu_seconds_total", "max_fds", "open_fds", "resident_memory_bytes", "start_time_seconds"];
+    ours.chain(process.map(|name| format!("process_{name}"))).chain(["swarmgate_build_info".to_owned()]).collect()
+}
+
+/// Every word of `text` that is a metric's name.
+fn names(text: &str) -> impl Iterator<Item = String> + '_ {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("swarmgate_") || word.starts_with("process_")).map(str::to_owned)
 }
 
 fn dashboard_expressions() -> Vec<String> {
