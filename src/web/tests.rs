@@ -10,10 +10,12 @@ use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
 use axum::http::{Request, Response, StatusCode};
 use ed25519_dalek::SigningKey;
+use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
 use tower::ServiceExt;
 
 use super::extension::DhtActions;
@@ -362,8 +364,15 @@ async fn sockets_are_accepted_at_any_path() {
     let server = Server::start().await;
     let addr = server.listen().await;
     for path in ["/", "/announce", "/any/path?x=1", "/v1/records/x"] {
-        let (_, response) = tokio_tungstenite::connect_async(format!("ws://{addr}{path}")).await.unwrap();
+        let (mut socket, response) = tokio_tungstenite::connect_async(format!("ws://{addr}{path}")).await.unwrap();
         assert_eq!(response.status(), 101, "{path}");
+        let item = sign(path.as_bytes(), 1, b"le");
+        let frame = with(with(record(&item), "action", "dht_put"), "id", path);
+        socket.send(Message::text(frame.to_string())).await.unwrap();
+        let reply = socket.next().await.unwrap().unwrap().into_text().unwrap();
+        let reply: Value = serde_json::from_str(&reply).unwrap();
+        assert_eq!((&reply["id"], &reply["stored"]), (&json!(path), &json!(1)), "{reply}");
+        assert_eq!(server.network.held(&item.target()), Some(item));
     }
     let broken = exchange(addr, "GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: close\r\n\r\n").await;
     assert!(broken.starts_with("HTTP/1.1 400"), "{broken}");
