@@ -5,6 +5,7 @@
 //! | room | for | must not know |
 //! |---|---|---|
 //! | [`wire`] | bytes ⇄ types | any other room, tokio, clocks, randomness |
+//! | [`tracker`] | who is in which swarm, and introducing them to each other | what the peers exchange; who answers other messages |
 //! | [`bridge`] | swarms joined on their web side and their native side | records; what the bytes are for |
 //! | [`dht`] | our node of the BitTorrent DHT | what records and torrents are used for |
 //! | [`records`] | the newest version of every record, on disk and from the DHT | who asks, and over what |

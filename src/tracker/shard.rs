@@ -91,7 +91,7 @@ impl Shards {
         self.send(shard, Command::Web { socket, announce, resident }).await
     }
 
-    /// Takes everything that a socket brought out of the shard that owns this swarm.
+    /// Takes everything that a socket brought out of these shards.
     pub(super) async fn closed(&self, socket: SocketId, shards: impl Iterator<Item = usize>) {
         for shard in shards {
             // A stopped shard has forgotten the socket already.

@@ -262,7 +262,8 @@ impl Table {
     }
 
     fn announced(&self, info_hash: InfoHash, socket: SocketId) -> Effect {
-        let (interval, counts) = (self.intervals.web.as_secs(), self.scrape(&info_hash));
+        // Clients obey it with no floor of their own: zero would have them announce without a pause.
+        let (interval, counts) = (self.intervals.web.as_secs().max(1), self.scrape(&info_hash));
         Effect::Send(socket, Message::Announced { info_hash, interval, counts })
     }
 
