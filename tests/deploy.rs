@@ -1,6 +1,8 @@
 //! What `deploy/` says about the program is true: the example is the defaults, dashboard and alerts name only metrics
 //! that exist, and promtool (Debian's `prometheus`) accepts them.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot read its sources has failed")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
