@@ -7,6 +7,7 @@
 mod extensions;
 mod frames;
 mod hold;
+mod ledger;
 mod remote;
 mod splice;
 #[cfg(test)]
@@ -55,6 +56,9 @@ pub(super) enum Ending {
     /// It does not take what it is sent.
     #[error("the peer stopped reading")]
     Stuck,
+    /// It answers no requests.
+    #[error("the peer stopped answering requests")]
+    Unresponsive,
     /// Bytes that are not the peer wire.
     #[error(transparent)]
     Wire(#[from] PeerError),
@@ -92,6 +96,7 @@ impl Ending {
             Self::Late => "late",
             Self::Idle => "idle",
             Self::Stuck => "stuck",
+            Self::Unresponsive => "unresponsive",
             Self::Wire(_) => "not_peer_wire",
             Self::Misbehaved(_) => "misbehaved",
             Self::Metadata(_) => "bad_metadata",

@@ -99,8 +99,15 @@ pub(super) enum Verdict {
     Pass,
     /// The engine gets it, and will answer with a block.
     PassRequest(Block),
-    /// The engine gets it: a block of so many bytes.
-    PassBlock(usize),
+    /// The engine gets it, if it waits for it: a block.
+    PassBlock {
+        /// Its piece.
+        index: u32,
+        /// Its offset in the piece.
+        begin: u32,
+        /// Its length.
+        len: usize,
+    },
     /// It means nothing to the engine.
     Drop,
     /// It asks for what cannot be given; told apart from [`Verdict::Drop`] so that it can be counted.
@@ -161,7 +168,9 @@ impl Remote {
                 Verdict::PassRequest(block)
             }
             Message::Request(_) => Verdict::Refuse,
-            Message::Piece { data, .. } if data.len() <= BLOCK_LEN as usize => Verdict::PassBlock(data.len()),
+            Message::Piece { index, begin, data } if data.len() <= BLOCK_LEN as usize => {
+                Verdict::PassBlock { index, begin, len: data.len() }
+            }
             Message::Piece { .. } => return Err(Ending::Misbehaved("a block longer than any that was asked for")),
             // The engine ignores cancels, and is kept awake by the door's own keep-alives.
             Message::KeepAlive | Message::Cancel(_) | Message::Extended { .. } | Message::Unknown { .. } => {
@@ -241,7 +250,10 @@ mod tests {
             (request(1, 0, 16_384), Some(Verdict::Refuse)),
             (request(3, 0, 16_384), Some(Verdict::Refuse)),
             (request(u32::MAX, 0, 16_384), Some(Verdict::Refuse)),
-            (Message::Piece { index: 0, begin: 0, data: &data[1..] }, Some(Verdict::PassBlock(16_384))),
+            (
+                Message::Piece { index: 0, begin: 0, data: &data[1..] },
+                Some(Verdict::PassBlock { index: 0, begin: 0, len: 16_384 }),
+            ),
             (Message::Piece { index: 0, begin: 0, data: &data }, None),
             (Message::Cancel(Block { index: 0, begin: 0, length: 1 }), Some(Verdict::Drop)),
             (Message::Unknown { id: 9, payload: &[0, 0] }, Some(Verdict::Drop)),

@@ -3,37 +3,32 @@
 //! The engine sees a peer with no extensions at all. What the engine says of its pieces is not passed on, since it
 //! forgets some of it; peers are told from [`Live::have`], in which nothing can be missed.
 //!
-//! An engine that ran out of pieces to ask a peer for looks again only every five seconds, whatever the peer tells it
-//! meanwhile. That would make a swarm that is still growing crawl. So when a peer has news and is not asked for it, the
-//! engine is made to meet the peer anew, over a new loopback connection, with all that is known and pending replayed.
+//! When the engine and the peer wait for each other in vain, which [`ledger`](super::ledger) notices, the engine meets
+//! the peer anew: over another loopback connection, with all that is known and pending replayed.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::{Instant, interval_at, sleep_until, timeout};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::time::{Instant, Interval, interval_at, sleep_until, timeout};
 
 use super::extensions::{Extensions, MAX_REQUESTS, Said};
 use super::frames::{FrameReader, FrameWriter};
+use super::ledger::{Due, Ledger};
 use super::remote::{Remote, Shape, Verdict, Waiting};
 use super::{Connection, Ending, HANDSHAKE_DEADLINE, IDLE, KEEP_ALIVE};
 use crate::bridge::pieces::PieceSet;
 use crate::bridge::swarm::{Live, Swarm};
-use crate::wire::peer::{Block, Frame, Handshake, Message, Reserved};
+use crate::wire::peer::{Frame, Handshake, Message, Reserved};
 
 /// Frames are gathered up to this size before they are written.
 const BATCH: usize = 64 << 10;
 
 /// Replies to extension messages that may wait for a slow reader. Past it, requests go unanswered.
 const REPLIES: usize = 16;
-
-/// How long news of a peer may go unused before the engine meets it anew, which is also how often that may happen.
-const UNUSED_NEWS: Duration = Duration::from_millis(300);
 
 /// Splices the peer until either end lets go. `complete` is set if the peer has every piece.
 pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
@@ -53,7 +48,7 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     let mut have = live.have.clone();
     let mut told = have.borrow_and_update().clone();
     Message::Bitfield(told.as_bitfield()).write(peer.writer.batch());
-    let pending = Pending::default();
+    let pending = Pending::new();
     let requests = Semaphore::new(MAX_REQUESTS as usize);
     let (replies, mut replies_rx) = mpsc::channel(REPLIES);
     let bytes = |direction| swarm.metrics.bytes.with_label_values(&[peer.transport.label(), direction]);
@@ -74,6 +69,8 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             replies: &replies,
             bytes: &bytes_in,
             refused: &refused,
+            heard: Instant::now(),
+            speak_at: Instant::now() + KEEP_ALIVE,
         };
         let outward = Outward {
             from: engine_reader,
@@ -86,36 +83,59 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             bytes: &bytes_out,
         };
         let ended = tokio::select! {
-            ended = inward.run() => ended,
-            ended = outward.run() => ended,
+            ended = inward.run() => Some(ended),
+            ended = outward.run() => Some(ended),
+            due = pending.due() => match due {
+                Due::MeetAnew => None,
+                Due::LetGo => Some(Ending::Unresponsive),
+            },
         };
         match ended {
-            Ok(MeetAnew) => swarm.metrics.met_anew.inc(),
-            Err(ending) => break ending,
+            Some(ending) => break ending,
+            None => swarm.metrics.met_anew.inc(),
         }
     };
     *complete = remote.is_complete();
     Err(ended)
 }
 
-/// The engine shall meet the peer anew.
-struct MeetAnew;
-
-/// What each side has asked for and not got. A std mutex: both directions run in one task and hold it for a step.
-#[derive(Default)]
-struct Pending(Mutex<Asked>);
-
-#[derive(Default)]
-struct Asked {
-    /// Blocks the peer asked of the engine, in their order.
-    by_peer: VecDeque<Block>,
-    /// How many blocks the engine asked of the peer.
-    by_engine: usize,
+/// The ledger as both directions hold it.
+struct Pending {
+    /// A std mutex: both directions run in one task and hold it for a step.
+    ledger: Mutex<Ledger>,
+    /// Something may be due at another time than before.
+    changed: Notify,
 }
 
 impl Pending {
-    fn lock(&self) -> MutexGuard<'_, Asked> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new() -> Self {
+        Self { ledger: Mutex::new(Ledger::new(Instant::now())), changed: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the ledger, and lets [`Pending::due`] look again.
+    fn update<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.changed.notify_one();
+        result
+    }
+
+    /// Resolves when something is to be done about the peer.
+    async fn due(&self) -> Due {
+        loop {
+            let due = self.lock().due();
+            match due {
+                Some((at, due)) if at <= Instant::now() => return due,
+                Some((at, _)) => tokio::select! {
+                    () = sleep_until(at) => {}
+                    () = self.changed.notified() => {}
+                },
+                None => self.changed.notified().await,
+            }
+        }
     }
 }
 
@@ -139,9 +159,7 @@ async fn meet_engine(
 fn remote_greeting(theirs: Handshake, remote: &Remote, pending: &Pending, out: &mut BytesMut) {
     out.extend_from_slice(&Handshake { reserved: Reserved::default(), ..theirs }.encode());
     remote.replay(out);
-    let mut pending = pending.lock();
-    pending.by_engine = 0;
-    pending.by_peer.iter().for_each(|block| Message::Request(*block).write(out));
+    pending.lock().met_anew(Instant::now()).for_each(|block| Message::Request(block).write(out));
 }
 
 /// From the peer to the engine.
@@ -158,85 +176,88 @@ struct Inward<'a, R> {
     replies: &'a mpsc::Sender<Bytes>,
     bytes: &'a prometheus::IntCounter,
     refused: &'a prometheus::IntCounter,
+    heard: Instant,
+    /// When the engine is told that the peer lives.
+    speak_at: Instant,
 }
 
 impl<R: AsyncRead + Unpin> Inward<'_, R> {
-    async fn run(mut self) -> Result<MeetAnew, Ending> {
-        let mut heard = Instant::now();
-        let mut speak_at = heard + KEEP_ALIVE;
-        // When the peer's last news should have been used; `None` without news.
-        let mut news_due: Option<Instant> = None;
+    /// Returns why it ended.
+    async fn run(mut self) -> Ending {
         loop {
-            tokio::select! {
-                frame = self.from.frame() => {
-                    heard = Instant::now();
-                    speak_at = heard + KEEP_ALIVE;
-                    let mut news = self.take(&frame?).await?;
-                    while self.to.batch().len() < BATCH {
-                        let Some(frame) = self.from.buffered()? else { break };
-                        news |= self.take(&frame).await?;
-                    }
-                    if news {
-                        news_due.get_or_insert(heard + UNUSED_NEWS);
-                    }
-                }
-                () = sleep_until(speak_at) => {
-                    if heard.elapsed() >= IDLE {
-                        return Err(Ending::Idle);
-                    }
-                    // The engine would drop a peer that says nothing, and the peer has its reasons.
-                    Message::KeepAlive.write(self.to.batch());
-                    speak_at = Instant::now() + KEEP_ALIVE;
-                }
-                () = sleep_until(news_due.unwrap_or(heard)), if news_due.is_some() => {
-                    news_due = None;
-                    if self.pending.lock().by_engine == 0 && self.remote.offers_beyond(&self.have.borrow()) {
-                        return Ok(MeetAnew);
-                    }
-                }
+            if let Err(ending) = self.step().await {
+                return ending;
             }
-            self.to.flush().await.map_err(|_| Ending::Released)?;
         }
     }
 
-    /// Takes a message; whether it was news of a piece that we lack.
-    async fn take(&mut self, frame: &Frame) -> Result<bool, Ending> {
+    async fn step(&mut self) -> Result<(), Ending> {
+        tokio::select! {
+            frame = self.from.frame() => {
+                self.heard = Instant::now();
+                self.speak_at = self.heard + KEEP_ALIVE;
+                self.take(&frame?).await?;
+                while self.to.batch().len() < BATCH {
+                    let Some(frame) = self.from.buffered()? else { break };
+                    self.take(&frame).await?;
+                }
+            }
+            () = sleep_until(self.speak_at) => {
+                if self.heard.elapsed() >= IDLE {
+                    return Err(Ending::Idle);
+                }
+                // The engine would drop a peer that says nothing, and the peer has its reasons.
+                Message::KeepAlive.write(self.to.batch());
+                self.speak_at += KEEP_ALIVE;
+            }
+        }
+        self.to.flush().await.map_err(|_| Ending::Released)
+    }
+
+    async fn take(&mut self, frame: &Frame) -> Result<(), Ending> {
         let message = frame.message()?;
         if let Message::Extended { id, .. } = message {
             if let Said::Reply(reply) = self.extensions.take(id, frame.extended_payload(), Some(self.metadata)) {
                 let _ = self.replies.try_send(reply);
             }
-            return Ok(false);
+            return Ok(());
         }
         let verdict = self.remote.judge(message, &self.have.borrow())?;
-        match verdict {
-            Verdict::Pass => {}
-            Verdict::PassBlock(len) => {
-                self.bytes.inc_by(len as u64);
-                let mut pending = self.pending.lock();
-                pending.by_engine = pending.by_engine.saturating_sub(1);
-            }
+        let now = Instant::now();
+        let passes = match verdict {
+            Verdict::Pass => true,
             Verdict::PassRequest(block) => {
                 self.may_request().await?;
-                self.pending.lock().by_peer.push_back(block);
+                self.pending.lock().peer_asks(block);
+                true
+            }
+            Verdict::PassBlock { index, begin, len } => {
+                self.bytes.inc_by(len as u64);
+                self.pending.update(|pending| pending.peer_gives(index, begin, now))
             }
             Verdict::Refuse => {
                 self.refused.inc();
-                return Ok(false);
-            }
-            Verdict::Drop => return Ok(false),
-        }
-        self.to.batch().extend_from_slice(frame.as_bytes());
-        Ok(match message {
-            // What was asked of a peer that chokes us will not come.
-            Message::Choke => {
-                self.pending.lock().by_engine = 0;
                 false
             }
+            Verdict::Drop => false,
+        };
+        match message {
+            Message::Choke => self.pending.update(Ledger::peer_chokes),
+            Message::Unchoke => self.pending.update(Ledger::peer_unchokes),
+            _ => {}
+        }
+        let brings_news = match message {
             Message::Have(piece) => !self.have.borrow().contains(piece as usize),
-            Message::Bitfield(_) | Message::Unchoke => self.remote.offers_beyond(&self.have.borrow()),
+            Message::Bitfield(_) | Message::Unchoke => true,
             _ => false,
-        })
+        };
+        if brings_news && self.remote.offers_beyond(&self.have.borrow()) {
+            self.pending.update(|pending| pending.peer_has_news(now));
+        }
+        if passes {
+            self.to.batch().extend_from_slice(frame.as_bytes());
+        }
+        Ok(())
     }
 
     /// Waits, and so stops reading, until the peer has taken some of what it asked for.
@@ -265,26 +286,34 @@ struct Outward<'a, W> {
 }
 
 impl<W: AsyncWrite + Unpin> Outward<'_, W> {
-    async fn run(mut self) -> Result<MeetAnew, Ending> {
+    /// Returns why it ended.
+    async fn run(mut self) -> Ending {
         let mut keep_alive = interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
         loop {
-            self.to.flush().await?;
-            tokio::select! {
-                // News and replies first: they are small, and a busy engine must not keep them waiting.
-                biased;
-                changed = self.have.changed() => {
-                    changed.map_err(|_| Ending::TorrentLeft)?;
-                    self.tell();
-                }
-                Some(reply) = self.replies.recv() => self.to.batch().extend_from_slice(&reply),
-                frame = self.from.frame() => self.take(&frame.map_err(|_| Ending::Released)?)?,
-                _ = keep_alive.tick() => Message::KeepAlive.write(self.to.batch()),
-            }
-            while self.to.batch().len() < BATCH {
-                let Some(frame) = self.from.buffered()? else { break };
-                self.take(&frame)?;
+            if let Err(ending) = self.step(&mut keep_alive).await {
+                return ending;
             }
         }
+    }
+
+    async fn step(&mut self, keep_alive: &mut Interval) -> Result<(), Ending> {
+        self.to.flush().await?;
+        tokio::select! {
+            // News and replies first: they are small, and a busy engine must not keep them waiting.
+            biased;
+            changed = self.have.changed() => {
+                changed.map_err(|_| Ending::TorrentLeft)?;
+                self.tell();
+            }
+            Some(reply) = self.replies.recv() => self.to.batch().extend_from_slice(&reply),
+            frame = self.from.frame() => self.take(&frame.map_err(|_| Ending::Released)?)?,
+            _ = keep_alive.tick() => Message::KeepAlive.write(self.to.batch()),
+        }
+        while self.to.batch().len() < BATCH {
+            let Some(frame) = self.from.buffered()? else { break };
+            self.take(&frame)?;
+        }
+        Ok(())
     }
 
     fn tell(&mut self) {
@@ -298,12 +327,15 @@ impl<W: AsyncWrite + Unpin> Outward<'_, W> {
     fn take(&mut self, frame: &Frame) -> Result<(), Ending> {
         match frame.message()? {
             Message::KeepAlive | Message::Have(_) | Message::Bitfield(_) | Message::Extended { .. } => return Ok(()),
-            Message::Request(_) => self.pending.lock().by_engine += 1,
+            Message::Request(block) => {
+                if !self.pending.update(|pending| pending.engine_asks(block, Instant::now())) {
+                    return Ok(());
+                }
+            }
             Message::Piece { index, begin, data } => {
-                let mut pending = self.pending.lock();
-                let answers = |block: &Block| (block.index, block.begin) == (index, begin);
-                let Some(at) = pending.by_peer.iter().position(answers) else { return Ok(()) };
-                pending.by_peer.remove(at);
+                if !self.pending.lock().engine_gives(index, begin) {
+                    return Ok(());
+                }
                 self.requests.add_permits(1);
                 self.bytes.inc_by(data.len() as u64);
             }

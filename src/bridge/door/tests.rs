@@ -324,7 +324,7 @@ async fn news_that_the_engine_does_not_use_make_it_meet_the_peer_anew() {
     engine.say(Message::Piece { index: 0, begin: 0, data: &[7; 16_384] }).await;
     peer.hear(|_, message| matches!(message, Message::Piece { index: 0, .. }).then_some(())).await;
 
-    // An engine that is asking already is left alone, and so is one that needs nothing the peer has.
+    // An engine that is asking already is left alone.
     let busy = blocks(&metainfo, 1).next().unwrap();
     engine.say(Message::Request(busy)).await;
     peer.hear(|_, message| (message == Message::Request(busy)).then_some(())).await;
