@@ -146,6 +146,10 @@ pub(super) fn next_lookup(lookups: u32, found_anybody: bool) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     fn addr(n: u32) -> SocketAddr {
@@ -210,5 +214,35 @@ mod tests {
         let seconds = |found| (1..=12).map(|n| next_lookup(n, found).as_secs()).collect::<Vec<_>>();
         assert_eq!(seconds(false), [5, 5, 10, 10, 20, 20, 40, 40, 80, 80, 120, 120]);
         assert_eq!(seconds(true), [60, 60, 120, 120, 240, 240, 480, 480, 900, 900, 900, 900]);
+    }
+
+    proptest! {
+        /// Whatever happens: nobody is dialled twice at once, nor before its time, and the table stays in its bounds.
+        #[test]
+        fn nobody_is_dialled_twice_at_once(events in prop::collection::vec((0_u8..4, 0_u32..40, 0_u64..600), 0..300)) {
+            let mut now = Instant::now();
+            let (mut table, mut connected) = (Candidates::default(), HashSet::new());
+            for (kind, n, seconds) in events {
+                match kind {
+                    0 => drop(table.add(addr(n), Source::Dht, now)),
+                    1 => {
+                        let wake = table.wake(false);
+                        let next = table.next(false, now);
+                        prop_assert_eq!(next.is_some(), wake.is_some_and(|at| at <= now));
+                        if let Some((addr, _)) = next {
+                            prop_assert!(connected.insert(addr));
+                        }
+                    }
+                    2 => {
+                        let outcomes = [Outcome::Failed, Outcome::Left { complete: false, brief: false }, Outcome::Ourselves];
+                        if connected.remove(&addr(n)) {
+                            table.ended(addr(n), outcomes[n as usize % 3], now);
+                        }
+                    }
+                    _ => now += Duration::from_secs(seconds),
+                }
+                prop_assert!(table.table.len() <= MAX_CANDIDATES);
+            }
+        }
     }
 }

@@ -231,7 +231,9 @@ impl Bridge {
         let cache = Cache::open(path.clone(), settings.cache_size.as_u64(), metrics.clone());
         let cache = cache.map_err(|source| StartError::DataDir { path: path.clone(), source })?;
         let ourselves = Ourselves { peer_id: new_peer_id(), port: local.port() };
-        let (engine_peers, token) = (settings.max_peers_per_torrent, tasks.token().child_token());
+        // Twice, since a peer that the engine meets anew is there twice for a moment.
+        let engine_peers = settings.max_peers_per_torrent.saturating_mul(2);
+        let token = tasks.token().child_token();
         let engine = Engine::start(path, ourselves.peer_id, engine_peers, token).await;
         let engine = engine.map_err(|error| StartError::Engine(error.to_string()))?;
         let inner = Arc::new(Inner {

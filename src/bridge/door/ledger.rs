@@ -15,8 +15,9 @@ use crate::wire::peer::Block;
 /// How long news of a peer may go unused, which is also how often the engine meets a peer anew for it.
 const UNUSED_NEWS: Duration = Duration::from_millis(300);
 
-/// A request is lost when requests made after it were answered this long ago. Peers answer in order, give or take a disk.
-const LOST: Duration = Duration::from_secs(3);
+/// A request is lost when requests made after it were answered this long ago. Peers answer in order, give or take a disk;
+/// being wrong costs one block sent twice.
+const LOST: Duration = Duration::from_secs(1);
 
 /// A peer that answers none of its requests for this long is let go, as libtorrent does.
 const UNRESPONSIVE: Duration = Duration::from_secs(60);
@@ -136,6 +137,10 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     const TICK: Duration = Duration::from_millis(1);
@@ -213,5 +218,73 @@ mod tests {
         assert_eq!(ledger.due(), Some((now + TICK * 4 + UNUSED_NEWS, Due::MeetAnew)));
         assert_eq!(ledger.met_anew(now).count(), 0);
         assert_eq!(ledger.due(), None);
+    }
+
+    /// What may happen to a ledger.
+    #[derive(Debug, Clone, Copy)]
+    enum Event {
+        EngineAsks(u32),
+        PeerGives(u32),
+        PeerAsks(u32),
+        EngineGives(u32),
+        Choke,
+        Unchoke,
+        News,
+        Wait(u64),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        let block = 0_u32..6;
+        prop_oneof![
+            4 => block.clone().prop_map(Event::EngineAsks),
+            4 => block.clone().prop_map(Event::PeerGives),
+            1 => block.clone().prop_map(Event::PeerAsks),
+            1 => block.prop_map(Event::EngineGives),
+            1 => Just(Event::Choke),
+            1 => Just(Event::Unchoke),
+            1 => Just(Event::News),
+            1 => (1_u64..2_000).prop_map(Event::Wait),
+        ]
+    }
+
+    proptest! {
+        /// Against the plainest model: the set of what the engine of the moment waits for, and the list of what the peer
+        /// waits for.
+        #[test]
+        fn whoever_waits_gets_it_and_nobody_else(events in prop::collection::vec(event(), 0..200)) {
+            let mut now = Instant::now();
+            let mut ledger = Ledger::new(now);
+            let (mut engine_waits, mut peer_waits) = (BTreeSet::new(), Vec::new());
+            for event in events {
+                match event {
+                    Event::EngineAsks(n) => {
+                        let asked = ledger.engine_asks(block(n), now);
+                        prop_assert!(!(asked && engine_waits.contains(&n)), "the peer is asked twice by one engine");
+                        engine_waits.insert(n);
+                    }
+                    Event::PeerGives(n) => {
+                        prop_assert_eq!(ledger.peer_gives(n, 0, now), engine_waits.remove(&n));
+                    }
+                    Event::PeerAsks(n) => {
+                        ledger.peer_asks(block(n));
+                        peer_waits.push(block(n));
+                    }
+                    Event::EngineGives(n) => {
+                        let at = peer_waits.iter().position(|waits| *waits == block(n));
+                        prop_assert_eq!(ledger.engine_gives(n, 0), at.map(|at| peer_waits.remove(at)).is_some());
+                    }
+                    Event::Choke => ledger.peer_chokes(),
+                    Event::Unchoke => ledger.peer_unchokes(),
+                    Event::News => ledger.peer_has_news(now),
+                    Event::Wait(millis) => now += Duration::from_millis(millis),
+                }
+                if ledger.due().is_some_and(|(at, due)| at <= now && due == Due::MeetAnew) {
+                    engine_waits.clear();
+                    prop_assert_eq!(&ledger.met_anew(now).collect::<Vec<_>>(), &peer_waits);
+                    let again = ledger.due().is_some_and(|(at, due)| at <= now && due == Due::MeetAnew);
+                    prop_assert!(!again, "it would meet the peer anew for ever");
+                }
+            }
+        }
     }
 }

@@ -325,23 +325,22 @@ impl<W: AsyncWrite + Unpin> Outward<'_, W> {
     }
 
     fn take(&mut self, frame: &Frame) -> Result<(), Ending> {
-        match frame.message()? {
-            Message::KeepAlive | Message::Have(_) | Message::Bitfield(_) | Message::Extended { .. } => return Ok(()),
-            Message::Request(block) => {
-                if !self.pending.update(|pending| pending.engine_asks(block, Instant::now())) {
-                    return Ok(());
-                }
-            }
+        let passes = match frame.message()? {
+            Message::KeepAlive | Message::Have(_) | Message::Bitfield(_) | Message::Extended { .. } => false,
+            Message::Request(block) => self.pending.update(|pending| pending.engine_asks(block, Instant::now())),
             Message::Piece { index, begin, data } => {
-                if !self.pending.lock().engine_gives(index, begin) {
-                    return Ok(());
+                let awaited = self.pending.lock().engine_gives(index, begin);
+                if awaited {
+                    self.requests.add_permits(1);
+                    self.bytes.inc_by(data.len() as u64);
                 }
-                self.requests.add_permits(1);
-                self.bytes.inc_by(data.len() as u64);
+                awaited
             }
-            _ => {}
+            _ => true,
+        };
+        if passes {
+            self.to.batch().extend_from_slice(frame.as_bytes());
         }
-        self.to.batch().extend_from_slice(frame.as_bytes());
         Ok(())
     }
 }
