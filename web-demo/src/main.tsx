@@ -1,6 +1,6 @@
 /** Composition: the store, the network and the views meet here and nowhere else. */
 import { render } from 'preact'
-import { Gateway, localFloor } from 'swarmgate-client'
+import { Gateway, localFloor, memoryFloor, type Floor } from 'swarmgate-client'
 
 import { CHECK_EVERY, Reader, shareRoute, type World } from './reader.ts'
 import { formatRoute } from './route.ts'
@@ -14,7 +14,7 @@ import { App } from './views/app.tsx'
 const tracker = `${location.protocol === 'https:' ? 'wss:' : 'ws:'}//${location.host}/announce`
 
 const world: World = {
-  gateway: new Gateway([tracker], { floor: localFloor(localStorage) }),
+  gateway: new Gateway([tracker], { floor: findFloor() }),
   visit,
   tracker,
   now: Date.now,
@@ -46,7 +46,7 @@ document.addEventListener('visibilitychange', checkIfDue)
 setInterval(checkIfDue, CHECK_EVERY)
 
 draw(store.state)
-if (location.hash.length > 1) void prepare()
+if (location.hash.length > 1) prepare().catch(() => {}) // whoever needs it will ask again, and be told
 go()
 
 let scrolled: ReturnType<typeof setTimeout> | undefined
@@ -83,17 +83,35 @@ function checkIfDue(): void {
 async function copyLink(): Promise<void> {
   const route = shareRoute(store.state, tracker)
   if (!route) return
-  await navigator.clipboard.writeText(new URL(formatRoute(route), location.href).href)
-  store.dispatch({ type: 'link-copied' })
+  try {
+    await navigator.clipboard.writeText(new URL(formatRoute(route), location.href).href)
+    store.dispatch({ type: 'noticed', notice: 'copied' })
+  } catch {
+    store.dispatch({ type: 'noticed', notice: 'not-copied' })
+  }
 }
 
 async function save(path: string): Promise<void> {
-  const url = URL.createObjectURL(await reader.file(path))
-  const link = document.createElement('a')
-  link.href = url
-  link.download = path.slice(path.lastIndexOf('/') + 1)
-  link.click()
-  setTimeout(() => URL.revokeObjectURL(url), 60_000)
+  try {
+    const url = URL.createObjectURL(await reader.file(path))
+    const link = document.createElement('a')
+    link.href = url
+    link.download = path.slice(path.lastIndexOf('/') + 1)
+    link.click()
+    // Browsers do not say when they have taken it.
+    setTimeout(() => URL.revokeObjectURL(url), 60_000)
+  } catch {
+    store.dispatch({ type: 'noticed', notice: 'not-saved' })
+  }
+}
+
+/** Where storage is switched off, naming it throws. */
+function findFloor(): Floor {
+  try {
+    return localFloor(localStorage)
+  } catch {
+    return memoryFloor()
+  }
 }
 
 function findObstacle(): Problem | null {

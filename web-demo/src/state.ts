@@ -51,6 +51,9 @@ export interface Swarm {
   readonly speed: number
 }
 
+/** Something worth saying that stops nothing. */
+export type Notice = 'up-to-date' | 'check-failed' | 'unchecked' | 'copied' | 'not-copied' | 'not-saved'
+
 export interface State {
   readonly phase: Phase
   readonly magnet: Magnet | null
@@ -69,8 +72,7 @@ export interface State {
   readonly version: Version | null
   readonly page: Page | null
   readonly problem: Problem | null
-  /** Something worth saying that stops nothing: the last check failed, the record could not be looked up. */
-  readonly notice: 'up-to-date' | 'check-failed' | 'unchecked' | 'copied' | null
+  readonly notice: Notice | null
 }
 
 export const INITIAL: State = {
@@ -109,7 +111,7 @@ export type Action =
   | { readonly type: 'checked'; readonly record: VerifiedRecord; readonly at: number; readonly asked: boolean }
   | { readonly type: 'check-failed'; readonly asked: boolean }
   | { readonly type: 'update-dismissed' }
-  | { readonly type: 'link-copied' }
+  | { readonly type: 'noticed'; readonly notice: Notice }
 
 export function reduce(state: State, action: Action): State {
   switch (action.type) {
@@ -145,8 +147,8 @@ export function reduce(state: State, action: Action): State {
       return { ...state, checking: false, notice: action.asked ? 'check-failed' : state.notice }
     case 'update-dismissed':
       return { ...state, update: null }
-    case 'link-copied':
-      return { ...state, notice: 'copied' }
+    case 'noticed':
+      return { ...state, notice: action.notice }
   }
 }
 

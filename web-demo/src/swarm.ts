@@ -1,5 +1,5 @@
 /** A torrent in the browser: WebTorrent behind the few operations that the reader needs. */
-import type { Magnet } from 'swarmgate-client'
+import { ConnectionError, type Magnet } from 'swarmgate-client'
 import type WebTorrent from 'webtorrent/dist/webtorrent.min.js'
 import type { Torrent, TorrentFile } from 'webtorrent/dist/webtorrent.min.js'
 
@@ -49,14 +49,21 @@ let client: Promise<WebTorrent> | undefined
 
 /** Starts loading WebTorrent, which is most of what this app weighs. */
 export function prepare(): Promise<WebTorrent> {
-  client ??= import('webtorrent/dist/webtorrent.min.js').then(({ default: Client }) => {
+  client ??= start()
+  return client
+}
+
+async function start(): Promise<WebTorrent> {
+  try {
+    const { default: Client } = await import('webtorrent/dist/webtorrent.min.js')
     const started = new Client({})
     // Errors of one torrent are told by that torrent; what is left is of no torrent on display.
     started.on('error', () => {})
     return started
-  })
-  client.catch(() => (client = undefined))
-  return client
+  } catch {
+    client = undefined
+    throw new ConnectionError('the rest of this page could not be fetched')
+  }
 }
 
 /** Joins the swarm of `infoHash`. */

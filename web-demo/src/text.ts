@@ -1,5 +1,5 @@
 /** Every sentence the app says, in one catalogue; a translation is another object of this shape. */
-import type { Phase, Problem, State } from './state.ts'
+import type { Notice, Phase, Problem } from './state.ts'
 
 const count = new Intl.NumberFormat('en')
 const percent = new Intl.NumberFormat('en', { style: 'percent' })
@@ -33,12 +33,14 @@ const phases: Readonly<Record<Phase, string>> = {
   error: 'Stopped',
 }
 
-const notices = {
+const notices: Readonly<Record<Notice, string>> = {
   'up-to-date': 'This is the newest version.',
   'check-failed': 'Could not check for an update. The page on display is unchanged.',
   unchecked: 'Showing the version named in the link: the record of its key could not be looked up.',
   copied: 'Link copied.',
-} satisfies Record<NonNullable<State['notice']>, string>
+  'not-copied': 'The link could not be copied. It is in the address bar.',
+  'not-saved': 'The file could not be loaded.',
+}
 
 export const text = {
   appName: 'Swarmgate',
@@ -64,7 +66,7 @@ export const text = {
     phases[problem?.code === 'no-peers' ? 'finding-peers' : phase],
   problem: ({ code, detail }: Problem) => problems[code](detail),
   problemTitle: ({ code }: Problem) => (code === 'no-peers' ? 'Waiting for somebody' : 'This site cannot be shown'),
-  notice: (notice: NonNullable<State['notice']>) => notices[notice],
+  notice: (notice: Notice) => notices[notice],
   record: (seq: number) => `record ${count.format(seq)}`,
   signedBy: (key: string) => `signed by ${key}`,
   signer: 'Signed by',

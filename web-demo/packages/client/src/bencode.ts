@@ -78,7 +78,7 @@ export function encode(value: Encodable): Bytes {
     if (!Number.isSafeInteger(value)) throw new RangeError(`${value} is not a whole number that fits`)
     return utf8(`i${value}e`)
   }
-  if (value instanceof Uint8Array) return concat(utf8(`${value.length}:`), value)
+  if (isBytes(value)) return concat(utf8(`${value.length}:`), value)
   if (Array.isArray(value)) return concat(utf8('l'), ...value.map(encode), utf8('e'))
   const entries = Object.entries(value as { readonly [key: string]: Encodable }).map(
     ([key, entry]) => [utf8(key), encode(entry)] as const,
@@ -94,6 +94,9 @@ const [INT, LIST, DICT, END, COLON] = ['i', 'l', 'd', 'e', ':'].map((c) => c.cha
   number,
   number,
 ]
+/** Not `instanceof`, which knows only the bytes of its own window. */
+const isBytes = (value: unknown): value is Uint8Array => ArrayBuffer.isView(value)
+
 const isDigit = (byte: number | undefined) => byte !== undefined && byte >= 0x30 && byte <= 0x39
 
 class Parser {
