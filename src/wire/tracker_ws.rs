@@ -182,6 +182,14 @@ pub enum Reason {
     TooManyInFlight,
 }
 
+impl Reason {
+    /// The code for programs, of the one reason that concerns messages which are not the tracker's: BEP 5's 202, "Server
+    /// Error". `spec/dht-proxy.md`: a refusal without code means that the server has no DHT proxy at all.
+    fn code(self) -> Option<i64> {
+        (self == Self::TooManyInFlight).then_some(202)
+    }
+}
+
 impl Description {
     /// The answer with this session description.
     #[must_use]

@@ -56,7 +56,11 @@ impl Failure {
         if let Some(id) = &self.id {
             let _ = write!(out, r#""id":{id},"#);
         }
-        let _ = write!(out, r#""failure reason":{}}}"#, json_string(&self.reason.to_string()));
+        let _ = write!(out, r#""failure reason":{}"#, json_string(&self.reason.to_string()));
+        if let Some(code) = self.reason.code() {
+            let _ = write!(out, r#","code":{code}"#);
+        }
+        out.push('}');
         out
     }
 }

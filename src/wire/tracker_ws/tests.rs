@@ -170,8 +170,12 @@ fn other_actions_are_somebody_elses() {
     let Ok(Request::Other(other)) = parse(r#"{"action":"dht_get","id":"7","k":"00","offers":5}"#) else { panic!() };
     assert_eq!((other.action.as_str(), other.id.as_deref()), ("dht_get", Some(r#""7""#)));
     assert_eq!(
-        Message::Failure(Failure::of_other(other, Reason::UnknownAction)).encode(),
+        Message::Failure(Failure::of_other(other.clone(), Reason::UnknownAction)).encode(),
         r#"{"action":"dht_get","id":"7","failure reason":"this server does not know the action"}"#
+    );
+    assert_eq!(
+        Message::Failure(Failure::of_other(other, Reason::TooManyInFlight)).encode(),
+        r#"{"action":"dht_get","id":"7","failure reason":"too many requests of this connection are in progress","code":202}"#
     );
 }
 
