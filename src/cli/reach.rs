@@ -11,8 +11,9 @@ use crate::dht::{Dht, Mode};
 use crate::metrics;
 use crate::tasks::Tasks;
 use crate::wire::hex;
-use crate::wire::id::{PublicKey, Signature};
+use crate::wire::id::PublicKey;
 use crate::wire::item::{Salt, SignedItem, VerifiedItem};
+use crate::wire::record_messages::Record;
 
 /// How long a running server may take for one answer: it may be searching the DHT for us.
 const SERVER_DEADLINE: Duration = Duration::from_secs(60);
@@ -72,18 +73,20 @@ pub(super) struct Found {
     pub(super) source: String,
 }
 
-/// A record as the HTTP API writes it.
-#[derive(Debug, Serialize, Deserialize)]
-struct RecordJson {
-    k: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    salt: String,
-    seq: i64,
-    v: String,
-    sig: String,
-    #[serde(default, skip_serializing)]
+/// What the HTTP API answers to a get.
+#[derive(Debug, Deserialize)]
+struct GetAnswer {
+    #[serde(flatten)]
+    record: Record,
     source: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+}
+
+/// What the HTTP API takes for a put.
+#[derive(Debug, Serialize)]
+struct PutBody {
+    #[serde(flatten)]
+    record: Record,
+    #[serde(skip_serializing_if = "Option::is_none")]
     cas: Option<i64>,
 }
 
@@ -122,26 +125,16 @@ impl Server {
             404 => return Ok(None),
             status => return Err(Failure::Failed(format!("{} answered with status {status}", self.base))),
         }
-        let record: RecordJson = answer.json().await.map_err(|error| self.unreachable(&error))?;
-        let source = record.source.clone().unwrap_or_else(|| "server".into());
+        let answer: GetAnswer = answer.json().await.map_err(|error| self.unreachable(&error))?;
+        let source = answer.source.unwrap_or_else(|| "server".into());
         // The server is not trusted: what it says is checked like anybody's word.
-        let item = record.into_item().filter(|item| item.key == key && item.salt == *salt);
-        let item = item.and_then(|item| item.verify().ok());
-        let item =
-            item.ok_or_else(|| Failure::Failed(format!("{} returned a record that does not verify", self.base)))?;
+        let item = answer.record.verify_for(&key, salt, None);
+        let item = item.map_err(|error| Failure::Failed(format!("{}: {error}", self.base)))?;
         Ok(Some(Found { item, source }))
     }
 
     pub(super) async fn put(&self, item: &SignedItem, cas: Option<i64>) -> Result<PutAnswer, Failure> {
-        let body = RecordJson {
-            k: item.key.to_hex(),
-            salt: hex::encode(item.salt.as_bytes()),
-            seq: item.seq,
-            v: hex::encode(&item.v),
-            sig: item.sig.to_hex(),
-            source: None,
-            cas,
-        };
+        let body = PutBody { record: Record::from(item), cas };
         let request = self.client.put(self.url(item.key, &item.salt)).timeout(SERVER_DEADLINE).json(&body);
         let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = answer.status();
@@ -159,18 +152,6 @@ impl Server {
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
         Failure::Failed(format!("{} does not answer: {}", self.base, root_cause(error)))
-    }
-}
-
-impl RecordJson {
-    fn into_item(self) -> Option<SignedItem> {
-        Some(SignedItem {
-            key: PublicKey::from_hex(&self.k).ok()?,
-            salt: Salt::new(hex::decode(&self.salt)?).ok()?,
-            seq: self.seq,
-            v: hex::decode(&self.v)?,
-            sig: Signature::from_hex(&self.sig).ok()?,
-        })
     }
 }
 

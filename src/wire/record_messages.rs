@@ -50,12 +50,18 @@ pub struct Record {
 
 impl From<&VerifiedItem> for Record {
     fn from(item: &VerifiedItem) -> Self {
+        Self::from(item.as_signed())
+    }
+}
+
+impl From<&SignedItem> for Record {
+    fn from(item: &SignedItem) -> Self {
         Self {
-            k: item.key().to_hex(),
-            salt: (!item.salt().is_empty()).then(|| hex::encode(item.salt().as_bytes())),
-            seq: item.seq(),
-            v: hex::encode(item.v()),
-            sig: item.sig().to_hex(),
+            k: item.key.to_hex(),
+            salt: (!item.salt.is_empty()).then(|| hex::encode(item.salt.as_bytes())),
+            seq: item.seq,
+            v: hex::encode(&item.v),
+            sig: item.sig.to_hex(),
         }
     }
 }
