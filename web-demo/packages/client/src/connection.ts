@@ -65,9 +65,7 @@ export class Connection {
   }
 
   close(): void {
-    const socket = this.#socket
-    this.#lost(new ConnectionError('the connection was closed by this page'))
-    socket?.close()
+    this.#end(new ConnectionError('the connection was closed by this page'))
   }
 
   #open(): SocketLike {
@@ -82,8 +80,7 @@ export class Connection {
     const lost = () => {
       if (!isCurrent()) return
       const turnedAway = opened && !this.#understands
-      this.#lost(turnedAway ? this.#unsupported() : new ConnectionError(`cannot connect to ${this.url}`))
-      socket.close()
+      this.#end(turnedAway ? this.#unsupported() : new ConnectionError(`cannot connect to ${this.url}`))
     }
     socket.addEventListener('open', () => {
       opened = true
@@ -100,7 +97,7 @@ export class Connection {
     if (!this.#understands) {
       const id = String(++this.#lastId)
       socket.send(JSON.stringify({ action: 'dht_info', id } satisfies Request & { id: string }))
-      this.#introduction = setTimeout(() => this.#rejectAll(this.#unsupported()), INTRODUCTION)
+      this.#introduction = setTimeout(() => this.#end(this.#unsupported()), INTRODUCTION)
     }
     for (const { frame } of this.#pending.values()) socket.send(frame)
   }
@@ -113,18 +110,17 @@ export class Connection {
       clearTimeout(this.#introduction)
       this.#pending.get(reply['id'])?.resolve(reply)
     } else if ('failure reason' in reply && !this.#understands) {
-      this.#rejectAll(this.#unsupported())
+      this.#end(this.#unsupported())
     }
   }
 
-  #lost(error: Error): void {
+  /** Lets go of the socket; the next request opens another, and the server may introduce itself anew. */
+  #end(error: Error): void {
+    const socket = this.#socket
     this.#socket = null
-    this.#rejectAll(error)
-  }
-
-  #rejectAll(error: Error): void {
     clearTimeout(this.#introduction)
     for (const { reject } of [...this.#pending.values()]) reject(error)
+    socket?.close()
   }
 
   #unsupported(): UnsupportedError {

@@ -191,6 +191,8 @@ describe('connections', () => {
   ])('a tracker that %s does not know dht_*', async (_, tracker) => {
     const { gateway } = gatewayTo({ [A]: tracker, [B]: tracker })
     expect(await outcome(gateway.get(key.publicKey), 12_000)).toBeInstanceOf(UnsupportedError)
+    expect(await outcome(gateway.get(key.publicKey), 12_000)).toBeInstanceOf(UnsupportedError)
+    expect(vi.getTimerCount()).toBe(0)
   })
 
   test('an abort ends the call at once with its own reason', async () => {
