@@ -3,6 +3,13 @@
 //! One door for peers: every remote peer, WebRTC or TCP, whoever dialled, is greeted by [`door`] and then spliced to the
 //! torrent engine over loopback. The engine never dials, never announces and never sees an outside address.
 //!
+//! ```text
+//!  tracker ── offers ──► web ─┐                     ┌─ hold: metadata both ways
+//!  listener ── TCP ───────────┼──► door (a peer) ───┤
+//!  DHT, tracker ──► dialler ──┘                     └─ splice ── loopback ──► engine ── storage ──► disk
+//!                  └── torrent: the life of one, in joined: the table of all ──┘           └── cache
+//! ```
+//!
 //! The room knows the DHT (whom to dial) and the tracker (whose offers to answer). It does not know records: whether a
 //! record points to a torrent is a function it is handed.
 
@@ -12,7 +19,9 @@ mod candidates;
 mod dialler;
 mod door;
 mod engine;
+mod error;
 mod joined;
+mod listener;
 mod metadata;
 mod pieces;
 mod policy;
@@ -26,15 +35,13 @@ mod tests;
 mod torrent;
 mod web;
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use rand::RngExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::dht::Dht;
@@ -46,10 +53,11 @@ use crate::{config, metrics};
 use cache::Cache;
 use dialler::Sources;
 use engine::Engine;
+pub use error::{StartError, TorrentError};
 use joined::{Joined, Torrent};
 use policy::Refusal;
 use rtc::Endpoint;
-use swarm::{Ourselves, Swarm, Transport};
+use swarm::{Ourselves, Swarm};
 use torrent::Purpose;
 
 /// What peers are told this is.
@@ -57,9 +65,6 @@ const CLIENT: &str = concat!("Swarmgate ", env!("CARGO_PKG_VERSION"));
 
 /// How our peer ids begin (BEP 20): client and version.
 const PEER_ID_PREFIX: &[u8; 8] = b"-SG0100-";
-
-/// TCP connections that have not said which torrent they want. Past it new ones are closed.
-const MAX_STRANGERS: usize = 256;
 
 /// What the bridge is configured by.
 #[derive(Debug, Clone, Default)]
@@ -70,59 +75,6 @@ pub struct Settings {
     pub bittorrent: config::BitTorrent,
     /// The WebRTC door.
     pub webrtc: config::WebRtc,
-}
-
-/// Why the bridge cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// An address cannot be listened on.
-    #[error("cannot listen for {what} on {addr}: {source}")]
-    Listen {
-        /// Which peers.
-        what: &'static str,
-        /// The address configured.
-        addr: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The data directory cannot be used.
-    #[error("cannot use {path}: {source}")]
-    DataDir {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The torrent engine does not start.
-    #[error("cannot start the torrent engine: {0}")]
-    Engine(String),
-}
-
-/// Why a torrent is not joined, or was left.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum TorrentError {
-    /// It is joined already, for another purpose or with another folder.
-    #[error("the torrent is in use already")]
-    InUse,
-    /// What is on disk is not what the torrent says.
-    #[error("the files do not match the torrent: {0}")]
-    Mismatch(String),
-    /// Too large, or no room.
-    #[error("{0}")]
-    Refused(String),
-    /// The engine or the disk failed.
-    #[error("{0}")]
-    Failed(String),
-    /// The node is stopping.
-    #[error("the node is stopping")]
-    Stopping,
-}
-
-impl TorrentError {
-    /// Whether trying again at once would end the same.
-    fn is_lasting(&self) -> bool {
-        !matches!(self, Self::Stopping | Self::InUse)
-    }
 }
 
 /// How far a download is.
@@ -249,7 +201,7 @@ impl Bridge {
             metrics,
             tasks: tasks.clone(),
         });
-        tasks.spawn_cancellable(inner.clone().listen(listener));
+        tasks.spawn_cancellable(listener::run(inner.clone(), listener));
         Ok(Self { inner })
     }
 
@@ -341,52 +293,9 @@ impl Inner {
         }
     }
 
-    /// The torrent a TCP peer wants: one that is joined, or one in the cache that the policy still covers. That a stranger
-    /// comes is no reason to join any other.
-    fn wanted_by_native(self: &Arc<Self>, info_hash: &InfoHash) -> Option<Arc<Swarm>> {
-        if let Some(torrent) = self.joined.find(info_hash) {
-            return Some(torrent.swarm);
-        }
-        let again = self.cache.contains(info_hash) && self.admit(info_hash).is_ok();
-        let join = || self.joined.join(self, *info_hash, Purpose::Bridge).unwrap_or_else(|joined| joined);
-        again.then(|| join().swarm)
-    }
-
     fn new_swarm(&self, info_hash: InfoHash) -> (Arc<Swarm>, mpsc::Receiver<Bytes>) {
         let token = self.tasks.token().child_token();
         Swarm::new(info_hash, self.ourselves, &self.settings, self.places.clone(), self.metrics.clone(), token)
-    }
-
-    /// Takes TCP peers until the node stops.
-    async fn listen(self: Arc<Self>, listener: TcpListener) {
-        let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
-        loop {
-            let (stream, from) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of descriptors, mostly: waiting is all one can do.
-                    tracing::warn!(%error, "cannot accept a TCP peer");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    continue;
-                }
-            };
-            let Ok(stranger) = strangers.clone().try_acquire_owned() else {
-                self.metrics.refused.with_label_values(&["strangers"]).inc();
-                continue;
-            };
-            tracing::trace!(%from, "a TCP peer came");
-            self.tasks.spawn_cancellable(self.clone().receive(stream, stranger));
-        }
-    }
-
-    async fn receive(self: Arc<Self>, stream: TcpStream, stranger: tokio::sync::OwnedSemaphorePermit) {
-        // Requests are small and each waits for its answer; Nagle's algorithm would hold them back.
-        let _ = stream.set_nodelay(true);
-        let find = |info_hash: &InfoHash| {
-            drop(stranger);
-            self.wanted_by_native(info_hash)
-        };
-        door::incoming(stream, Transport::Tcp, &self.metrics, find).await;
     }
 }
 

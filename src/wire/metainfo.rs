@@ -4,13 +4,14 @@
 //! and its info hash is the SHA-1 of the very bytes it keeps. Torrents of version 1 and hybrids (BEP 52) are read by
 //! their version 1 part; one that is version 2 only is refused by name.
 
-use std::collections::{BTreeSet, HashSet};
+mod paths;
 
 use bytes::Bytes;
 use sha1::{Digest, Sha1};
 
 use super::bencode::{self, Node};
 use super::id::InfoHash;
+use paths::{check_name, check_unique};
 
 /// Most pieces of a torrent: a bitfield of 128 KiB.
 pub const MAX_PIECES: usize = 1 << 20;
@@ -21,9 +22,8 @@ pub const MAX_FILES: usize = 100_000;
 /// Longest piece. Real torrents stop at 16 or 32 MiB.
 pub const MAX_PIECE_LENGTH: u32 = 64 << 20;
 
-/// Deepest path, and longest name in it: what file systems take.
+/// Deepest path: far below what file systems take.
 const MAX_DEPTH: usize = 64;
-const MAX_NAME: usize = 255;
 
 /// Why bytes are not the metainfo of a torrent that can be stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -293,34 +293,6 @@ fn lossy(node: &Node<'_>) -> Option<String> {
     node.bytes().map(|bytes| String::from_utf8_lossy(bytes).into_owned())
 }
 
-/// A plain name: joined to a folder it names something directly in that folder, on every system.
-fn check_name(name: &str) -> Result<(), MetainfoError> {
-    let plain = !matches!(name, "" | "." | "..")
-        && name.len() <= MAX_NAME
-        && !name.contains(|c: char| matches!(c, '/' | '\\') || c.is_control())
-        && !is_device(name);
-    if plain { Ok(()) } else { Err(MetainfoError::UnsafePath(name.chars().take(64).collect())) }
-}
-
-/// Names that Windows keeps for devices, whatever their extension, and its drive prefixes.
-fn is_device(name: &str) -> bool {
-    let stem = name.split('.').next().unwrap_or(name).trim_end().to_ascii_uppercase();
-    let numbered = |prefix| matches!(stem.strip_prefix(prefix).map(str::as_bytes), Some([b'1'..=b'9']));
-    let drive = matches!(name.as_bytes(), [letter, b':', ..] if letter.is_ascii_alphabetic());
-    drive || matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL") || numbered("COM") || numbered("LPT")
-}
-
-/// No two stored files share a path, and no file is where another needs a folder.
-fn check_unique(files: &[File]) -> Result<(), MetainfoError> {
-    let stored = || files.iter().filter(|file| !file.virtual_file).map(|file| file.path.as_slice());
-    let folders: HashSet<&[String]> = stored().flat_map(|path| (1..path.len()).map(|n| &path[..n])).collect();
-    let mut seen = BTreeSet::new();
-    match stored().find(|path| folders.contains(path) || !seen.insert(*path)) {
-        Some(path) => Err(MetainfoError::UnsafePath(path.join("/"))),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -354,39 +326,6 @@ mod tests {
         assert_eq!((metainfo.is_single_file(), metainfo.name()), (true, "x"));
         let torrent = [b"d8:announce1:x4:info".as_slice(), info, b"e"].concat();
         assert_eq!(Metainfo::from_torrent(&torrent).unwrap().info_hash(), metainfo.info_hash());
-    }
-
-    #[test]
-    fn unsafe_paths_are_refused() {
-        let table: &[&[&str]] = &[
-            &[".."],
-            &["a", "..", "b"],
-            &["."],
-            &[""],
-            &["a", ""],
-            &["/etc"],
-            &["a/b"],
-            &["a\\b"],
-            &["a\0b"],
-            &["a\nb"],
-            &["C:"],
-            &["c:x"],
-            &["nul"],
-            &["COM1.txt"],
-            &["aux .md"],
-            &[&*"x".repeat(256)],
-            &[],
-        ];
-        for path in table {
-            let error = folder(&[(path, 1)]).unwrap_err();
-            assert!(matches!(error, MetainfoError::UnsafePath(_)), "{path:?}: {error}");
-        }
-        for fine in ["con-cert.md", "COM0", "...", "a..b", "ünïcode 🦀.md", "-rf", ".hidden"] {
-            assert!(folder(&[(&[fine], 1)]).is_ok(), "{fine}");
-        }
-        for twice in [[&["a"][..], &["a"]], [&["a"], &["a", "b"]], [&["a", "b", "c"], &["a", "b"]]] {
-            assert!(matches!(folder(&[(twice[0], 1), (twice[1], 1)]), Err(MetainfoError::UnsafePath(_))));
-        }
     }
 
     #[test]
