@@ -44,7 +44,7 @@ fn addr(text: &str) -> SocketAddr {
 section! {
     /// The page, the tracker over WebSocket and HTTP, and the record API: everything the public reaches.
     Web {
-        /// Address and port to listen on; port 0 takes any free port.
+        /// Address and port to listen on; port 0 takes any free port, [::] takes IPv6 and IPv4.
         listen: SocketAddr = addr("0.0.0.0:8080"),
     }
 }
@@ -60,7 +60,7 @@ section! {
 section! {
     /// The tracker.
     Tracker {
-        /// Address and port of the UDP tracker (BEP 15).
+        /// Address and port of the UDP tracker (BEP 15). [::] takes IPv6 and IPv4; each family is told of its own peers.
         udp_listen: SocketAddr = addr("0.0.0.0:6969"),
         /// How often web peers are asked to announce.
         #[serde(with = "humantime_serde")]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
 
 use crate::bridge::{self, Bridge};
@@ -92,9 +93,9 @@ impl Node {
 
     async fn start_rooms(config: &Config, tasks: Tasks) -> Result<Self, StartError> {
         let lock = lock_data_dir(&config.data_dir)?;
-        let (web_listener, web) = listen_tcp("web.listen", config.web.listen).await?;
-        let (admin_listener, admin) = listen_tcp("admin.listen", config.admin.listen).await?;
-        let (udp_socket, udp_tracker) = bind_udp("tracker.udp_listen", config.tracker.udp_listen).await?;
+        let (web_listener, web) = listen_tcp("web.listen", config.web.listen)?;
+        let (admin_listener, admin) = listen_tcp("admin.listen", config.admin.listen)?;
+        let (udp_socket, udp_tracker) = bind_udp("tracker.udp_listen", config.tracker.udp_listen)?;
 
         let metrics = Arc::new(Metrics::default());
         let state_file = Some(config.data_dir.join("dht-nodes"));
@@ -172,20 +173,40 @@ fn lock_data_dir(path: &Path) -> Result<File, StartError> {
     }
 }
 
-async fn listen_tcp(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let bound = async {
-        let listener = TcpListener::bind(address).await?;
+fn listen_tcp(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let bound = || {
+        let socket = dual_stack(address, Type::STREAM)?;
+        socket.listen(ACCEPT_BACKLOG)?;
+        let listener = TcpListener::from_std(socket.into())?;
         let local = listener.local_addr()?;
         Ok((listener, local))
     };
-    bound.await.map_err(|source| StartError::Listen { key, address, source })
+    bound().map_err(|source| StartError::Listen { key, address, source })
 }
 
-async fn bind_udp(key: &'static str, address: SocketAddr) -> Result<(UdpSocket, SocketAddr), StartError> {
-    let bound = async {
-        let socket = UdpSocket::bind(address).await?;
+fn bind_udp(key: &'static str, address: SocketAddr) -> Result<(UdpSocket, SocketAddr), StartError> {
+    let bound = || {
+        let socket = UdpSocket::from_std(dual_stack(address, Type::DGRAM)?.into())?;
         let local = socket.local_addr()?;
         Ok((socket, local))
     };
-    bound.await.map_err(|source| StartError::Listen { key, address, source })
+    bound().map_err(|source| StartError::Listen { key, address, source })
+}
+
+/// Connections that may wait to be accepted; the kernel has a limit of its own (`net.core.somaxconn`).
+const ACCEPT_BACKLOG: i32 = 1024;
+
+/// A bound socket. One on `[::]` takes IPv4 too, whatever the system's default (`net.ipv6.bindv6only`) is.
+fn dual_stack(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    if kind == Type::STREAM {
+        // A restart finds connections of the last run in TIME_WAIT.
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
 }

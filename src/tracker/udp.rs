@@ -75,7 +75,7 @@ async fn answer(
     request: Result<Request, Reason>,
 ) -> Option<Vec<u8>> {
     let reply = match request {
-        Ok(Request::Announce(announce)) => {
+        Ok(Request::Announce { announce, .. }) => {
             let wanted = native_peers_wanted(announce.numwant);
             let question = NativeQuestion { ip, announce, wanted, both: false };
             let reply = tracker.shards.native(question).await.ok()?;

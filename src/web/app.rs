@@ -1,8 +1,6 @@
 //! The app's files, which are part of the binary. A debug build reads them from `web-demo/dist` as they are now.
 
-use axum::http::header::{
-    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, VARY,
-};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, VARY};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
 use rust_embed::RustEmbed;
@@ -40,7 +38,7 @@ pub(super) async fn file(method: Method, uri: Uri, request: HeaderMap) -> Respon
 
 /// The file, compressed if the build has it so and the client takes it.
 fn find(path: &str, request: &HeaderMap) -> Option<(rust_embed::EmbeddedFile, Option<&'static str>)> {
-    let brotli = if accepts_brotli(request) { Files::get(&format!("{path}.br")) } else { None };
+    let brotli = if headers::accepts(request, "br") { Files::get(&format!("{path}.br")) } else { None };
     brotli.map(|file| (file, Some("br"))).or_else(|| Files::get(path).map(|file| (file, None)))
 }
 
@@ -87,16 +85,6 @@ fn is_document(content_type: &str) -> bool {
     content_type.starts_with("text/html") || content_type == "image/svg+xml"
 }
 
-fn accepts_brotli(request: &HeaderMap) -> bool {
-    let lists = request.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    lists.flat_map(|list| list.split(',')).any(|coding| {
-        let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
-        // RFC 9110 §12.5.3: "a weight of 0 means not acceptable".
-        let refused = parameters.trim().strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0));
-        name.trim().eq_ignore_ascii_case("br") && !refused
-    })
-}
-
 /// Of the kinds of files that the app consists of.
 fn content_type(path: &str) -> &'static str {
     match path.rsplit_once('.').map_or("", |(_, extension)| extension) {
@@ -112,27 +100,5 @@ fn content_type(path: &str) -> &'static str {
         "wasm" => "application/wasm",
         "txt" => "text/plain; charset=utf-8",
         _ => "application/octet-stream",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn brotli_is_sent_to_those_who_take_it() {
-        let table = [
-            ("gzip, deflate, br, zstd", true),
-            ("br;q=0.5", true),
-            ("BR", true),
-            ("gzip", false),
-            ("br;q=0", false),
-            ("br; q=0.0", false),
-            ("", false),
-        ];
-        for (value, expected) in table {
-            let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(value))]);
-            assert_eq!(accepts_brotli(&headers), expected, "{value}");
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use axum::extract::Request;
 use axum::http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -59,6 +59,17 @@ pub(super) fn is_unmodified(request: &HeaderMap, etag: &str) -> bool {
         .any(|held| held == "*" || held.strip_prefix("W/").unwrap_or(held) == etag)
 }
 
+/// Whether the client takes answers in this content coding.
+pub(super) fn accepts(request: &HeaderMap, coding: &str) -> bool {
+    let lists = request.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',')).any(|listed| {
+        let (name, parameters) = listed.split_once(';').unwrap_or((listed, ""));
+        // RFC 9110 §12.5.3: "a weight of 0 means not acceptable".
+        let refused = parameters.trim().strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0));
+        name.trim().eq_ignore_ascii_case(coding) && !refused
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use axum::http::header::IF_NONE_MATCH;
@@ -84,6 +95,23 @@ mod tests {
                 headers.append(IF_NONE_MATCH, HeaderValue::from_static(value));
             }
             assert_eq!(is_unmodified(&headers, "\"5\""), expected, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn codings_are_used_for_those_who_take_them() {
+        let table = [
+            ("gzip, deflate, br, zstd", true),
+            ("br;q=0.5", true),
+            ("BR", true),
+            ("gzip", false),
+            ("br;q=0", false),
+            ("br; q=0.0", false),
+            ("", false),
+        ];
+        for (value, expected) in table {
+            let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(value))]);
+            assert_eq!(accepts(&headers, "br"), expected, "{value}");
         }
     }
 }

@@ -35,8 +35,10 @@ pub struct NativeAnnounce {
     pub info_hash: InfoHash,
     /// The announcer.
     pub peer_id: PeerId,
-    /// Where it listens, at the address the request came from. An address in the request itself (BEP 3 `ip`) is not
-    /// believed: it would let anyone aim peers at anyone.
+    /// Where it listens, at the address the request came from. Addresses in the request itself (BEP 3 `ip`, BEP 7
+    /// `ipv4` and `ipv6`, BEP 15's IP address) are not believed: they would let anyone aim peers at anyone. A client with
+    /// both families announces over both. Nor is `key` used, which is for clients whose address changes: a native peer is
+    /// known by its address and port, so the old entry expires and nobody can take over another's.
     pub port: NonZeroU16,
     /// How far it is; `None` when it leaves the swarm.
     pub progress: Option<Progress>,

@@ -1,6 +1,5 @@
-//! The UDP tracker protocol (BEP 15). Numbers are big-endian.
-//!
-//! What follows an announce (BEP 41 options, such as the path of the tracker's URL) is accepted and not used.
+//! The UDP tracker protocol (BEP 15), with the path of the tracker's URL after an announce (BEP 41). Numbers are
+//! big-endian.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
@@ -44,7 +43,12 @@ pub enum Packet {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// Announces a peer.
-    Announce(NativeAnnounce),
+    Announce {
+        /// What is announced.
+        announce: NativeAnnounce,
+        /// The path and query of the tracker's URL, as the client was given it; empty if it does not say.
+        url: Vec<u8>,
+    },
     /// Asks for the counts of swarms.
     Scrape(Vec<InfoHash>),
 }
@@ -73,7 +77,7 @@ pub fn parse(datagram: &[u8]) -> Option<Packet> {
     let transaction = TransactionId(u32::from_be_bytes(take(&mut rest)?));
     let request = match action {
         CONNECT if connection == PROTOCOL_ID => return Some(Packet::Connect(transaction)),
-        ANNOUNCE => announce(rest)?.map(Request::Announce),
+        ANNOUNCE => announce(&mut rest)?.map(|announce| Request::Announce { announce, url: url_data(rest) }),
         SCRAPE => match rest.chunks_exact(20) {
             hashes if hashes.remainder().is_empty() && (1..=MAX_SCRAPED).contains(&hashes.len()) => {
                 Ok(Request::Scrape(hashes.filter_map(|hash| InfoHash::from_slice(hash).ok()).collect()))
@@ -86,8 +90,7 @@ pub fn parse(datagram: &[u8]) -> Option<Packet> {
 }
 
 /// "Offset 16 … 98" of an announce request.
-fn announce(mut rest: &[u8]) -> Option<Result<NativeAnnounce, Reason>> {
-    let rest = &mut rest;
+fn announce(rest: &mut &[u8]) -> Option<Result<NativeAnnounce, Reason>> {
     let info_hash = InfoHash(take(rest)?);
     let peer_id = PeerId(take(rest)?);
     let [_downloaded, left, _uploaded] = [take(rest)?, take(rest)?, take(rest)?].map(u64::from_be_bytes);
@@ -104,6 +107,30 @@ fn announce(mut rest: &[u8]) -> Option<Result<NativeAnnounce, Reason>> {
     // "num_want: -1 default"
     let numwant = usize::try_from(numwant).ok();
     Some(Ok(NativeAnnounce { info_hash, peer_id, port, progress, numwant }))
+}
+
+/// The options after an announce (BEP 41): "0x0" ends them, "0x1" is one byte of nothing, all others have a length, and
+/// of these "0x2" is URLData: "the URL … may be split over several", in order. What is cut off counts as not there.
+fn url_data(mut rest: &[u8]) -> Vec<u8> {
+    const END_OF_OPTIONS: u8 = 0;
+    const NOP: u8 = 1;
+    const URL_DATA: u8 = 2;
+    let mut url = Vec::new();
+    while let [option, after @ ..] = rest {
+        rest = match (*option, after) {
+            (END_OF_OPTIONS, _) => break,
+            (NOP, after) => after,
+            (option, [length, data @ ..]) if data.len() >= usize::from(*length) => {
+                let (data, after) = data.split_at(usize::from(*length));
+                if option == URL_DATA {
+                    url.extend(data);
+                }
+                after
+            }
+            _ => break,
+        };
+    }
+    url
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
@@ -222,11 +249,9 @@ mod tests {
                 progress,
                 numwant: wanted,
             };
-            let expected = Some(Packet::Request(CONNECTION, T, Ok(Request::Announce(announce))));
+            let expected = Request::Announce { announce, url: Vec::new() };
             let packet = announce_packet(event, left, numwant, 6881);
-            assert_eq!(parse(&packet), expected, "{event} {left}");
-            // BEP 41: "0x2" URLData, its length, "/a", then "0x0" EndOfOptions.
-            assert_eq!(parse(&[packet.as_slice(), b"\x02\x02/a\x00"].concat()), expected);
+            assert_eq!(parse(&packet), Some(Packet::Request(CONNECTION, T, Ok(expected))), "{event} {left}");
         }
         let no_port = announce_packet(2, 5, -1, 0);
         assert_eq!(parse(&no_port), Some(Packet::Request(CONNECTION, T, Err(Reason::NoPort))));
@@ -234,6 +259,28 @@ mod tests {
         let counts = Counts { complete: 2, incomplete: 3, downloaded: 9 };
         let reply = encode_announced(T, 1800, counts, &["1.2.3.4:6881".parse().unwrap()]);
         assert_eq!(hex::encode(&reply), "0000000101020304000007080000000300000002010203041ae1");
+    }
+
+    #[test]
+    fn options_after_an_announce() {
+        let long = [b"\x02\xff".as_slice(), &[b'a'; 255], b"\x02\x01b"].concat();
+        let table: [(&[u8], &[u8]); 10] = [
+            (b"", b""),
+            (b"\x00", b""),
+            (b"\x02\x02/a\x00", b"/a"),
+            (b"\x02\x02/a", b"/a"),
+            (b"\x01\x01\x02\x02/a\x01\x02\x02/b\x00\x02\x01c", b"/a/b"),
+            (b"\x07\x03abc\x02\x02/a", b"/a"),
+            (b"\x02\x00", b""),
+            (b"\x02\x05/a", b""),
+            (b"\x02\x02/a\x02\x09b", b"/a"),
+            (&long, &[[b'a'; 255].as_slice(), b"b"].concat()),
+        ];
+        for (options, expected) in table {
+            let packet = [announce_packet(2, 5, -1, 6881).as_slice(), options].concat();
+            let Some(Packet::Request(_, _, Ok(Request::Announce { url, .. }))) = parse(&packet) else { panic!() };
+            assert_eq!(url, expected, "{}", options.escape_ascii());
+        }
     }
 
     #[test]
