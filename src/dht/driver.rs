@@ -105,6 +105,12 @@ pub(super) async fn start(
 
 fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
     use socket2::{Domain, Protocol, Socket, Type};
+    if listen.is_ipv6() {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the DHT node speaks IPv4 only; give it an IPv4 address",
+        ));
+    }
     let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
     // The system grants what it allows (net.core.rmem_max); less is no reason not to start.
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);

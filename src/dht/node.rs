@@ -227,6 +227,14 @@ impl Node {
         turn.effects
     }
 
+    /// What must hold after every step.
+    #[cfg(test)]
+    pub(super) fn check_invariants(&self) {
+        self.table.check_invariants();
+        self.queries.check_invariants();
+        assert!(self.pings <= MAX_PINGS);
+    }
+
     fn begin(&mut self, turn: &mut Turn<'_, impl Rng>, request: Request, mut seeds: Vec<SocketAddr>) -> OperationId {
         self.operations_started += 1;
         let id = OperationId(self.operations_started);

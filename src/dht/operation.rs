@@ -1,10 +1,10 @@
 //! What the node was asked to do: a lookup, what to make of its answers, and storing where that follows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::lookup::{Asked, Lookup, Question};
-use super::scope::may_name;
+use super::scope::{Scope, may_name, scope};
 use super::storage::Item;
 use super::store::{Holds, Place, Store};
 use super::{FoundPeer, GetOutcome, PutOutcome};
@@ -125,6 +125,8 @@ struct Found {
     value: Option<Vec<u8>>,
     /// What each node holds.
     copies: HashMap<SocketAddr, Copy>,
+    /// Peers, and how near those were who named them: that is all that matters of who it was.
+    peers: HashSet<(SocketAddr, Option<Scope>)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -164,7 +166,7 @@ impl Operation {
         self.request.kind()
     }
 
-    /// A node answered a step of the lookup. Returns the peers it named.
+    /// A node answered a step of the lookup. Returns the peers it named that nobody like it had named before.
     #[must_use]
     pub(super) fn answered(&mut self, asked: Asked, response: &Response) -> Vec<FoundPeer> {
         let Phase::Looking(lookup) = &mut self.phase else { return Vec::new() };
@@ -174,7 +176,8 @@ impl Operation {
         }
         let from = asked.addr;
         let named = response.values.iter().flatten().filter(|addr| may_name(from.ip(), **addr));
-        named.map(|addr| FoundPeer { addr: *addr, from }).collect()
+        let new = named.filter(|addr| self.found.peers.insert((**addr, scope(from.ip()))));
+        new.map(|addr| FoundPeer { addr: *addr, from }).collect()
     }
 
     pub(super) fn slow(&mut self, asked: Asked) {

@@ -197,6 +197,14 @@ impl Queries {
         Some(due)
     }
 
+    /// What must hold after every step.
+    #[cfg(test)]
+    pub(super) fn check_invariants(&self) {
+        assert_eq!(self.timers.len(), self.under_way.len());
+        let waiting = self.under_way.values().filter(|query| matches!(query.stage, Stage::Waiting { .. })).count();
+        assert_eq!(self.waiting, waiting);
+    }
+
     fn unused_transaction(&self, rng: &mut impl Rng) -> TransactionId {
         loop {
             let transaction = rng.random();

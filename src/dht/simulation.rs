@@ -29,6 +29,8 @@ struct Network {
     sent: u64,
     /// One datagram in this many is lost.
     loss: Option<u32>,
+    /// One datagram in this many is followed by something hostile.
+    hostility: Option<u32>,
     done: HashMap<(SocketAddr, OperationId), Outcome>,
     found: Vec<FoundPeer>,
 }
@@ -48,6 +50,7 @@ impl Network {
             in_transit: BinaryHeap::new(),
             sent: 0,
             loss,
+            hostility: None,
             done: HashMap::new(),
             found: Vec::new(),
         };
@@ -126,8 +129,33 @@ impl Network {
         }
     }
 
+    /// A datagram damaged, repeated, from somebody else's address, or to the wrong node.
+    fn attack(&mut self, from: SocketAddr, to: SocketAddr, datagram: &[u8]) {
+        let mut datagram = datagram.to_vec();
+        let at = self.rng.random_range(0..datagram.len());
+        match self.rng.random_range(0..5) {
+            0 => datagram.truncate(at),
+            1 => datagram[at] ^= self.rng.random_range(1..=255),
+            2 => datagram = self.rng.random::<[u8; 32]>().to_vec(),
+            _ => {}
+        }
+        let anybody = host(self.rng.random_range(0..self.nodes.len()));
+        let (from, to) = match self.rng.random_range(0..4) {
+            0 => (anybody, to),
+            1 => (from, anybody),
+            2 => (([8, 8, 8, 8], 0).into(), to),
+            _ => (from, to),
+        };
+        let at = self.now + Duration::from_millis(self.rng.random_range(1..500));
+        self.in_transit.push(Reverse((at, self.sent, from, to, datagram)));
+    }
+
     fn perform(&mut self, addr: SocketAddr, effects: Effects) {
+        self.nodes[&addr].check_invariants();
         for (to, datagram) in effects.send {
+            if self.hostility.is_some_and(|one_in| self.rng.random_range(0..one_in) == 0) {
+                self.attack(addr, to, &datagram);
+            }
             assert!(datagram.len() < 1500, "a datagram that would be fragmented");
             self.sent += 1;
             if self.loss.is_none_or(|one_in| self.rng.random_range(0..one_in) != 0) {
@@ -240,6 +268,19 @@ fn announced_peers_are_found() {
     let ports: HashSet<u16> = network.found.iter().map(|peer| peer.addr.port()).collect();
     assert_eq!(ports, HashSet::from([5010, 5011]));
     assert!(network.found.iter().all(|peer| peer.from.port() >= 10_000), "named by nodes");
+}
+
+#[test]
+fn damaged_repeated_and_forged_datagrams_do_no_harm() {
+    let mut network = Network::joined(10, 60, Some(50));
+    network.hostility = Some(3);
+    network.run(Duration::from_secs(300));
+    for n in 0..20 {
+        let item = pointer_to(1, n);
+        let outcome = network.put(usize::from(n), &item, None);
+        assert!(outcome.stored >= 5, "{outcome:?}");
+        assert_eq!(network.get(59 - usize::from(n), &item).item, Some(item));
+    }
 }
 
 /// Items outlive an hour without their author when they are put again, and go away two hours after the last time.

@@ -73,8 +73,15 @@ impl Table {
     /// long. BEP 5: "If there are any questionable nodes in the bucket […] the least recently seen node is pinged".
     #[must_use]
     pub(super) fn answered(&mut self, now: Instant, contact: Contact) -> Option<Contact> {
-        if contact.id == self.own || self.is_taken(&contact) {
+        if contact.id == self.own {
             return None;
+        }
+        match self.rival(&contact) {
+            // A host that came back under a new id takes the place of its old self.
+            Some(former) if former.addr == contact.addr => self.remove(&former),
+            // Of public hosts that claim several ids, only one gets in.
+            Some(_) => return None,
+            None => {}
         }
         let bucket = self.bucket_mut(&contact.id)?;
         bucket.changed = Some(now);
@@ -101,8 +108,12 @@ impl Table {
     /// A node sent a query. Returns whether it is unknown and would be welcome: then a ping finds out if it answers.
     #[must_use]
     pub(super) fn queried(&mut self, now: Instant, contact: Contact) -> bool {
-        if contact.id == self.own || self.is_taken(&contact) {
+        if contact.id == self.own {
             return false;
+        }
+        if let Some(rival) = self.rival(&contact) {
+            // Whoever sends this may have made up the address it seems to come from: ask there before believing it.
+            return rival.addr == contact.addr;
         }
         let Some(bucket) = self.bucket_mut(&contact.id) else { return false };
         match bucket.nodes.iter_mut().find(|known| known.contact == contact) {
@@ -185,21 +196,32 @@ impl Table {
         self.buckets.get_mut(shared as usize)
     }
 
-    /// Whether the node's address belongs to another node of the table. A host that came back under a new id replaces its
-    /// old self; of public hosts that claim several ids, only one gets in.
-    fn is_taken(&mut self, contact: &Contact) -> bool {
-        let is_same_place = |known: &Contact| {
-            known.addr == contact.addr || (is_public(contact.addr.ip()) && known.addr.ip() == contact.addr.ip())
-        };
-        let rival = self.nodes().find(|known| known.contact.id != contact.id && is_same_place(&known.contact));
-        let Some(rival) = rival.map(|node| node.contact) else { return false };
-        if rival.addr == contact.addr
-            && let Some(bucket) = self.bucket_mut(&rival.id)
-        {
-            bucket.nodes.retain(|known| known.contact != rival);
-            return false;
+    /// Another node of the table at the same address, or, in public, on the same host.
+    fn rival(&self, contact: &Contact) -> Option<Contact> {
+        let is_public = is_public(contact.addr.ip());
+        let is_same_place =
+            |known: &Contact| known.addr == contact.addr || (is_public && known.addr.ip() == contact.addr.ip());
+        let mut contacts = self.nodes().map(|node| node.contact);
+        contacts.find(|known| known.id != contact.id && is_same_place(known))
+    }
+
+    fn remove(&mut self, contact: &Contact) {
+        if let Some(bucket) = self.bucket_mut(&contact.id) {
+            bucket.nodes.retain(|known| known.contact != *contact);
         }
-        true
+    }
+
+    /// What must hold after every step.
+    #[cfg(test)]
+    pub(super) fn check_invariants(&self) {
+        let mut addrs = std::collections::HashSet::new();
+        for (shared, bucket) in self.buckets.iter().enumerate() {
+            assert!(bucket.nodes.len() <= K && bucket.spares.len() <= K);
+            for Node { contact, .. } in &bucket.nodes {
+                assert_eq!(self.own.distance(&Target(contact.id.0)).leading_zeros() as usize, shared);
+                assert!(addrs.insert(contact.addr), "two nodes at {}", contact.addr);
+            }
+        }
     }
 }
 
@@ -317,6 +339,7 @@ mod tests {
         assert_eq!(table.answered(now, same_id), None);
         assert!(holds(&table, same_id), "it moved");
         let restarted = Contact { id: far(9).id, ..same_id };
+        assert!(table.queried(now, restarted) && holds(&table, same_id), "a query may be forged, so it is only asked");
         assert_eq!(table.answered(now, restarted), None);
         assert!(holds(&table, restarted) && !holds(&table, same_id), "a new id at the same address");
     }

@@ -262,6 +262,11 @@ proptest! {
         prop_assert_eq!(Message::decode(&message.encode()), Ok(message));
     }
 
+    #[test]
+    fn junk_is_no_message(junk in any::<Vec<u8>>()) {
+        prop_assert!(Message::decode(&junk).is_err());
+    }
+
     /// Truncated, flipped and extended datagrams are read or refused, and what is read can be written and read again.
     #[test]
     fn damage_is_survived(message in message(), cut in any::<prop::sample::Index>(), flip in any::<u8>(), more in any::<Vec<u8>>()) {
