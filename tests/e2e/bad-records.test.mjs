@@ -71,7 +71,7 @@ const MALFORMED = [
   { what: 'a seq that is text', change: { seq: '5' } },
 ]
 
-trial('over the WebSocket', async (lab) => {
+trial('a bad record is refused over the WebSocket', async (lab) => {
   const server = await lab.server()
   const socket = await Socket.open(server.socket)
   assert.deepEqual(await put(GOOD), {
@@ -102,7 +102,7 @@ trial('over the WebSocket', async (lab) => {
   }
 })
 
-trial('over HTTP', async (lab) => {
+trial('a bad record is refused over HTTP', async (lab) => {
   const server = await lab.server()
   const url = `http://${server.ready.web}/v1/records/`
   assert.equal((await put(record(GOOD))).status, 200)
@@ -134,7 +134,7 @@ trial('over HTTP', async (lab) => {
   }
 })
 
-trial('by the command line', async (lab) => {
+trial('a bad record is refused by the command line', async (lab) => {
   const server = await lab.server()
   const good = await put(GOOD)
   assert.deepEqual([good.code, good.json.ok, good.json.code], [0, true, null])
@@ -160,7 +160,7 @@ trial('by the command line', async (lab) => {
   }
 })
 
-trial('from another node of the DHT', async (lab) => {
+trial('a bad record is refused from another node of the DHT', async (lab) => {
   const server = await lab.server()
   const krpc = await Krpc.open(server.dht)
   lab.keep(krpc, { stop: async () => krpc.close() })

@@ -53,7 +53,7 @@ const FRAMES = [
   }),
 ]
 
-trial('over the WebSocket', async (lab) => {
+trial('junk over the WebSocket harms nobody', async (lab) => {
   const server = await lab.server()
   for (const frame of FRAMES) {
     const what = `the frame ${frame.slice(0, 80)}`
@@ -77,7 +77,7 @@ trial('over the WebSocket', async (lab) => {
   await serves(server, 'junk over the WebSocket')
 })
 
-trial('an id of the wrong length over the WebSocket and HTTP', async (lab) => {
+trial('an id of the wrong length is refused over the WebSocket and HTTP', async (lab) => {
   const server = await lab.server()
   const socket = await Socket.open(server.socket)
   for (const length of [0, 19, 21]) {
@@ -99,7 +99,7 @@ trial('an id of the wrong length over the WebSocket and HTTP', async (lab) => {
   await serves(server, 'ids of the wrong length')
 })
 
-trial('over HTTP', async (lab) => {
+trial('junk over HTTP harms nobody', async (lab) => {
   const server = await lab.server()
   const paths = [
     '/announce',
@@ -135,7 +135,7 @@ trial('over HTTP', async (lab) => {
   await serves(server, 'junk over HTTP')
 })
 
-trial('from nodes of the DHT', async (lab) => {
+trial('junk from nodes of the DHT harms nobody and gets its error code', async (lab) => {
   const server = await lab.server()
   const krpc = await Krpc.open(server.dht)
   lab.keep(krpc, { stop: async () => krpc.close() })
@@ -182,7 +182,7 @@ trial('from nodes of the DHT', async (lab) => {
   await serves(server, 'junk from nodes of the DHT')
 })
 
-trial('from TCP peers', async (lab) => {
+trial('junk from TCP peers ends their connection and harms nobody', async (lab) => {
   const server = await lab.server()
   const handshake = Buffer.concat([Buffer.from('\x13BitTorrent protocol'), Buffer.alloc(8), randomBytes(40)])
   const junk = [

@@ -13,7 +13,7 @@ import { once } from './testkit/wait.mjs'
 
 const [FAILED, USAGE, NOT_FOUND] = [1, 2, 3]
 
-trial('a configuration that cannot be used', async (lab) => {
+trial('a configuration that cannot be used is explained', async (lab) => {
   const dir = await lab.directory()
   const file = join(dir, 'swarmgate.toml')
   const mistakes = [
@@ -35,7 +35,7 @@ trial('a configuration that cannot be used', async (lab) => {
   complains(await run(['serve', '--set', 'web.port=80']), USAGE, /web\.port|port/)
 })
 
-trial('a port in use', async (lab) => {
+trial('a port in use is named', async (lab) => {
   const tcp = createServer().listen(0, '127.0.0.1')
   await once(tcp, 'listening')
   lab.keep(tcp, { stop: async () => tcp.close() })
@@ -60,7 +60,7 @@ trial('a port in use', async (lab) => {
   }
 })
 
-trial('a data directory that cannot be used', async (lab) => {
+trial('a data directory that cannot be used is named', async (lab) => {
   for (const dir of ['/dev/null/data', '/proc/data']) {
     complains(await run(['serve'], { env: environment(dir, []) }), FAILED, new RegExp(`data directory ${dir}`))
   }
@@ -70,7 +70,7 @@ trial('a data directory that cannot be used', async (lab) => {
   await serves(server, 'a second server on its data directory')
 })
 
-trial('links and keys that are none', async (lab) => {
+trial('links and keys that are none are told apart from unknown ones', async (lab) => {
   const server = await lab.server()
   const reach = ['--server', `http://${server.ready.web}`]
   const key = new Key()
@@ -99,7 +99,7 @@ trial('links and keys that are none', async (lab) => {
   await serves(server, 'nonsense on the command line')
 })
 
-trial('a link of nonsense in the page', async (lab) => {
+trial('the page explains a link that is none and a key that nobody uses', async (lab) => {
   const server = await lab.server()
   const browser = await lab.browser()
   for (const link of ['magnet:?xt=urn:nonsense:5', `magnet:?xs=urn:btpk:${'5a'.repeat(31)}`, 'nonsense']) {

@@ -80,6 +80,13 @@ export class Server extends Program {
     return server
   }
 
+  /** Stops it; fails unless that was in order. @param {NodeJS.Signals} [signal] */
+  async stop(signal) {
+    await super.stop(signal)
+    const trouble = /panicked|still running/.exec(this.stderr)
+    if (trouble) throw new Error(`the server's log says "${trouble[0]}": ${this.stderr}`)
+  }
+
   /** @type {Ready} */
   ready = /** @type {any} */ (undefined)
 
