@@ -9,6 +9,9 @@
 //! | [`bridge`] | swarms joined on their web side and their native side | records; what the bytes are for |
 //! | [`dht`] | our node of the BitTorrent DHT | what records and torrents are used for |
 //! | [`records`] | the newest version of every record, on disk and from the DHT | who asks, and over what |
+//! | [`web`] | the HTTP doors: app, tracker, record API, health | how any room does its work |
+//! | [`node`] | putting the rooms together, starting and stopping them | |
+//! | [`cli`] | what people type | the inside of any room |
 
 pub mod bridge;
 pub mod cli;
