@@ -424,6 +424,140 @@ function messages () {
   }
 }
 
+// --- exchange.json --------------------------------------------------------------------------------------------------
+
+function exchange () {
+  const bencode = value => {
+    if (typeof value === 'number' || typeof value === 'bigint') return ascii(`i${value}e`)
+    if (Buffer.isBuffer(value)) return string(value)
+    if (Array.isArray(value)) return Buffer.concat([ascii('l'), ...value.map(bencode), ascii('e')])
+    const entries = Object.entries(value).filter(([, inner]) => inner !== undefined)
+    const sorted = entries.sort(([a], [b]) => Buffer.compare(ascii(a), ascii(b)))
+    return Buffer.concat([ascii('d'), ...sorted.flatMap(([key, inner]) => [string(ascii(key)), bencode(inner)]), ascii('e')])
+  }
+  const payload = message => hex(bencode(message))
+  const salt = hex(ascii('blog'))
+  const plain = record(alice, { seq: 4, v: pointer(ih1) })
+  const salted = record(alice, { salt, seq: 7, v: pointer(ih1) })
+  const h = item => hex(sha1(unhex(item.v)))
+  const entry = ({ k, salt, seq, h }) => ({ h: h && unhex(h), k: unhex(k), salt: salt && unhex(salt), seq })
+  const have = (...entries) => ({ msg_type: 0, r: entries })
+  const brings = ({ k, salt, seq, v, sig }) =>
+    ({ k: unhex(k), msg_type: 1, salt: salt && unhex(salt), seq, sig: unhex(sig), v: unhex(v) })
+  const has = item => ({ k: item.k, ...(item.salt ? { salt: item.salt } : {}), seq: item.seq, h: h(item) })
+  const wants = item => ({ k: item.k, ...(item.salt ? { salt: item.salt } : {}) })
+
+  const good = (comment, flags, message, expected) => valid(comment, flags, payload(message), expected)
+  const bad = (comment, flags, message) => invalid(comment, flags, typeof message === 'string' ? message : payload(message), {})
+  const tells = (...records) => ({ kind: 'have', records })
+  const many = count => Array.from({ length: count }, (_, i) => record(alice, { salt: hex(Buffer.from([i + 1])), seq: 1, v: hello }))
+  const without = (object, key) => ({ ...object, [key]: undefined })
+  const first = entry(has(plain))
+  const whole = brings(plain)
+
+  const messages = [
+    good('have, of one record', ['Have'], have(first), tells(has(plain))),
+    good('have, with salt', ['Have', 'Salt'], have(entry(has(salted))), tells(has(salted))),
+    good('have nothing yet and want it', ['Have'], have(entry(wants(salted))), tells(wants(salted))),
+    good('have, of two records', ['Have'], have(first, entry(wants(salted))), tells(has(plain), wants(salted))),
+    good('have, of none', ['Have'], have(), tells()),
+    good('have seq 0', ['Have', 'Limit'], have({ ...first, seq: 0 }), tells({ ...has(plain), seq: 0 })),
+    good('have seq 2^53-1', ['Have', 'Limit'], have({ ...first, seq: Number.MAX_SAFE_INTEGER }), tells({ ...has(plain), seq: Number.MAX_SAFE_INTEGER })),
+    good('have, of 16 records', ['Have', 'Limit'], have(...many(16).map(item => entry(has(item)))), tells(...many(16).map(has))),
+    good('have, of 17 records: the last is ignored', ['Have', 'Limit'], have(...many(17).map(item => entry(has(item)))), tells(...many(16).map(has))),
+    good('have, with keys that are not known', ['Have', 'Lenient'], { ...have({ ...first, x: 1 }), zz: ascii('later') }, tells(has(plain))),
+    good('an empty salt is no salt', ['Have', 'Salt', 'Lenient'], have({ ...first, salt: ascii('') }), tells(has(plain))),
+    good('a record', ['Record'], whole, { kind: 'record', record: plain }),
+    good('a record with salt', ['Record', 'Salt'], brings(salted), { kind: 'record', record: salted }),
+    good('a record of the largest value and salt', ['Record', 'Limit', 'Salt'],
+      brings(record(alice, { salt: 'ab'.repeat(64), seq: 1, v: valueOf(1000) })),
+      { kind: 'record', record: record(alice, { salt: 'ab'.repeat(64), seq: 1, v: valueOf(1000) }) }),
+    good('a record with keys that are not known', ['Record', 'Lenient'], { ...whole, cas: 3 }, { kind: 'record', record: plain }),
+    good('a message of a later version', ['Lenient'], { msg_type: 2, what: 1 }, { kind: 'unknown' }),
+
+    bad('nothing', ['Type'], ''),
+    bad('not bencode', ['Type'], hex(ascii('junk'))),
+    bad('a list', ['Type'], hex(ascii('le'))),
+    bad('data after the dictionary', ['Type'], payload(whole) + '00'),
+    bad('a dictionary that does not end', ['Type'], payload(whole).slice(0, -2)),
+    bad('no msg_type', ['Missing'], without(whole, 'msg_type')),
+    bad('a msg_type that is a string', ['Type'], { ...whole, msg_type: ascii('1') }),
+    bad('have without records', ['Have', 'Missing'], { msg_type: 0 }),
+    bad('have, and an entry is a string', ['Have', 'Type'], have(ascii('x'))),
+    bad('have without key', ['Have', 'Missing'], have(without(first, 'k'))),
+    bad('have with a key of 31 bytes', ['Have', 'Length'], have({ ...first, k: Buffer.alloc(31, 1) })),
+    bad('have with a hash of 19 bytes', ['Have', 'Length'], have({ ...first, h: Buffer.alloc(19, 1) })),
+    bad('have with seq and no hash', ['Have', 'Missing'], have(without(first, 'h'))),
+    bad('have with a hash and no seq', ['Have', 'Missing'], have(without(first, 'seq'))),
+    bad('have with a salt of 65 bytes', ['Have', 'Limit', 'Salt'], have({ ...first, salt: Buffer.alloc(65, 1) })),
+    bad('have seq -1', ['Have', 'Limit'], have({ ...first, seq: -1 })),
+    bad('have seq 2^53', ['Have', 'Limit'], have({ ...first, seq: 2n ** 53n })),
+    bad('a record without key', ['Record', 'Missing'], without(whole, 'k')),
+    bad('a record without seq', ['Record', 'Missing'], without(whole, 'seq')),
+    bad('a record without signature', ['Record', 'Missing'], without(whole, 'sig')),
+    bad('a record without value', ['Record', 'Missing'], without(whole, 'v')),
+    bad('a record with a signature of 63 bytes', ['Record', 'Length'], { ...whole, sig: Buffer.alloc(63, 1) }),
+    bad('a record whose value is not in a string', ['Record', 'Type'], { ...whole, v: { ih: unhex(ih1) } }),
+    bad('a record with a salt of 65 bytes', ['Record', 'Limit', 'Salt'], { ...whole, salt: Buffer.alloc(65, 1) }),
+    bad('a message of 4097 bytes', ['Limit'], { ...whole, zz: Buffer.alloc(4097 - bencode({ ...whole, zz: Buffer.alloc(1000) }).length + 1000) })
+  ]
+
+  const refuse = (comment, flags, code, item) => invalid(comment, flags, payload(brings(item)), { code })
+  const records = [
+    valid('a good record', ['Record'], payload(whole), { target: target(plain) }),
+    valid('a good record with salt', ['Record', 'Salt'], payload(brings(salted)), { target: target(salted) }),
+    refuse('a forged signature', ['Forged'], 206, { ...plain, sig: flip(plain.sig, 5) }),
+    refuse('the value changed on the way', ['Forged'], 206, { ...plain, v: pointer('22'.repeat(20)) }),
+    refuse('seq raised on the way', ['Forged'], 206, { ...plain, seq: 5 }),
+    refuse('the salt left out on the way', ['Forged', 'Salt'], 206, { ...salted, salt: undefined }),
+    refuse('another author\'s key', ['Forged'], 206, { ...plain, k: bob.k }),
+    refuse('a value of 1001 bytes', ['Limit'], 205, record(alice, { seq: 1, v: valueOf(1001) })),
+    refuse('a value that is not canonical', ['NotCanonical'], 203, record(alice, { seq: 1, v: hex(ascii('d1:bi1e1:ai2ee')) })),
+    refuse('seq -1', ['Limit'], 203, record(alice, { seq: -1, v: hello }))
+  ]
+
+  const against = (comment, flags, seqA, a, seqB, b, expected) => {
+    const item = (seq, v) => record(alice, { seq, v: hex(ascii(v)) })
+    return valid(comment, flags, { offered: item(seqA, a), known: item(seqB, b) }, expected)
+  }
+  const order = [
+    against('a higher seq', ['Order'], 5, '1:a', 4, '1:z', { replaces: true, conflict: false }),
+    against('a lower seq', ['Order', 'Rollback'], 3, '1:z', 4, '1:a', { replaces: false, conflict: false }),
+    against('the same version', ['Order'], 4, '1:a', 4, '1:a', { replaces: false, conflict: false }),
+    against('equal seq, the larger value', ['Order', 'Conflict'], 4, '1:b', 4, '1:a', { replaces: true, conflict: true }),
+    against('equal seq, the smaller value', ['Order', 'Conflict'], 4, '1:a', 4, '1:b', { replaces: false, conflict: true }),
+    against('equal seq: bytes decide, not lengths', ['Order', 'Conflict'], 4, '2:aa', 4, '1:b', { replaces: true, conflict: true }),
+    against('equal seq: as bytes, 1 is before i', ['Order', 'Conflict'], 4, 'i1e', 4, '1:z', { replaces: true, conflict: true })
+  ]
+
+  return {
+    about: 'Messages of record-exchange.md. Inputs of messages and records are payloads of extended messages, in hexadecimal.',
+    groups: {
+      messages: 'What a reader makes of a payload; invalid ones are ignored. Records are not verified here.',
+      records: 'What becomes of a record that replaces what is known: code is that of BEP 44 and dht-proxy.md.',
+      order: 'Whether the version offered replaces the one known, and whether they are in conflict.'
+    },
+    flags: {
+      Conflict: 'Two values with one sequence number.',
+      Forged: 'The signature does not fit what it stands beside.',
+      Have: 'have (0).',
+      Length: 'A byte string of the wrong length.',
+      Lenient: 'What readers must tolerate.',
+      Limit: 'At or just past a limit.',
+      Missing: 'A key that must be there is not.',
+      NotCanonical: 'The value is not the one bencoding of what it says.',
+      Order: 'Which version wins.',
+      Record: 'record (1).',
+      Rollback: 'Versions that go back.',
+      Salt: 'Salts, and their absence.',
+      Type: 'Not a dictionary, or a value of the wrong type.'
+    },
+    messages,
+    records,
+    order
+  }
+}
+
 // --- files ----------------------------------------------------------------------------------------------------------
 
 /** Throws when a flag is used and not explained, or explained and not used. */
@@ -435,7 +569,7 @@ function checkFlags (file, content) {
 }
 
 let stale = 0
-for (const [file, content] of Object.entries({ 'items.json': items(), 'magnets.json': magnets(), 'messages.json': messages() })) {
+for (const [file, content] of Object.entries({ 'items.json': items(), 'magnets.json': magnets(), 'messages.json': messages(), 'exchange.json': exchange() })) {
   checkFlags(file, content)
   const path = new URL(file, import.meta.url)
   const text = JSON.stringify(content, null, 2) + '\n'

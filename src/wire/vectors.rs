@@ -4,11 +4,12 @@ use std::fmt::Debug;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::id::{PublicKey, Signature, Target};
 use super::item::{ItemError, Salt, SignedItem, VerifiedItem, check_value, immutable_target, mutable_target, signable};
 use super::magnet::{Magnet, MagnetError};
+use super::record_exchange::{self, ExchangeMessage, Summary};
 use super::record_messages::{AnswerError, Call, Failure, Record, Refused, Reply, Request, Source};
 use super::{hex, pointer};
 
@@ -60,6 +61,7 @@ fn group(file: &str, name: &str) -> Vec<Case> {
 const ITEMS: &str = include_str!("../../spec/vectors/items.json");
 const MAGNETS: &str = include_str!("../../spec/vectors/magnets.json");
 const MESSAGES: &str = include_str!("../../spec/vectors/messages.json");
+const EXCHANGE: &str = include_str!("../../spec/vectors/exchange.json");
 
 #[derive(Deserialize)]
 struct ItemInput {
@@ -276,6 +278,74 @@ fn client_error(request: &Value, record: &Record) -> &'static str {
 }
 
 /// The files are what their generator writes, so nobody edits a case without its neighbours.
+#[test]
+fn exchange_messages() {
+    for case in group(EXCHANGE, "messages") {
+        let payload = hex::decode(&case.input::<String>()).unwrap();
+        let read = ExchangeMessage::decode(&payload);
+        match case.result {
+            Verdict::Valid => assert_eq!(exchanged(&read.unwrap()), case.expected, "{}", case.comment),
+            Verdict::Invalid => assert!(read.is_err(), "{}", case.comment),
+        }
+    }
+}
+
+fn exchanged(message: &ExchangeMessage) -> Value {
+    let named = |key: &PublicKey, salt: &Salt| match salt.is_empty() {
+        true => json!({"k": key.to_hex()}),
+        false => json!({"k": key.to_hex(), "salt": hex::encode(salt.as_bytes())}),
+    };
+    let summary = |summary: &Summary| {
+        let mut out = named(&summary.key, &summary.salt);
+        if let Some(version) = summary.version {
+            out["seq"] = version.seq.into();
+            out["h"] = version.hash.to_hex().into();
+        }
+        out
+    };
+    match message {
+        ExchangeMessage::Have(records) => {
+            let records: Vec<_> = records.iter().map(summary).collect();
+            json!({"kind": "have", "records": records})
+        }
+        ExchangeMessage::Record(item) => {
+            let mut record = named(&item.key, &item.salt);
+            record["seq"] = item.seq.into();
+            record["v"] = hex::encode(&item.v).into();
+            record["sig"] = item.sig.to_hex().into();
+            json!({"kind": "record", "record": record})
+        }
+        ExchangeMessage::Unknown => json!({"kind": "unknown"}),
+    }
+}
+
+#[test]
+fn exchanged_records() {
+    for case in group(EXCHANGE, "records") {
+        let payload = hex::decode(&case.input::<String>()).unwrap();
+        let Ok(ExchangeMessage::Record(item)) = ExchangeMessage::decode(&payload) else { panic!("{}", case.comment) };
+        assert_eq!(record_exchange::bring(&item), payload, "{}", case.comment);
+        let verified = item.verify().map(|item| json!({"target": item.target().to_hex()}));
+        case.check(verified.map_err(ItemError::code), || case.expected.clone());
+    }
+}
+
+#[test]
+fn exchange_order() {
+    for case in group(EXCHANGE, "order") {
+        let item = |which: &str| -> VerifiedItem {
+            let record = &case.input[which];
+            let text = |field: &str| record[field].as_str().unwrap();
+            let (key, sig) = (PublicKey::from_hex(text("k")).unwrap(), Signature::from_hex(text("sig")).unwrap());
+            let (seq, v) = (record["seq"].as_i64().unwrap(), hex::decode(text("v")).unwrap());
+            SignedItem { key, salt: Salt::default(), seq, v, sig }.verify().unwrap()
+        };
+        let (offered, known) = (item("offered"), item("known"));
+        let told = json!({"replaces": offered.replaces(&known), "conflict": offered.conflicts_with(&known)});
+        assert_eq!(told, case.expected, "{}", case.comment);
+    }
+}
+
 #[test]
 fn the_files_are_up_to_date() {
     let generator = concat!(env!("CARGO_MANIFEST_DIR"), "/spec/vectors/generate.mjs");
