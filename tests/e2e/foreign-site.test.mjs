@@ -25,7 +25,7 @@ trial('a site that only native clients know opens in a browser, with its image a
   const page = await browser.open(`${server.page}#${key.magnet}`)
   await page.getByRole('heading', { name: 'Tide tables' }).waitFor({ timeout: 60_000 })
   const picture = page.getByRole('img', { name: 'The harbour' })
-  await picture.waitFor({ timeout: 30_000 })
+  await picture.waitFor({ timeout: 60_000 })
   const width = await eventually(30, 'decoded image', () =>
     picture.evaluate((image) => /** @type {HTMLImageElement} */ (image).naturalWidth || null),
   )
@@ -33,9 +33,9 @@ trial('a site that only native clients know opens in a browser, with its image a
   await browser.screenshot(page, 'foreign-site')
 
   await page.getByRole('link', { name: 'the spring tide' }).click()
-  await page.getByRole('heading', { name: 'The spring tide' }).waitFor({ timeout: 30_000 })
+  await page.getByRole('heading', { name: 'The spring tide' }).waitFor({ timeout: 60_000 })
   await page.goBack()
-  await page.getByRole('heading', { name: 'Tide tables' }).waitFor({ timeout: 30_000 })
+  await page.getByRole('heading', { name: 'Tide tables' }).waitFor({ timeout: 60_000 })
 
   const uploaded = await seeder.uploaded(torrent.info_hash)
   assert.ok(uploaded >= torrent.size && uploaded < 1.2 * torrent.size, `the seeder sent each piece once: ${uploaded}`)

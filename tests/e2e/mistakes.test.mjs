@@ -104,7 +104,7 @@ trial('the page explains a link that is none and a key that nobody uses', async 
   const browser = await lab.browser()
   for (const link of ['magnet:?xt=urn:nonsense:5', `magnet:?xs=urn:btpk:${'5a'.repeat(31)}`, 'nonsense']) {
     const page = await browser.open(`${server.page}#${link}`)
-    await page.getByText('This link cannot be opened').waitFor({ timeout: 20_000 })
+    await page.getByText('This link cannot be opened').waitFor({ timeout: 60_000 })
   }
   const unknown = await browser.open(`${server.page}#${new Key().magnet}`)
   await unknown.getByText('Nothing is published under this key').waitFor({ timeout: 60_000 })

@@ -58,7 +58,7 @@ export class Krpc {
     const t = randomBytes(4)
     const answer = once(this.udp, 'message', (data) => t.equals(decode(data)?.t))
     this.send(change(Buffer.from(bencode.encode({ t, y: 'q', q, a: { id: this.id, ...args } }))))
-    const [data] = await within(5, `answer to ${q}`, answer)
+    const [data] = await within(10, `answer to ${q}`, answer)
     const { r, e } = decode(data)
     return { ...(r && { r }), ...(e && { e: [e[0], Buffer.from(e[1]).toString()] }) }
   }
