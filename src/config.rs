@@ -2,6 +2,7 @@
 //! it back.
 
 mod load;
+mod network;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, Layers, load};
+pub use network::{Network, NotANetwork};
 
 /// Defines a section: a struct with serde defaults, and its documentation as data.
 macro_rules! section {
@@ -46,7 +48,30 @@ section! {
     Web {
         /// Address and port to listen on; port 0 takes any free port, [::] takes IPv6 and IPv4.
         listen: SocketAddr = addr("0.0.0.0:8080"),
+        /// Proxies in front of this server, as networks (10.0.0.0/8) or addresses. Limits by address then count the
+        /// client that they name: the rightmost address of forwarded_header that is not one of these. Empty: no header
+        /// is believed, since anybody can write one.
+        trusted_proxies: Vec<Network> = Vec::new(),
+        /// The header in which they name it, "x-forwarded-for" or "forwarded" (RFC 7239). Only this one is read: a proxy
+        /// passes on the other as the client wrote it.
+        forwarded_header: ForwardedHeader = ForwardedHeader::XForwardedFor,
+        /// Whether every connection begins with the PROXY protocol, version 2 (haproxy's send-proxy-v2, nginx's stream
+        /// module). Then only trusted_proxies may connect.
+        proxy_protocol: bool = false,
+        /// Origins whose pages may open WebSockets, such as "https://example.org". Empty for all. Clients that are no
+        /// browsers send no origin and are let in.
+        allowed_origins: Vec<String> = Vec::new(),
     }
+}
+
+/// The header in which a proxy names its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedHeader {
+    /// What most proxies write.
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
 }
 
 section! {
@@ -79,6 +104,16 @@ section! {
         max_peers_per_socket: usize = 1_000,
         /// Most peers in the table. Announces of new peers past it are refused.
         max_peers: usize = 1_000_000,
+        /// File of info hashes that are not served, one a line in hexadecimal, # begins a comment. Empty for none. Read
+        /// again when it changes and on SIGHUP. More can be added over the admin API (/v1/tracker/denied).
+        denied_file: PathBuf = PathBuf::new(),
+        /// File of info hashes that are served where only_allowed is set, as denied_file (/v1/tracker/allowed).
+        allowed_file: PathBuf = PathBuf::new(),
+        /// Whether only allowed info hashes are served. What is denied never is.
+        only_allowed: bool = false,
+        /// File of passkeys, one a line, 16 to 64 letters, digits, - and _. If set, the tracker is private: announces and
+        /// scrapes need an address with a passkey, /PASSKEY/announce or ?passkey=PASSKEY. Read again as denied_file.
+        passkeys_file: PathBuf = PathBuf::new(),
     }
 }
 

@@ -18,13 +18,14 @@ use crate::dht::{Dht, Mode};
 use crate::metrics::Metrics;
 use crate::records::{self, Records};
 use crate::tasks::Tasks;
-use crate::tracker::Tracker;
-use crate::web;
+use crate::tracker::{self, Tracker};
+use crate::web::{self, Opening};
 
 /// A running server.
 #[derive(Debug)]
 pub struct Node {
     ready: Ready,
+    tracker: Tracker,
     tasks: Tasks,
     /// Held for as long as the node runs: two servers on one data directory would destroy each other's work.
     _lock: File,
@@ -72,6 +73,9 @@ pub enum StartError {
     /// The record store.
     #[error(transparent)]
     Records(#[from] records::StartError),
+    /// The tracker's lists.
+    #[error(transparent)]
+    Lists(#[from] tracker::ListError),
     /// The bridge.
     #[error(transparent)]
     Bridge(#[from] bridge::StartError),
@@ -104,7 +108,7 @@ impl Node {
             .map_err(|source| StartError::Listen { key: "dht.listen", address: config.dht.listen, source })?;
         let records =
             Records::start(&config.records, &config.data_dir, dht.clone(), metrics.records.clone(), &tasks).await?;
-        let tracker = Tracker::start(&config.tracker, metrics.tracker.clone(), &tasks);
+        let tracker = Tracker::open(&config.tracker, &config.data_dir, metrics.tracker.clone(), &tasks)?;
         let settings = bridge::Settings {
             bridge: config.bridge.clone(),
             bittorrent: config.bittorrent.clone(),
@@ -135,10 +139,10 @@ impl Node {
             bittorrent: bridge.bittorrent_addr(),
             webrtc: bridge.webrtc_addr(),
         };
-        let rooms = web::Rooms { tracker, records, dht, metrics, tasks: tasks.clone() };
-        web::serve(web_listener, web::public(rooms.clone()), &tasks);
-        web::serve(admin_listener, web::admin(rooms), &tasks);
-        Ok(Self { ready, tasks, _lock: lock })
+        let rooms = web::Rooms { tracker: tracker.clone(), records, dht, metrics, tasks: tasks.clone() };
+        web::serve(web_listener, web::public(rooms.clone(), &config.web), Opening::of(&config.web), &tasks);
+        web::serve(admin_listener, web::admin(rooms), Opening::Http, &tasks);
+        Ok(Self { ready, tracker, tasks, _lock: lock })
     }
 
     /// Every bound address.
@@ -152,6 +156,11 @@ impl Node {
     pub fn page_address(&self) -> String {
         let web = self.ready.web;
         if web.ip().is_unspecified() { format!("localhost:{}", web.port()) } else { web.to_string() }
+    }
+
+    /// Reads again what the operator may change while the node runs. What makes no sense is logged and not used.
+    pub async fn reload(&self) {
+        let _ = self.tracker.reload().await;
     }
 
     /// Stops every room and waits for it, at most `deadline`. Returns how many tasks were still running then.

@@ -26,12 +26,17 @@ impl Serve {
             // Before anything is opened, so that a signal during start-up is an orderly stop too.
             let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
             let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
+            // By custom: read the lists again.
+            let mut hangup = signal(SignalKind::hangup()).map_err(Failure::failed)?;
             let node = Node::start(&config).await.map_err(Failure::failed)?;
             output::json(&node.ready())?;
             output::remark(&format!("Open http://{}/", node.page_address()));
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => break,
+                    _ = interrupt.recv() => break,
+                    _ = hangup.recv() => node.reload().await,
+                }
             }
             tracing::info!("stopping");
             // A second signal means now.

@@ -160,7 +160,7 @@ mod tests {
     fn what_is_wrong_is_said_in_one_line_that_names_the_place() {
         type Env = &'static [(&'static str, &'static str)];
         let table: [(&str, Env, &str); 5] = [
-            ("[web]\nport = 1\n", &[], "/c.toml, line 2: unknown field `port`, expected `listen`"),
+            ("[admin]\nport = 1\n", &[], "/c.toml, line 2: unknown field `port`, expected `listen`"),
             ("[wbe]\n", &[], "/c.toml, line 1: unknown field `wbe`, expected one of"),
             ("[web]\nlisten = \"nowhere\"\n", &[], "/c.toml, line 2: invalid socket address syntax"),
             ("", &[("SWARMGATE__BRIDGE__POLICY", "all")], "SWARMGATE__BRIDGE__POLICY: unknown variant `all`"),

@@ -1,26 +1,30 @@
-//! The HTTP door: `GET /announce` and `GET /scrape`.
+//! The HTTP door: announces and scrapes.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::shard::Stopped;
 use super::table::{Full, NativeQuestion};
-use super::{Inner, native_peers_wanted};
+use super::{Inner, Refused, native_peers_wanted};
 use crate::wire::tracker_http::{self, Announced, Reason};
 
 /// Clients may announce this soon again, for instance when a user asks for more peers.
 const MIN_INTERVAL: Duration = Duration::from_secs(60);
 
-pub(super) async fn announce(tracker: &Inner, query: &str, from: IpAddr) -> Vec<u8> {
-    reply(tracker, &tracker.metrics.announces, try_announce(tracker, query, from).await)
+pub(super) async fn announce(tracker: &Inner, path: &str, query: &str, from: IpAddr) -> Vec<u8> {
+    reply(tracker, &tracker.metrics.announces, try_announce(tracker, path, query, from).await)
 }
 
-pub(super) async fn scrape(tracker: &Inner, query: &str) -> Vec<u8> {
-    reply(tracker, &tracker.metrics.scrapes, try_scrape(tracker, query).await)
+pub(super) async fn scrape(tracker: &Inner, path: &str, query: &str) -> Vec<u8> {
+    reply(tracker, &tracker.metrics.scrapes, try_scrape(tracker, path, query).await)
 }
 
-async fn try_announce(tracker: &Inner, query: &str, ip: IpAddr) -> Result<Vec<u8>, Reason> {
+async fn try_announce(tracker: &Inner, path: &str, query: &str, ip: IpAddr) -> Result<Vec<u8>, Reason> {
+    tracker.check_client(path, query)?;
     let tracker_http::Announce { announce, list } = tracker_http::parse_announce(query)?;
+    if announce.progress.is_some() {
+        tracker.check_torrent(&announce.info_hash)?;
+    }
     let wanted = native_peers_wanted(announce.numwant);
     let question = NativeQuestion { ip, announce, wanted, both: true };
     let reply = tracker.shards.native(question).await.map_err(|Stopped| Reason::Stopping)?;
@@ -36,7 +40,8 @@ async fn try_announce(tracker: &Inner, query: &str, ip: IpAddr) -> Result<Vec<u8
     Ok(announced.encode(list))
 }
 
-async fn try_scrape(tracker: &Inner, query: &str) -> Result<Vec<u8>, Reason> {
+async fn try_scrape(tracker: &Inner, path: &str, query: &str) -> Result<Vec<u8>, Reason> {
+    tracker.check_client(path, query)?;
     let info_hashes = tracker_http::parse_scrape(query)?;
     let files = tracker.shards.scrape(&info_hashes).await.map_err(|Stopped| Reason::Stopping)?;
     Ok(tracker_http::encode_scraped(&files))
@@ -49,4 +54,13 @@ fn reply(tracker: &Inner, answered: &prometheus::IntCounterVec, result: Result<V
     };
     counter.with_label_values(&["http"]).inc();
     body
+}
+
+impl From<Refused> for Reason {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Torrent => Self::NotServed,
+            Refused::Passkey => Self::NoPasskey,
+        }
+    }
 }

@@ -7,6 +7,7 @@
 //! The room knows nothing of records, the DHT or the bridge. Those reach it through two traits: [`Extension`] takes the
 //! messages that are not the tracker's, [`Resident`] takes offers of web peers that somebody in this process wants to meet.
 
+mod access;
 mod admission;
 mod http;
 mod outbox;
@@ -17,6 +18,7 @@ mod udp;
 mod ws;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -26,6 +28,7 @@ use futures_util::future::BoxFuture;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
+use self::access::{Access, Refused};
 use self::admission::Admission;
 use self::shard::{Shards, Socket};
 use self::table::SocketId;
@@ -35,6 +38,7 @@ use crate::wire::id::{InfoHash, PeerId};
 use crate::wire::tracker_ws::{Description, Message, OfferId};
 use crate::{config, metrics};
 
+pub use access::{ChangeError, LineError, List, ListError, Origin};
 pub use outbox::Outbox;
 
 /// Somebody inside this process who wants to meet the web peers of some swarms (the bridge).
@@ -110,12 +114,19 @@ pub struct Tracker {
     inner: Arc<Inner>,
 }
 
+impl std::fmt::Debug for Tracker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tracker").field("table", &self.inner.shards.stats()).finish_non_exhaustive()
+    }
+}
+
 struct Inner {
     settings: config::Tracker,
     metrics: Arc<metrics::Tracker>,
     tasks: Tasks,
     resident: ResidentSlot,
     shards: Shards,
+    access: Access,
     admission: Arc<Admission>,
     next_socket: AtomicU64,
 }
@@ -131,14 +142,34 @@ const READ_BUFFER: usize = 4 * 1024;
 const WRITE_BUFFER: usize = 16 * 1024;
 
 impl Tracker {
-    /// Starts the shards. The doors are opened by whoever owns the listeners: see [`Self::serve_socket`],
-    /// [`Self::http_announce`], [`Self::serve_udp`].
+    /// Starts the tracker with what it kept in `data_dir`. The doors are opened by whoever owns the listeners: see
+    /// [`Self::serve_socket`], [`Self::http_announce`], [`Self::serve_udp`].
+    ///
+    /// # Errors
+    /// A list of info hashes or passkeys that cannot be read.
+    pub fn open(
+        settings: &config::Tracker,
+        data_dir: &Path,
+        metrics: metrics::Tracker,
+        tasks: &Tasks,
+    ) -> Result<Self, ListError> {
+        let access = Access::open(settings, data_dir.to_owned())?;
+        access.watch(tasks);
+        Ok(Self::with(settings, access, metrics, tasks))
+    }
+
+    /// As [`Self::open`], but open to all, and nothing is kept.
     #[must_use]
     pub fn start(settings: &config::Tracker, metrics: metrics::Tracker, tasks: &Tasks) -> Self {
+        Self::with(settings, Access::in_memory(), metrics, tasks)
+    }
+
+    fn with(settings: &config::Tracker, access: Access, metrics: metrics::Tracker, tasks: &Tasks) -> Self {
         let metrics = Arc::new(metrics);
         let resident = ResidentSlot::default();
         let inner = Inner {
             shards: Shards::start(settings, &resident, &metrics, tasks),
+            access,
             admission: Admission::new(settings, metrics.clone()),
             settings: settings.clone(),
             metrics,
@@ -183,14 +214,20 @@ impl Tracker {
         session.run().await;
     }
 
-    /// Answers `GET /announce` (BEP 3, 7, 23): the bencoded body, failures too. `query` is the raw query string.
-    pub async fn http_announce(&self, query: &str, from: IpAddr) -> Vec<u8> {
-        http::announce(&self.inner, query, from.to_canonical()).await
+    /// Answers an announce (BEP 3, 7, 23): the bencoded body, failures too. `query` is the raw query string.
+    pub async fn http_announce(&self, path: &str, query: &str, from: IpAddr) -> Vec<u8> {
+        http::announce(&self.inner, path, query, from.to_canonical()).await
     }
 
-    /// Answers `GET /scrape` (BEP 48): the bencoded body, failures too.
-    pub async fn http_scrape(&self, query: &str) -> Vec<u8> {
-        http::scrape(&self.inner, query).await
+    /// Answers a scrape (BEP 48): the bencoded body, failures too.
+    pub async fn http_scrape(&self, path: &str, query: &str) -> Vec<u8> {
+        http::scrape(&self.inner, path, query).await
+    }
+
+    /// Whether a WebSocket that asks for this address may be opened: on a private tracker it needs a passkey.
+    #[must_use]
+    pub fn admits(&self, path: &str, query: &str) -> bool {
+        self.inner.check_client(path, query).is_ok()
     }
 
     /// Serves the UDP tracker (BEP 15) on `socket` until the node stops.
@@ -204,9 +241,55 @@ impl Tracker {
         self.inner.shards.native_peers(info_hash, max).await.unwrap_or_default()
     }
 
+    /// What is on a list, sorted, and who put it there.
+    #[must_use]
+    pub fn listed(&self, list: List) -> Vec<(InfoHash, Origin)> {
+        self.inner.access.entries(list)
+    }
+
+    /// Whether an info hash is on a list, and who put it there.
+    #[must_use]
+    pub fn is_listed(&self, list: List, info_hash: &InfoHash) -> Option<Origin> {
+        self.inner.access.origin(list, info_hash)
+    }
+
+    /// Puts an info hash on a list. Its peers are refused from now on, and those it has expire.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub async fn list(&self, list: List, info_hash: InfoHash) -> Result<(), ChangeError> {
+        self.inner.access.add(list, info_hash).await
+    }
+
+    /// Takes an info hash off a list.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub async fn unlist(&self, list: List, info_hash: InfoHash) -> Result<(), ChangeError> {
+        self.inner.access.remove(list, info_hash).await
+    }
+
+    /// Reads the operator's lists again.
+    ///
+    /// # Errors
+    /// A list that makes no sense: all stay as they were, and the log says so too.
+    pub async fn reload(&self) -> Result<(), ListError> {
+        self.inner.access.reload().await
+    }
+
     /// How much there is in the table now.
     pub async fn stats(&self) -> Stats {
         self.inner.shards.stats()
+    }
+}
+
+impl Inner {
+    fn check_client(&self, path: &str, query: &str) -> Result<(), Refused> {
+        self.access.client(path, query).inspect_err(|_| self.metrics.not_taken.with_label_values(&["passkey"]).inc())
+    }
+
+    fn check_torrent(&self, info_hash: &InfoHash) -> Result<(), Refused> {
+        self.access.torrent(info_hash).inspect_err(|_| self.metrics.not_taken.with_label_values(&["torrent"]).inc())
     }
 }
 

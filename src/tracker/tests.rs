@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_tungstenite::MaybeTlsStream;
@@ -35,6 +36,7 @@ struct Server {
     tasks: Tasks,
     metrics: metrics::Tracker,
     extension: Arc<TestExtension>,
+    data_dir: TempDir,
 }
 
 impl Server {
@@ -44,7 +46,8 @@ impl Server {
 
     async fn with(settings: config::Tracker) -> Self {
         let (tasks, metrics) = (Tasks::new(), metrics::Tracker::detached());
-        let tracker = Tracker::start(&settings, metrics.clone(), &tasks);
+        let data_dir = tempfile::tempdir().unwrap();
+        let tracker = Tracker::open(&settings, data_dir.path(), metrics.clone(), &tasks).unwrap();
         let extension = Arc::new(TestExtension { hold: Arc::new(Semaphore::new(0)) });
         let app = Router::new()
             .route("/announce", get(announce))
@@ -54,7 +57,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         tasks.spawn_cancellable(async move { axum::serve(listener, app).await.unwrap() });
-        Self { addr, tracker, tasks, metrics, extension }
+        Self { addr, tracker, tasks, metrics, extension, data_dir }
     }
 
     async fn page(&self) -> Page {
@@ -92,12 +95,12 @@ async fn announce(
         Ok(upgrade) => tracker.prepare(upgrade).on_upgrade(async move |socket| {
             tasks.spawn(async move { tracker.serve_socket(socket, from.ip(), extension).await });
         }),
-        Err(_) => tracker.http_announce(&query.unwrap_or_default(), from.ip()).await.into_response(),
+        Err(_) => tracker.http_announce("/announce", &query.unwrap_or_default(), from.ip()).await.into_response(),
     }
 }
 
 async fn scrape(State(doors): State<Doors>, RawQuery(query): RawQuery) -> Vec<u8> {
-    doors.tracker.http_scrape(&query.unwrap_or_default()).await
+    doors.tracker.http_scrape("/scrape", &query.unwrap_or_default()).await
 }
 
 /// Handles `test_echo`, `test_hold` (answers once it is let) and `test_flood`.

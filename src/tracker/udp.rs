@@ -10,7 +10,8 @@ use tokio::net::UdpSocket;
 
 use super::shard::Stopped;
 use super::table::{Full, NativeQuestion};
-use super::{Inner, native_peers_wanted};
+use super::{Inner, Refused, native_peers_wanted};
+use crate::wire::tracker::NativeAnnounce;
 use crate::wire::tracker_udp::{self as wire, ConnectionId, Packet, Reason, Request, TransactionId};
 
 /// Largest datagram read: an announce is 98 bytes and its BEP 41 options, a scrape at most 1,496.
@@ -75,17 +76,22 @@ async fn answer(
     request: Result<Request, Reason>,
 ) -> Option<Vec<u8>> {
     let reply = match request {
-        Ok(Request::Announce { announce, .. }) => {
-            let wanted = native_peers_wanted(announce.numwant);
-            let question = NativeQuestion { ip, announce, wanted, both: false };
-            let reply = tracker.shards.native(question).await.ok()?;
-            reply.map_err(|Full| Reason::TrackerFull).map(|reply| {
-                let peers: Vec<SocketAddr> = reply.peers.iter().map(|(addr, _)| *addr).collect();
-                let interval = tracker.settings.native_interval.as_secs();
-                tracker.metrics.announces.with_label_values(&["udp"]).inc();
-                wire::encode_announced(transaction, interval, reply.counts, &peers)
-            })
-        }
+        Ok(Request::Announce { announce, url }) => match check(tracker, &announce, &url) {
+            Err(refused) => Err(refused.into()),
+            Ok(()) => {
+                let wanted = native_peers_wanted(announce.numwant);
+                let question = NativeQuestion { ip, announce, wanted, both: false };
+                let reply = tracker.shards.native(question).await.ok()?;
+                reply.map_err(|Full| Reason::TrackerFull).map(|reply| {
+                    let peers: Vec<SocketAddr> = reply.peers.iter().map(|(addr, _)| *addr).collect();
+                    let interval = tracker.settings.native_interval.as_secs();
+                    tracker.metrics.announces.with_label_values(&["udp"]).inc();
+                    wire::encode_announced(transaction, interval, reply.counts, &peers)
+                })
+            }
+        },
+        // BEP 41 puts no address after a scrape, so on a private tracker nobody may ask this way.
+        Ok(Request::Scrape(_)) if tracker.check_client("", "").is_err() => Err(Reason::NoPasskey),
         Ok(Request::Scrape(info_hashes)) => {
             let files = tracker.shards.scrape(&info_hashes).await.map_err(|Stopped| ()).ok()?;
             tracker.metrics.scrapes.with_label_values(&["udp"]).inc();
@@ -97,6 +103,23 @@ async fn answer(
         tracker.metrics.errors.with_label_values(&["udp"]).inc();
         wire::encode_error(transaction, reason)
     }))
+}
+
+/// Whether the operator's rules take this announce; leaving is always allowed.
+fn check(tracker: &Inner, announce: &NativeAnnounce, url: &[u8]) -> Result<(), Refused> {
+    let url = std::str::from_utf8(url).unwrap_or_default();
+    let (path, query) = url.split_once('?').unwrap_or((url, ""));
+    tracker.check_client(path, query)?;
+    if announce.progress.is_some() { tracker.check_torrent(&announce.info_hash) } else { Ok(()) }
+}
+
+impl From<Refused> for Reason {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Torrent => Self::NotServed,
+            Refused::Passkey => Self::NoPasskey,
+        }
+    }
 }
 
 /// How long one connection id is given out.

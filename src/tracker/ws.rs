@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::outbox::Inbox;
 use super::shard::{Socket, Stopped};
-use super::{Extension, Inner, MAX_IN_FLIGHT};
+use super::{Extension, Inner, MAX_IN_FLIGHT, Refused};
 use crate::wire::id::{InfoHash, PeerId};
 use crate::wire::tracker_ws::{self, Announce, Failure, Intent, Message, Other, Reason, Request};
 
@@ -189,6 +189,10 @@ impl Session {
         let mut resident = false;
         match intent {
             Intent::Offers { .. } | Intent::Update { .. } => {
+                if let Err(refused) = self.tracker.check_torrent(&info_hash) {
+                    self.refuse(Failure::of_announce(&info_hash, refused.into()));
+                    return Ok(());
+                }
                 let full = self.peers.len() >= self.tracker.settings.max_peers_per_socket;
                 if full && !self.peers.contains(&(info_hash, peer_id)) {
                     self.refuse(Failure::of_announce(&info_hash, Reason::SocketFull));
@@ -245,6 +249,13 @@ impl Session {
 
     fn refuse(&self, failure: Failure) {
         self.socket.outbox.send_message(&Message::Failure(failure));
+    }
+}
+
+impl From<Refused> for Reason {
+    fn from(_: Refused) -> Self {
+        // Whether the client may come in was settled when its socket was opened.
+        Self::NotServed
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::io::Write;
 
-use axum::extract::{RawQuery, State};
+use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, VARY};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -19,14 +19,16 @@ const WORTH_COMPRESSING: usize = 512;
 pub(super) async fn announce(
     State(rooms): State<Rooms>,
     ClientAddress(from): ClientAddress,
-    RawQuery(query): RawQuery,
+    address: Uri,
     request: HeaderMap,
 ) -> Response {
-    bencoded(rooms.tracker.http_announce(&query.unwrap_or_default(), from).await, &request)
+    let query = address.query().unwrap_or_default();
+    bencoded(rooms.tracker.http_announce(address.path(), query, from).await, &request)
 }
 
-pub(super) async fn scrape(State(rooms): State<Rooms>, RawQuery(query): RawQuery, request: HeaderMap) -> Response {
-    bencoded(rooms.tracker.http_scrape(&query.unwrap_or_default()).await, &request)
+pub(super) async fn scrape(State(rooms): State<Rooms>, address: Uri, request: HeaderMap) -> Response {
+    let query = address.query().unwrap_or_default();
+    bencoded(rooms.tracker.http_scrape(address.path(), query).await, &request)
 }
 
 /// BEP 3: the answer is "a text/plain document consisting of a bencoded dictionary".

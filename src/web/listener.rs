@@ -2,6 +2,7 @@
 //! on connections, so that a few thousand sockets that say nothing would keep everybody out.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,8 +17,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tower::ServiceExt;
 
+use super::proxy_protocol;
+use crate::config::{self, Network};
 use crate::tasks::Tasks;
 
 /// How long a request's head may take, counted from the connection or the answer before it: so long is an idle
@@ -34,13 +38,41 @@ const MAX_CONNECTIONS: usize = 8192;
 /// After an accept that failed: the process has no descriptors left, and some will be free in a moment.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `router` on `listener` until the node stops. Requests under way are then finished, within the node's own
-/// deadline for stopping.
-pub fn serve(listener: TcpListener, router: Router, tasks: &Tasks) {
-    tasks.spawn(accept(listener, router, tasks.clone()));
+/// What comes first on a connection.
+#[derive(Debug, Clone)]
+pub enum Opening {
+    /// The request.
+    Http,
+    /// The PROXY protocol, from these; nobody else may connect.
+    Proxied(Arc<[Network]>),
 }
 
-async fn accept(listener: TcpListener, router: Router, tasks: Tasks) {
+impl Opening {
+    /// As configured.
+    #[must_use]
+    pub fn of(settings: &config::Web) -> Self {
+        if settings.proxy_protocol { Self::Proxied(settings.trusted_proxies.as_slice().into()) } else { Self::Http }
+    }
+
+    /// Reads what comes before the first request; whose connection it is.
+    async fn client(&self, stream: &mut TcpStream, peer: SocketAddr) -> io::Result<SocketAddr> {
+        match self {
+            Self::Http => Ok(peer),
+            Self::Proxied(proxies) => {
+                let read = timeout(HEAD_DEADLINE, proxy_protocol::client(stream, peer, proxies)).await;
+                read.unwrap_or_else(|elapsed| Err(elapsed.into()))
+            }
+        }
+    }
+}
+
+/// Serves `router` on `listener` until the node stops. Requests under way are then finished, within the node's own
+/// deadline for stopping.
+pub fn serve(listener: TcpListener, router: Router, opening: Opening, tasks: &Tasks) {
+    tasks.spawn(accept(listener, router, opening, tasks.clone()));
+}
+
+async fn accept(listener: TcpListener, router: Router, opening: Opening, tasks: Tasks) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let next = async || {
         let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -48,7 +80,17 @@ async fn accept(listener: TcpListener, router: Router, tasks: Tasks) {
     };
     while let Some((accepted, place)) = tasks.token().run_until_cancelled(next()).await {
         match accepted {
-            Ok((stream, peer)) => tasks.spawn(connection(stream, peer, router.clone(), tasks.clone(), place)),
+            Ok((mut stream, peer)) => {
+                let (router, opening, stopping) = (router.clone(), opening.clone(), tasks.clone());
+                tasks.spawn(async move {
+                    let opened = stopping.token().run_until_cancelled(opening.client(&mut stream, peer)).await;
+                    match opened {
+                        Some(Ok(client)) => connection(stream, client, router, stopping, place).await,
+                        Some(Err(error)) => tracing::debug!(%peer, "a connection did not open as it must: {error}"),
+                        None => {}
+                    }
+                });
+            }
             Err(error) => {
                 tracing::warn!("cannot accept a connection: {error}");
                 tasks.token().run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;

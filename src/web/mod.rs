@@ -9,13 +9,15 @@ use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 
+use self::client_address::Trust;
+use crate::config;
 use crate::dht::Dht;
 use crate::metrics::Metrics;
 use crate::records::Records;
 use crate::tasks::Tasks;
 use crate::tracker::Tracker;
 
-pub use listener::serve;
+pub use listener::{Opening, serve};
 
 mod announce;
 mod app;
@@ -23,7 +25,9 @@ mod client_address;
 mod extension;
 mod headers;
 mod health;
+mod list_api;
 mod listener;
+mod proxy_protocol;
 mod record_api;
 mod socket;
 #[cfg(test)]
@@ -43,15 +47,19 @@ pub struct Rooms {
 /// Everything that the public reaches.
 ///
 /// A WebSocket is accepted at any path: clients are given tracker addresses with any path, or none.
-pub fn public(rooms: Rooms) -> Router {
+pub fn public(rooms: Rooms, settings: &config::Web) -> Router {
     Router::new()
         .route("/announce", get(announce::announce))
         .route("/scrape", get(announce::scrape))
+        // A private tracker's addresses; with no passkeys configured any will do.
+        .route("/{passkey}/announce", get(announce::announce))
+        .route("/{passkey}/scrape", get(announce::scrape))
         .nest("/v1", record_api::routes())
         .merge(health::routes())
         .route("/stats.json", get(health::stats))
         .fallback(app::file)
-        .layer(from_fn_with_state(socket::Door::new(&rooms), socket::upgrade))
+        .layer(from_fn_with_state(socket::Door::new(&rooms, settings), socket::upgrade))
+        .layer(from_fn_with_state(Trust::new(settings), client_address::note))
         .layer(from_fn(headers::safe))
         .with_state(rooms)
 }
@@ -59,7 +67,7 @@ pub fn public(rooms: Rooms) -> Router {
 /// Everything that only the operator reaches.
 pub fn admin(rooms: Rooms) -> Router {
     Router::new()
-        .nest("/v1", record_api::routes())
+        .nest("/v1", record_api::routes().merge(list_api::routes()))
         .merge(health::routes())
         .route("/stats.json", get(health::stats))
         .route("/metrics", get(health::metrics))

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::header::UPGRADE;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{ORIGIN, UPGRADE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::Rooms;
 use super::client_address::ClientAddress;
 use super::extension::DhtActions;
+use crate::config;
 use crate::tasks::Tasks;
 use crate::tracker::{Extension, Tracker};
 
@@ -21,12 +22,24 @@ pub(super) struct Door {
     tracker: Tracker,
     extension: Arc<dyn Extension>,
     tasks: Tasks,
+    /// Whose pages may come; all where it is empty.
+    origins: Arc<[String]>,
 }
 
 impl Door {
-    pub(super) fn new(rooms: &Rooms) -> Self {
+    pub(super) fn new(rooms: &Rooms, settings: &config::Web) -> Self {
         let extension = Arc::new(DhtActions::new(rooms.records.clone(), rooms.dht.clone()));
-        Self { tracker: rooms.tracker.clone(), extension, tasks: rooms.tasks.clone() }
+        let origins = settings.allowed_origins.as_slice().into();
+        Self { tracker: rooms.tracker.clone(), extension, tasks: rooms.tasks.clone(), origins }
+    }
+
+    /// RFC 6455 §10.2: "Servers that … only intend to process inputs from certain sites SHOULD verify the |Origin|
+    /// field". Only browsers send one, and only theirs can be believed.
+    fn welcomes(&self, headers: &HeaderMap) -> bool {
+        let allowed = |origin: &HeaderValue| {
+            self.origins.iter().any(|allowed| origin.as_bytes().eq_ignore_ascii_case(allowed.as_bytes()))
+        };
+        self.origins.is_empty() || headers.get(ORIGIN).is_none_or(allowed)
     }
 }
 
@@ -37,6 +50,13 @@ pub(super) async fn upgrade(State(door): State<Door>, request: Request, next: Ne
     }
     if door.tasks.is_stopping() {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    if !door.welcomes(request.headers()) {
+        return (StatusCode::FORBIDDEN, "pages of this origin may not use this tracker\n").into_response();
+    }
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    if !door.tracker.admits(path, query) {
+        return (StatusCode::FORBIDDEN, "this tracker is private: its address needs a valid passkey\n").into_response();
     }
     let (mut parts, _) = request.into_parts();
     let ClientAddress(from) = ClientAddress::of(&parts);

@@ -24,11 +24,11 @@ use crate::config;
 use crate::dht::Mode;
 use crate::metrics;
 use crate::records::memory_dht::MemoryDht;
-use crate::wire::hex;
 use crate::wire::id::InfoHash;
 use crate::wire::item::{Salt, VerifiedItem};
 use crate::wire::pointer;
 use crate::wire::record_messages::Record;
+use crate::wire::{bencode, hex};
 
 struct Server {
     rooms: Rooms,
@@ -51,7 +51,11 @@ impl Server {
     }
 
     fn public(&self) -> Router {
-        public(self.rooms.clone())
+        self.public_with(&config::Web::default())
+    }
+
+    fn public_with(&self, settings: &config::Web) -> Router {
+        public(self.rooms.clone(), settings)
     }
 
     async fn put(&self, item: &VerifiedItem) {
@@ -67,9 +71,13 @@ impl Server {
 
     /// A port that the public listener serves.
     async fn listen(&self) -> SocketAddr {
+        self.listen_with(&config::Web::default()).await
+    }
+
+    async fn listen_with(&self, settings: &config::Web) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        serve(listener, self.public(), &self.rooms.tasks);
+        serve(listener, self.public_with(settings), Opening::of(settings), &self.rooms.tasks);
         addr
     }
 }
@@ -352,11 +360,15 @@ async fn health_counts_and_who_may_see_metrics() {
 
 /// What comes back over one connection until the other end closes it.
 async fn exchange(addr: SocketAddr, request: &str) -> String {
+    String::from_utf8_lossy(&exchange_bytes(addr, request.as_bytes()).await).into_owned()
+}
+
+async fn exchange_bytes(addr: SocketAddr, request: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(addr).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.write_all(request).await.unwrap();
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
-    String::from_utf8_lossy(&answer).into_owned()
+    answer
 }
 
 #[tokio::test]
@@ -409,4 +421,97 @@ async fn stopping_ends_listeners_and_connections() {
     let mut rest = Vec::new();
     idle.read_to_end(&mut rest).await.unwrap();
     assert!(TcpStream::connect(addr).await.is_err());
+}
+
+#[tokio::test]
+async fn the_operator_denies_a_torrent_and_allows_it_again() {
+    let server = Server::start().await;
+    let hash = "ab".repeat(20);
+    let announce = format!("/announce?info_hash={}&peer_id=-XX0000-abcdefghijkl&port=1", "%ab".repeat(20));
+    let on_admin = async |method: &str, uri: &str| -> (u16, Value) {
+        let response = send(admin(server.rooms.clone()), method, uri, &[], "").await;
+        (response.status().as_u16(), serde_json::from_slice(&body_of(response).await).unwrap_or_default())
+    };
+    let announced = async || body_of(send(server.public(), "GET", &announce, &[], "").await).await;
+    let uri = format!("/v1/tracker/denied/{hash}");
+    assert_eq!(on_admin("GET", &uri).await, (404, json!({"error": "this info hash is not on the list"})));
+    assert!(announced().await.starts_with(b"d8:complete"));
+    assert_eq!(on_admin("PUT", &uri).await.0, 204);
+    assert_eq!(announced().await, b"d14:failure reason40:this tracker does not serve this torrente");
+    let entry = json!({"infohash": hash, "source": "api"});
+    assert_eq!(on_admin("GET", &uri).await, (200, entry.clone()));
+    assert_eq!(on_admin("GET", "/v1/tracker/denied").await, (200, json!({"infohashes": [entry]})));
+    assert_eq!(on_admin("GET", "/v1/tracker/allowed").await, (200, json!({"infohashes": []})));
+    assert_eq!(on_admin("DELETE", &uri).await.0, 204);
+    assert_eq!(on_admin("DELETE", &uri).await.0, 404);
+    assert!(announced().await.starts_with(b"d8:complete"));
+
+    assert_eq!(on_admin("PUT", "/v1/tracker/denied/xyz").await.0, 400);
+    assert_eq!(on_admin("PUT", &uri.replace("denied", "other")).await.0, 404);
+    for method in ["GET", "PUT", "DELETE"] {
+        assert_eq!(send(server.public(), method, &uri, &[], "").await.status(), 404, "the public has no say");
+    }
+}
+
+/// The address that an announce counts for, as its answer tells it (BEP 24).
+fn external_ip(answer: &[u8]) -> Option<String> {
+    let ip = bencode::decode(answer).ok()?.get(b"external ip")?.bytes()?.try_into().ok()?;
+    Some(std::net::Ipv4Addr::from_octets(ip).to_string())
+}
+
+const ANNOUNCE: &str = "/announce?info_hash=aaaaaaaaaaaaaaaaaaaa&peer_id=-XX0000-abcdefghijkl&port=1";
+
+#[tokio::test]
+async fn requests_through_a_trusted_proxy_count_for_its_client() {
+    let server = Server::start().await;
+    let behind = config::Web { trusted_proxies: vec!["192.0.2.0/24".parse().unwrap()], ..config::Web::default() };
+    let forwarded = [("x-forwarded-for", "6.6.6.6, 198.51.100.7")];
+    for (settings, expected) in [(config::Web::default(), "192.0.2.1"), (behind, "198.51.100.7")] {
+        let answer = body_of(send(server.public_with(&settings), "GET", ANNOUNCE, &forwarded, "").await).await;
+        assert_eq!(external_ip(&answer).as_deref(), Some(expected));
+    }
+}
+
+#[tokio::test]
+async fn connections_may_have_to_begin_with_the_proxy_protocol() {
+    let server = Server::start().await;
+    let settings = |proxy: &str| config::Web {
+        trusted_proxies: vec![proxy.parse().unwrap()],
+        proxy_protocol: true,
+        ..config::Web::default()
+    };
+    let (addr, closed) = (server.listen_with(&settings("127.0.0.1")).await, server.listen_with(&settings("::1")).await);
+    let request = format!("GET {ANNOUNCE} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc6\x33\x64\x07\x7f\0\0\x01\xd4\x31\x1f\x90";
+    let answer = exchange_bytes(addr, &[header.as_slice(), request.as_bytes()].concat()).await;
+    let body = answer.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+    assert_eq!(external_ip(&answer[body..]).as_deref(), Some("198.51.100.7"));
+    assert_eq!(exchange_bytes(addr, request.as_bytes()).await, b"", "without a header");
+    let answer = exchange_bytes(closed, &[header.as_slice(), request.as_bytes()].concat()).await;
+    assert_eq!(answer, b"", "from somebody else");
+}
+
+#[tokio::test]
+async fn sockets_are_for_pages_of_allowed_origins() {
+    let server = Server::start().await;
+    let settings = config::Web { allowed_origins: vec!["https://example.org".into()], ..config::Web::default() };
+    let addr = server.listen_with(&settings).await;
+    for (origin, status) in [
+        ("origin: https://example.org\r\n", "101"),
+        ("origin: HTTPS://Example.org\r\n", "101"),
+        ("", "101"),
+        ("origin: https://example.org.evil.test\r\n", "403"),
+        ("origin: http://example.org\r\n", "403"),
+        ("origin: null\r\n", "403"),
+    ] {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let request = format!(
+            "GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n\
+             sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{origin}\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!(head, *format!("HTTP/1.1 {status}").as_bytes(), "{origin}");
+    }
 }

@@ -15,6 +15,7 @@ pub mod magnet;
 pub mod metainfo;
 pub mod peer;
 pub mod pointer;
+pub mod proxy_protocol;
 pub mod record_exchange;
 pub mod record_messages;
 pub mod tracker;

@@ -65,6 +65,10 @@ pub enum Reason {
     NothingToScrape,
     #[error("one scrape may name at most {MAX_SCRAPED} info hashes")]
     TooManyScraped,
+    #[error("this tracker does not serve this torrent")]
+    NotServed,
+    #[error("this tracker is private: its address needs a valid passkey")]
+    NoPasskey,
     #[error("the tracker is full")]
     TrackerFull,
     #[error("the tracker is stopping")]

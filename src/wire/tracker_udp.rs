@@ -64,6 +64,10 @@ pub enum Reason {
     NoPort,
     #[error("1 to 74 info hashes")]
     BadScrape,
+    #[error("torrent not served here")]
+    NotServed,
+    #[error("a passkey is needed")]
+    NoPasskey,
     #[error("the tracker is full")]
     TrackerFull,
 }
@@ -314,7 +318,14 @@ mod tests {
             [3u32.to_be_bytes().as_slice(), &T.0.to_be_bytes(), b"connection id expired"].concat()
         );
         const SHORTEST_REQUEST: usize = 16 + 20;
-        for reason in [Reason::NotConnected, Reason::NoPort, Reason::BadScrape, Reason::TrackerFull] {
+        for reason in [
+            Reason::NotConnected,
+            Reason::NoPort,
+            Reason::BadScrape,
+            Reason::NotServed,
+            Reason::NoPasskey,
+            Reason::TrackerFull,
+        ] {
             assert!(encode_error(T, reason).len() <= SHORTEST_REQUEST, "{reason}");
         }
     }

@@ -176,6 +176,8 @@ pub enum Reason {
     NothingToScrape,
     #[error("this connection brings as many peers as one connection may")]
     SocketFull,
+    #[error("this tracker does not serve this torrent")]
+    NotServed,
     #[error("the tracker is full")]
     TrackerFull,
     #[error("too many requests of this connection are in progress")]

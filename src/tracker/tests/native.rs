@@ -61,6 +61,22 @@ struct Client {
 }
 
 impl Client {
+    /// A client of the server's UDP door, which is opened for it.
+    async fn of(server: &Server) -> Self {
+        let door = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let client = Self { socket: UdpSocket::bind("127.0.0.1:0").await.unwrap() };
+        client.socket.connect(door.local_addr().unwrap()).await.unwrap();
+        let tracker = server.tracker.clone();
+        server.tasks.spawn(async move { tracker.serve_udp(door).await });
+        client
+    }
+
+    async fn connect(&self) -> [u8; 8] {
+        let connected = self.ask(b"\0\0\x04\x17\x27\x10\x19\x80\0\0\0\0\x05\x05\x05\x05").await;
+        assert_eq!(connected[..8], *b"\0\0\0\0\x05\x05\x05\x05");
+        connected[8..].try_into().unwrap()
+    }
+
     async fn ask(&self, packet: &[u8]) -> Vec<u8> {
         let mut reply = [0; 2048];
         self.socket.send(packet).await.unwrap();
@@ -87,20 +103,14 @@ fn udp_announce(connection: [u8; 8], event: u32, left: u64, port: u16) -> Vec<u8
 #[tokio::test]
 async fn udp_peers_need_a_connection_and_meet() {
     let server = Server::start().await;
-    let door = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let client = Client { socket: UdpSocket::bind("127.0.0.1:0").await.unwrap() };
-    client.socket.connect(door.local_addr().unwrap()).await.unwrap();
-    let tracker = server.tracker.clone();
-    server.tasks.spawn(async move { tracker.serve_udp(door).await });
+    let client = Client::of(&server).await;
 
     let refused = client.ask(&udp_announce([9; 8], 2, 5, 1001)).await;
     assert_eq!(refused, [b"\0\0\0\x03\x05\x05\x05\x05".as_slice(), b"connection id expired"].concat());
     assert_eq!(server.tracker.stats().await.native_peers, 0);
 
     client.socket.send(b"not of this protocol").await.unwrap();
-    let connected = client.ask(b"\0\0\x04\x17\x27\x10\x19\x80\0\0\0\0\x05\x05\x05\x05").await;
-    assert_eq!(connected[..8], *b"\0\0\0\0\x05\x05\x05\x05");
-    let connection: [u8; 8] = connected[8..].try_into().unwrap();
+    let connection = client.connect().await;
     let first = client.ask(&udp_announce(connection, 2, 0, 1001)).await;
     assert_eq!(first, b"\0\0\0\x01\x05\x05\x05\x05\0\0\x07\x08\0\0\0\0\0\0\0\x01", "1800 s, no leechers, one seeder");
     let second = client.ask(&udp_announce(connection, 2, 5, 1002)).await;
@@ -114,4 +124,53 @@ async fn udp_peers_need_a_connection_and_meet() {
     assert_eq!(server.tracker.stats().await.native_peers, 1);
     assert_eq!(server.metrics.dropped.with_label_values(&["udp_malformed"]).get(), 1);
     assert_eq!(server.tasks.stop(DEADLINE).await, 0);
+}
+
+#[tokio::test]
+async fn a_private_tracker_serves_those_with_a_passkey() {
+    const KEY: &str = "0123456789abcdef";
+    let passkeys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(passkeys.path(), KEY).unwrap();
+    let settings = config::Tracker { passkeys_file: passkeys.path().to_owned(), ..config::Tracker::default() };
+    let server = Server::with(settings).await;
+    assert!(server.tracker.admits(&format!("/{KEY}/announce"), "") && !server.tracker.admits("/announce", ""));
+    let announce = query('a', 1001, "&left=0&compact=1");
+    let refused = http_get(&server, &announce).await;
+    assert_eq!(refused, b"d14:failure reason58:this tracker is private: its address needs a valid passkeye");
+    assert!(http_get(&server, &format!("{announce}&passkey={KEY}")).await.starts_with(b"d8:complete"));
+
+    let client = Client::of(&server).await;
+    let connection = client.connect().await;
+    let announce = udp_announce(connection, 2, 5, 1001);
+    let with_url = |url: String| [announce.as_slice(), &[2, u8::try_from(url.len()).unwrap()], url.as_bytes()].concat();
+    let error = b"\0\0\0\x03\x05\x05\x05\x05a passkey is needed";
+    assert_eq!(client.ask(&announce).await, error);
+    assert_eq!(client.ask(&with_url("/another-passkey-x/announce".into())).await, error);
+    assert_eq!(client.ask(&with_url(format!("/{KEY}/announce"))).await[..4], [0, 0, 0, 1]);
+    let scrape = [connection.as_slice(), b"\0\0\0\x02\x05\x05\x05\x05", &[b'a'; 20]].concat();
+    assert_eq!(client.ask(&scrape).await, error);
+    let refused = server.metrics.not_taken.with_label_values(&["passkey"]).get();
+    assert_eq!(refused, 5, "of which one was only a question");
+}
+
+#[tokio::test]
+async fn a_denied_torrent_is_refused_at_every_door_and_may_be_left() {
+    let server = Server::start().await;
+    let mut page = server.page().await;
+    page.ask(announcement(b'a', 10, &[])).await;
+    server.tracker.list(List::Denied, InfoHash([b'a'; 20])).await.unwrap();
+    assert!(server.data_dir.path().join("denied-infohashes").exists());
+
+    let refused = page.ask(announcement(b'a', 10, &[1])).await;
+    assert_eq!(refused["failure reason"], "this tracker does not serve this torrent");
+    assert_eq!((&refused["action"], &refused["info_hash"]), (&json!("announce"), &id(b'a')));
+    let mut stop = announcement(b'a', 10, &[]);
+    stop["event"] = json!("stopped");
+    assert_eq!(page.ask(stop).await, announced(b'a', 0, 0));
+    assert!(http_get(&server, &query('a', 1001, "")).await.starts_with(b"d14:failure reason40:this tracker does"));
+    let client = Client::of(&server).await;
+    let announce = udp_announce(client.connect().await, 2, 5, 1001);
+    assert_eq!(client.ask(&announce).await[8..], *b"torrent not served here");
+    assert_eq!(page.ask(announcement(b'b', 10, &[])).await, announced(b'b', 0, 1));
+    assert_eq!(server.metrics.not_taken.with_label_values(&["torrent"]).get(), 3);
 }

@@ -237,5 +237,11 @@ async fn stopping_tells_every_client_and_leaves_no_task() {
     page.send(json!({"action": "test_hold"}).to_string()).await;
     assert_eq!(server.tasks.stop(DEADLINE).await, 0);
     assert_eq!(page.closed().await, Some(CloseCode::Away));
-    assert!(server.tracker.http_scrape("info_hash=aaaaaaaaaaaaaaaaaaaa").await.starts_with(b"d14:failure reason"));
+    assert!(
+        server
+            .tracker
+            .http_scrape("/scrape", "info_hash=aaaaaaaaaaaaaaaaaaaa")
+            .await
+            .starts_with(b"d14:failure reason")
+    );
 }
