@@ -11,7 +11,10 @@ use super::Info;
 /// How long a name may take to resolve.
 const RESOLVE_TIME: Duration = Duration::from_secs(5);
 
-/// Time between attempts while nobody answers, doubled each time.
+/// With fewer good nodes than this the node may be on an island with a few others that lost their way too.
+pub(super) const FEW_NODES: usize = 4;
+
+/// Time between attempts while few nodes are known, doubled each time.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 const LAST_RETRY: Duration = Duration::from_secs(5 * 60);
 
@@ -40,15 +43,16 @@ pub(super) async fn keep_joined(
             // A network of one's own: others come to us.
             return;
         }
-        if info.borrow().good_nodes == 0 {
-            tracing::info!(retry_in = ?retry, "no DHT node has answered yet");
+        let good_nodes = info.borrow().good_nodes;
+        if good_nodes < FEW_NODES {
+            tracing::debug!(good_nodes, retry_in = ?retry, "few DHT nodes have answered yet");
             // Somebody may come to us in the meantime.
-            let _ = tokio::time::timeout(retry, info.wait_for(|info| info.good_nodes > 0)).await;
+            let _ = tokio::time::timeout(retry, info.wait_for(|info| info.good_nodes >= FEW_NODES)).await;
             retry = (retry * 2).min(LAST_RETRY);
         }
-        if info.borrow().good_nodes > 0 {
+        if info.borrow().good_nodes >= FEW_NODES {
             retry = FIRST_RETRY;
-            if info.wait_for(|info| info.good_nodes == 0).await.is_err() {
+            if info.wait_for(|info| info.good_nodes < FEW_NODES).await.is_err() {
                 return;
             }
         }
@@ -92,7 +96,7 @@ mod tests {
             join.over.send(()).unwrap();
         }
         assert_eq!(at, [0, 2, 6, 14]);
-        set_info.send_replace(nodes(3));
+        set_info.send_replace(nodes(FEW_NODES));
         assert!(tokio::time::timeout(Duration::from_secs(3600), requests.recv()).await.is_err(), "joined");
         set_info.send_replace(nodes(0));
         assert!(requests.recv().await.is_some(), "lost");

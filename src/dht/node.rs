@@ -1,6 +1,6 @@
 //! One DHT node as pure state: datagrams, commands and the passing of time go in, effects come out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,8 @@ pub(super) struct Node {
     /// When they were last asked.
     contacted: Option<Instant>,
     votes: Votes,
-    pings: usize,
+    /// Nodes being pinged.
+    pinging: HashSet<SocketAddr>,
     next_upkeep: Instant,
     upkeeps: u64,
     refresh: Option<OperationId>,
@@ -113,7 +114,7 @@ impl Node {
             contacts: Vec::new(),
             contacted: None,
             votes: Votes::default(),
-            pings: 0,
+            pinging: HashSet::new(),
             next_upkeep: now + UPKEEP,
             upkeeps: 0,
             refresh: None,
@@ -188,7 +189,7 @@ impl Node {
             // An error is an answer too: the node is there, it just does not do what was asked.
             Ok(Message { transaction, body: Body::Error(error), .. }) => {
                 match self.queries.answered(now, from, &transaction) {
-                    Some(purpose) => self.unanswered(&mut turn, purpose, Some(error.code)),
+                    Some(purpose) => self.unanswered(&mut turn, from, purpose, Some(error.code)),
                     None => turn.effects.dropped = Some("unexpected"),
                 }
             }
@@ -216,7 +217,7 @@ impl Node {
                     if let Some(id) = purpose.expected_id() {
                         self.table.failed(&Contact { id, addr });
                     }
-                    self.unanswered(&mut turn, purpose, None);
+                    self.unanswered(&mut turn, addr, purpose, None);
                 }
             }
         }
@@ -232,7 +233,7 @@ impl Node {
     pub(super) fn check_invariants(&self) {
         self.table.check_invariants();
         self.queries.check_invariants();
-        assert!(self.pings <= MAX_PINGS);
+        assert!(self.pinging.len() <= MAX_PINGS);
     }
 
     fn begin(&mut self, turn: &mut Turn<'_, impl Rng>, request: Request, mut seeds: Vec<SocketAddr>) -> OperationId {
@@ -301,7 +302,9 @@ impl Node {
             self.ping(turn, doubtful);
         }
         match purpose {
-            Purpose::Ping(_) => self.pings = self.pings.saturating_sub(1),
+            Purpose::Ping(_) => {
+                self.pinging.remove(&from);
+            }
             Purpose::Lookup(id, asked) => {
                 let mut found = Vec::new();
                 self.with_operation(turn, id, |operation| found = operation.answered(asked, response));
@@ -322,9 +325,11 @@ impl Node {
     }
 
     /// A query got no answer, or an error with a code.
-    fn unanswered(&mut self, turn: &mut Turn<'_, impl Rng>, purpose: Purpose, code: Option<i64>) {
+    fn unanswered(&mut self, turn: &mut Turn<'_, impl Rng>, addr: SocketAddr, purpose: Purpose, code: Option<i64>) {
         match purpose {
-            Purpose::Ping(_) => self.pings = self.pings.saturating_sub(1),
+            Purpose::Ping(_) => {
+                self.pinging.remove(&addr);
+            }
             Purpose::Lookup(id, asked) => self.with_operation(turn, id, |operation| operation.failed(asked)),
             Purpose::Store(id, contact) => {
                 self.with_operation(turn, id, |operation| operation.stored(&contact, Err(code)));
@@ -366,8 +371,12 @@ impl Node {
     }
 
     fn ping(&mut self, turn: &mut Turn<'_, impl Rng>, contact: Contact) {
-        if self.pings < MAX_PINGS && self.ask(turn, contact.addr, Purpose::Ping(Some(contact.id)), Method::Ping) {
-            self.pings += 1;
+        let Contact { id, addr } = contact;
+        if self.pinging.len() < MAX_PINGS
+            && !self.pinging.contains(&addr)
+            && self.ask(turn, addr, Purpose::Ping(Some(id)), Method::Ping)
+        {
+            self.pinging.insert(addr);
         }
     }
 

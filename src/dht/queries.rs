@@ -18,8 +18,9 @@ pub(super) type TransactionId = [u8; 4];
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct OperationId(pub(super) u64);
 
-/// How long a query may wait for its turn. Past that the node is left alone.
+/// How long a query may wait for its turn. Past that the node is left alone. A ping is not worth a turn.
 const PATIENCE: Duration = Duration::from_secs(5);
+const PING_PATIENCE: Duration = Duration::ZERO;
 
 /// Queries waiting for their turn from which on no new operations are started. In the wide network queries hardly ever
 /// wait; in one of ten nodes, a hundred lookups at once have to be done one after the other.
@@ -110,7 +111,8 @@ impl Queries {
         purpose: Purpose,
         query: Query,
     ) -> Result<Option<Vec<u8>>, Busy> {
-        let at = self.pace.reserve(now, to, PATIENCE).ok_or(Busy)?;
+        let patience = if let Purpose::Ping(_) = purpose { PING_PATIENCE } else { PATIENCE };
+        let at = self.pace.reserve(now, to, patience).ok_or(Busy)?;
         let transaction = self.unused_transaction(rng);
         let message = Message {
             transaction: transaction.to_vec(),
@@ -330,11 +332,13 @@ mod tests {
     #[test]
     fn queries_wait_for_their_turn_until_it_would_take_too_long() {
         let mut bench = Bench::new();
-        let results: Vec<_> = (0..40).map(|_| bench.ask(Purpose::Ping(None))).collect();
+        let asked = Asked { addr: addr(1), id: Some(NodeId([2; 20])), again: false };
+        let results: Vec<_> = (0..40).map(|_| bench.ask(Purpose::Lookup(OperationId(1), asked))).collect();
         let sent = results.iter().filter(|r| matches!(r, Ok(Some(_)))).count();
         let waiting = results.iter().filter(|r| matches!(r, Ok(None))).count();
         assert_eq!((sent, waiting), (12, 15), "12 at once, then 3 a second for 5 seconds");
         assert_eq!(results.last(), Some(&Err(Busy)));
+        assert_eq!(bench.ask(Purpose::Ping(None)), Err(Busy));
         let sent = |due: Vec<Due>| due.iter().filter(|due| matches!(due, Due::Send(..))).count();
         assert_eq!([sent(bench.due(1001)), sent(bench.due(2001))], [3, 3]);
     }

@@ -112,8 +112,9 @@ impl Table {
             return false;
         }
         if let Some(rival) = self.rival(&contact) {
-            // Whoever sends this may have made up the address it seems to come from: ask there before believing it.
-            return rival.addr == contact.addr;
+            // `mainline` nodes make up an id for each query, and anybody may make up an address. As long as the node
+            // known there answers, nothing has changed.
+            return rival.addr == contact.addr && self.has_failed(&rival);
         }
         let Some(bucket) = self.bucket_mut(&contact.id) else { return false };
         match bucket.nodes.iter_mut().find(|known| known.contact == contact) {
@@ -203,6 +204,10 @@ impl Table {
             |known: &Contact| known.addr == contact.addr || (is_public && known.addr.ip() == contact.addr.ip());
         let mut contacts = self.nodes().map(|node| node.contact);
         contacts.find(|known| known.id != contact.id && is_same_place(known))
+    }
+
+    fn has_failed(&self, contact: &Contact) -> bool {
+        self.nodes().any(|node| node.contact == *contact && node.failures > 0)
     }
 
     fn remove(&mut self, contact: &Contact) {
@@ -339,6 +344,8 @@ mod tests {
         assert_eq!(table.answered(now, same_id), None);
         assert!(holds(&table, same_id), "it moved");
         let restarted = Contact { id: far(9).id, ..same_id };
+        assert!(!table.queried(now, restarted), "the known node may still answer");
+        table.failed(&same_id);
         assert!(table.queried(now, restarted) && holds(&table, same_id), "a query may be forged, so it is only asked");
         assert_eq!(table.answered(now, restarted), None);
         assert!(holds(&table, restarted) && !holds(&table, same_id), "a new id at the same address");
