@@ -14,24 +14,32 @@ const READING_BUDGET = 130 * 1024
 /** What the client library may cost by itself. */
 const CLIENT_BUDGET = 8 * 1024
 
+/** What of the client library not every page needs: `/client/magnet.js` and so on. */
+const PARTS = ['magnet']
+
 export default defineConfig({
   resolve: {
-    alias: {
-      'swarmgate-client': at('packages/client/src/index.ts'),
+    alias: [
+      { find: /^swarmgate-client$/, replacement: at('packages/client/src/index.ts') },
+      { find: /^swarmgate-client\/(.*)$/, replacement: at('packages/client/src/$1.ts') },
       // markdown-it's table of named entities is 16 KB; the browser has one.
-      entities: at('src/site/entities.ts'),
-    },
+      { find: 'entities', replacement: at('src/site/entities.ts') },
+    ],
   },
   build: {
     target: 'es2022',
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
     rollupOptions: {
-      // `client.js` is at a stable address, for pages of other authors: `import('/client.js')`.
-      input: { index: at('index.html'), client: at('packages/client/src/index.ts') },
+      // The library is at stable addresses, for pages of other authors: `import('/client.js')`.
+      input: {
+        index: at('index.html'),
+        client: at('packages/client/src/index.ts'),
+        ...Object.fromEntries(PARTS.map((part) => [`client/${part}`, at(`packages/client/src/${part}.ts`)])),
+      },
       preserveEntrySignatures: 'allow-extension',
       output: {
-        entryFileNames: ({ name }) => (name === 'client' ? 'client.js' : 'assets/[name]-[hash].js'),
+        entryFileNames: ({ name }) => (name.startsWith('client') ? '[name].js' : 'assets/[name]-[hash].js'),
       },
     },
   },
@@ -64,14 +72,26 @@ function sizes(): Plugin {
     generateBundle(_options, bundle) {
       const size = (file: Rollup.OutputAsset | Rollup.OutputChunk) =>
         gzipSync(file.type === 'chunk' ? file.code : file.source).length
-      const read = Object.values(bundle).filter(
-        ({ fileName }) => /\.(js|css)$/.test(fileName) && !fileName.includes('ed25519'),
+      /** The scripts that one of them brings in, itself included. */
+      const loaded = (name: string, seen = new Set<string>()): Set<string> => {
+        const file = bundle[name]
+        if (file?.type !== 'chunk' || seen.has(name) || name.includes('ed25519')) return seen
+        seen.add(name)
+        for (const next of [...file.imports, ...file.dynamicImports]) loaded(next, seen)
+        return seen
+      }
+      const sum = (names: Iterable<string>) =>
+        [...names].reduce((total, name) => total + size(bundle[name] as Rollup.OutputChunk), 0)
+      const [index = ''] = Object.values(bundle).flatMap((file) =>
+        'isEntry' in file && file.name === 'index' ? file.fileName : [],
       )
-      const total = read.reduce((sum, file) => sum + size(file), 0)
-      const client = size(bundle['client.js'] as Rollup.OutputChunk)
+      const styles = Object.keys(bundle).filter((name) => name.endsWith('.css'))
+      const total = sum([...loaded(index), ...styles])
+      const client = sum(loaded('client.js'))
       const kib = (bytes: number) => `${(bytes / 1024).toFixed(1)} KiB`
+      const parts = PARTS.map((part) => `client/${part}.js ${kib(sum([`client/${part}.js`]))}`)
       this.info(
-        `reading ${kib(total)} of ${kib(READING_BUDGET)}, client.js ${kib(client)} of ${kib(CLIENT_BUDGET)} (gzip)`,
+        `reading ${kib(total)} of ${kib(READING_BUDGET)}, client.js ${kib(client)} of ${kib(CLIENT_BUDGET)}, besides it ${parts.join(', ')} (gzip)`,
       )
       if (total > READING_BUDGET || client > CLIENT_BUDGET) this.error('over the size budget')
     },

@@ -1,5 +1,5 @@
 /** The address bar ⇄ what is open. `#magnet:?…` names the site; `x.page` and `x.at` the place in it. Pure. */
-import { formatMagnet, parseMagnet, type Magnet } from 'swarmgate-client'
+import { formatMagnet, parseMagnet, type Magnet } from 'swarmgate-client/magnet'
 
 /** A place in a site; `page` is `null` for the page it opens with, `heading` for the top. */
 export interface Place {

@@ -1,5 +1,6 @@
 /** A torrent in the browser: WebTorrent behind the few operations that the reader needs. */
-import { ConnectionError, type Magnet } from 'swarmgate-client'
+import { ConnectionError } from 'swarmgate-client'
+import type { Magnet } from 'swarmgate-client/magnet'
 import type WebTorrent from 'webtorrent/dist/webtorrent.min.js'
 import type { Torrent, TorrentFile } from 'webtorrent/dist/webtorrent.min.js'
 

@@ -1,6 +1,7 @@
 // @vitest-environment jsdom
 import { render } from 'preact'
-import { importSeed, parseMagnet, signRecord } from 'swarmgate-client'
+import { importSeed, signRecord } from 'swarmgate-client'
+import { parseMagnet } from 'swarmgate-client/magnet'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 
 import { HOME } from '../route.ts'

@@ -25,12 +25,11 @@ export async function checkReply(request: Request, json: Json, floor = -1): Prom
   if (reply.kind === 'value' && itemTarget(reply.v) !== target) throw notAsked()
   if (reply.kind === 'stored' && reply.stored.target !== target) throw notAsked()
   if (reply.kind === 'record') {
-    const record = await check(reply.record, target)
     const least = Math.max(floor, ('seq' in request && request.seq) || 0)
-    if (record.seq < least) throw new StaleError(record.seq, least)
-    return { ...reply, record }
+    return { ...reply, record: await checkRecord(reply.record, target, least) }
   }
-  if (reply.kind === 'failure') return { ...reply, current: reply.current && (await check(reply.current, target)) }
+  if (reply.kind === 'failure')
+    return { ...reply, current: reply.current && (await checkRecord(reply.current, target)) }
   return reply
 }
 
@@ -42,14 +41,18 @@ export function requestTarget(request: Request): string | null {
   return recordTarget(request.k, fromHex(request.salt ?? '') as Bytes)
 }
 
-async function check(record: SignedRecord, target: string | null): Promise<VerifiedRecord> {
+/**
+ * Checks a record that somebody sent: that it verifies, is the one of `target`, and is not below `floor`.
+ * @throws {ForgedError | StaleError}
+ */
+export async function checkRecord(record: SignedRecord, target: string | null, floor = -1): Promise<VerifiedRecord> {
   if (recordTarget(record.key, record.salt) !== target) throw notAsked()
-  try {
-    return await verifyRecord(record)
-  } catch (error) {
+  const verified = await verifyRecord(record).catch((error: Error) => {
     if (!(error instanceof RecordError)) throw error
     throw new ForgedError(`the server sent a record that does not verify: ${error.message}`, 'bad-signature')
-  }
+  })
+  if (verified.seq < floor) throw new StaleError(verified.seq, floor)
+  return verified
 }
 
 function notAsked(): ForgedError {

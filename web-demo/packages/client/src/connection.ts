@@ -31,6 +31,9 @@ interface Pending {
   readonly reject: (error: unknown) => void
 }
 
+/** Hears what a server sends unasked about a target; `null` when the socket is lost, and with it every subscription. */
+export type Follower = (push: Json | null) => void
+
 export class Connection {
   #socket: SocketLike | null = null
   /** Whether this server has ever answered a request of ours: then it knows `dht_*`. */
@@ -38,6 +41,7 @@ export class Connection {
   #introduction: ReturnType<typeof setTimeout> | undefined
   #lastId = 0
   readonly #pending = new Map<string, Pending>()
+  readonly #followers = new Map<string, Set<Follower>>()
 
   constructor(
     readonly url: string,
@@ -61,6 +65,21 @@ export class Connection {
     } finally {
       this.#pending.delete(id)
       signal.removeEventListener('abort', abort)
+    }
+  }
+
+  /** Sends a request whose reply nobody waits for, if there is a socket to send it on. */
+  notify(request: Request): void {
+    if (this.#socket?.readyState === OPEN) this.#socket.send(JSON.stringify({ ...request, id: String(++this.#lastId) }))
+  }
+
+  /** Has `follower` hear of a target, until the function returned is called: it says whether nobody else hears of it. */
+  follow(target: string, follower: Follower): () => boolean {
+    const followers = this.#followers.get(target) ?? new Set()
+    this.#followers.set(target, followers.add(follower))
+    return () => {
+      followers.delete(follower)
+      return followers.size === 0 && this.#followers.delete(target)
     }
   }
 
@@ -105,7 +124,9 @@ export class Connection {
   #receive(data: unknown): void {
     const reply = parseFrame(data)
     if (!reply) return
-    if (typeof reply['id'] === 'string' && String(reply['action']).startsWith('dht_')) {
+    if (reply['action'] === 'dht_update') {
+      this.#followers.get(String(reply['target']).toLowerCase())?.forEach((follower) => follower(reply))
+    } else if (typeof reply['id'] === 'string' && String(reply['action']).startsWith('dht_')) {
       this.#understands = true
       clearTimeout(this.#introduction)
       this.#pending.get(reply['id'])?.resolve(reply)
@@ -120,6 +141,7 @@ export class Connection {
     this.#socket = null
     clearTimeout(this.#introduction)
     for (const { reject } of [...this.#pending.values()]) reject(error)
+    for (const followers of this.#followers.values()) followers.forEach((follower) => follower(null))
     socket?.close()
   }
 

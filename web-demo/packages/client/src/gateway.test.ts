@@ -16,7 +16,19 @@ import { localFloor, memoryFloor } from './floor.ts'
 import { Gateway } from './gateway.ts'
 import { recordFields, type RecordFields } from './messages.ts'
 import { signRecord, verifyRecord, type VerifiedRecord } from './record.ts'
-import { fakeNetwork, fromFields, hex, INFO, vectors, type Case, type Server } from './testing.ts'
+import {
+  fakeNetwork,
+  found,
+  fromFields,
+  hex,
+  INFO,
+  outcome,
+  serving,
+  vectors,
+  watchCrypto,
+  type Case,
+  type Server,
+} from './testing.ts'
 
 const [A, B] = ['wss://a/announce', 'wss://b/announce']
 const IH = '11'.repeat(20)
@@ -33,40 +45,10 @@ beforeEach(async () => {
 afterEach(() => vi.useRealTimers())
 
 const record = (seq: number) => records[seq] as VerifiedRecord
-const found = (item: VerifiedRecord) => ({ found: true, target: item.target, ...recordFields(item), source: 'dht' })
-/** A server that introduces itself and answers everything else with `reply`. */
-const serving =
-  (reply: (request: Record<string, unknown>) => object | undefined): Server =>
-  (request) =>
-    request['action'] === 'dht_info' ? INFO : reply(request)
 const gatewayTo = (servers: Record<string, Server>, options = {}) => {
   const network = fakeNetwork(servers)
   return { ...network, gateway: new Gateway([A, B], { WebSocket: network.WebSocket, ...options }) }
 }
-/** What `promise` comes to while time is made to pass: never ahead of the platform's cryptography, which keeps its own. */
-async function outcome<T>(promise: Promise<T>, milliseconds = 60_000): Promise<T | Error> {
-  let settled = false
-  const result = promise.catch((error: Error) => error).finally(() => (settled = true))
-  for (let passed = 0; !settled && passed < milliseconds;) {
-    await new Promise(setImmediate)
-    if (cryptoBusy > 0) continue
-    await vi.advanceTimersByTimeAsync(10)
-    passed += 10
-  }
-  return result
-}
-
-let cryptoBusy = 0
-function watchCrypto(): void {
-  for (const method of ['importKey', 'verify', 'sign', 'generateKey'] as const) {
-    const real = crypto.subtle[method].bind(crypto.subtle) as (...args: unknown[]) => Promise<never>
-    vi.spyOn(crypto.subtle, method).mockImplementation(async (...args: unknown[]) => {
-      cryptoBusy++
-      return real(...args).finally(() => cryptoBusy--)
-    })
-  }
-}
-
 describe('get', () => {
   test('asks once and verifies', async () => {
     const { gateway, sockets } = gatewayTo({ [A]: serving(() => found(record(2))) })

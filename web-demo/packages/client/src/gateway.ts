@@ -2,7 +2,7 @@
  * The servers a page gets records through, none of them trusted: every record is verified here, its target computed
  * here, and nothing older than what was seen before is taken.
  */
-import { checkReply, requestTarget, type Answer } from './answer.ts'
+import { checkRecord, checkReply, requestTarget, type Answer } from './answer.ts'
 import { toHex, type Bytes } from './bytes.ts'
 import { Connection, type SocketConstructor } from './connection.ts'
 import { Deadline } from './deadline.ts'
@@ -18,6 +18,7 @@ import {
 import { memoryFloor, type Floor } from './floor.ts'
 import { recordFields, type GetRequest, type Info, type Request, type Stored } from './messages.ts'
 import { checkValue, recordTarget, replaces, type VerifiedRecord } from './record.ts'
+import { follow } from './subscription.ts'
 
 export interface GatewayOptions {
   /** The platform's WebSocket, unless given. */
@@ -36,6 +37,17 @@ export interface GetOptions {
   readonly maxAge?: number
   /** The record this page has: then only a newer one is sent, and this one is returned when there is none. */
   readonly known?: VerifiedRecord
+  readonly signal?: AbortSignal
+}
+
+export interface SubscribeOptions {
+  readonly salt?: Bytes
+  /** Take nothing below this. */
+  readonly minSeq?: number
+  /** The record this page has: only newer ones are told. */
+  readonly known?: VerifiedRecord
+  /** Called each time a server has said what is newest, be it new or not. */
+  readonly heard?: () => void
   readonly signal?: AbortSignal
 }
 
@@ -61,6 +73,8 @@ export class Gateway {
   readonly #timeout: number
   /** Where to begin: the server that answered last. */
   #first = 0
+  /** Ends the subscriptions. */
+  #open = new AbortController()
 
   /** @param servers WebSocket addresses, the preferred one first */
   constructor(servers: readonly string[], options: GatewayOptions = {}) {
@@ -91,6 +105,37 @@ export class Gateway {
     const answer = await this.#ask(request, signal, minSeq)
     if (answer.kind !== 'record') return known ?? null
     return known && !replaces(answer.record, known) ? known : answer.record
+  }
+
+  /**
+   * The newest record of a key, and every newer one as it is published, until the loop is left or `signal` aborts, which
+   * throws its reason. Who is slow finds only the newest. Every server is followed; lost connections are made again, and
+   * servers that push nothing are asked twice a minute.
+   * @throws {UnsupportedError | ProxyError} when every server has refused
+   */
+  async *subscribe(publicKey: string, options: SubscribeOptions = {}): AsyncGenerator<VerifiedRecord, void, undefined> {
+    const { salt, known = null, minSeq = 0, heard = () => {}, signal } = options
+    const target = recordTarget(publicKey, salt)
+    signal?.throwIfAborted()
+    const stop = AbortSignal.any([this.#open.signal, ...(signal ? [signal] : [])])
+    yield* follow({
+      target,
+      request: { k: publicKey.toLowerCase(), ...(salt?.length && { salt: toHex(salt) }) },
+      connections: this.#connections,
+      ask: async (connection, request) => {
+        const limit = new Deadline(this.#timeout, stop)
+        return this.#askOne(connection, request, limit, minSeq).finally(() => limit.clear())
+      },
+      check: async (claim) => {
+        const record = await checkRecord(claim, target, Math.max(minSeq, await this.#floor.read(target)))
+        await this.#floor.raise(target, record.seq)
+        return record
+      },
+      known,
+      heard,
+      signal: stop,
+    })
+    signal?.throwIfAborted()
   }
 
   /**
@@ -127,8 +172,10 @@ export class Gateway {
     return (answer as Answer & { kind: 'info' }).info
   }
 
-  /** Closes the sockets; requests in flight fail. The next request opens them again. */
+  /** Closes the sockets; requests in flight fail, subscriptions end. The next request opens them again. */
   close(): void {
+    this.#open.abort()
+    this.#open = new AbortController()
     for (const connection of this.#connections) connection.close()
   }
 

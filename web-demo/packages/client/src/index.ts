@@ -24,8 +24,7 @@ export {
   UnsupportedError,
 } from './errors.ts'
 export { localFloor, memoryFloor, type Floor } from './floor.ts'
-export { Gateway, type GatewayOptions, type GetOptions, type PutOptions } from './gateway.ts'
-export { formatMagnet, MagnetError, parseMagnet, type Magnet } from './magnet.ts'
+export { Gateway, type GatewayOptions, type GetOptions, type PutOptions, type SubscribeOptions } from './gateway.ts'
 export type { Info, Stored } from './messages.ts'
 export {
   MAX_SALT,

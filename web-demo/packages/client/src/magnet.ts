@@ -5,8 +5,7 @@
  * `magnet:?xt=urn:btih:<40 hex or 32 base32>` names one torrent. A link may carry both: the key, and the version that
  * was current when it was shared. The rules and the sentences are those of the server's `wire::magnet`.
  */
-import { fromHex, text, toHex, utf8, type Bytes } from './bytes.ts'
-import { MAX_SALT } from './record.ts'
+import { fromHex, MAX_SALT, toHex, type Bytes } from './index.ts'
 
 /** Longest link read, in bytes. Links are typed by strangers and shown to people; real ones stay well below. */
 export const MAX_LENGTH = 16 * 1024
@@ -42,7 +41,8 @@ export class MagnetError extends Error {
  * @throws {MagnetError}
  */
 export function parseMagnet(link: string): Magnet {
-  if (utf8(link).length > MAX_LENGTH) throw new MagnetError(`the magnet link is longer than ${MAX_LENGTH} characters`)
+  if (new TextEncoder().encode(link).length > MAX_LENGTH)
+    throw new MagnetError(`the magnet link is longer than ${MAX_LENGTH} characters`)
   const body = /^magnet:\?(.*)$/is.exec(link.trim())?.[1]
   if (body === undefined) throw new MagnetError('not a magnet link (it must start with "magnet:?")')
 
@@ -123,7 +123,9 @@ function escape(value: string): string {
 
 /** Unlike `decodeURIComponent`, takes what strangers write: a stray "%" stays, bytes that are not UTF-8 become U+FFFD. */
 function percentDecode(value: string): string {
-  return value.replace(/(?:%[0-9a-f]{2})+/gi, (run) => text(fromHex(run.replaceAll('%', '')) ?? new Uint8Array()))
+  return value.replace(/(?:%[0-9a-f]{2})+/gi, (run) =>
+    new TextDecoder().decode(fromHex(run.replaceAll('%', '')) ?? new Uint8Array()),
+  )
 }
 
 /** What follows `prefix`. URN namespaces are case-insensitive (RFC 8141 §3.1). */

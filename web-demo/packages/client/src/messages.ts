@@ -24,10 +24,20 @@ export interface GetRequest {
   readonly max_age?: number
 }
 
+/** Asks for a record and, by `dht_subscribe`, for every newer one: the reply is that of a get. */
+export interface FollowRequest {
+  readonly action: 'dht_get' | 'dht_subscribe'
+  readonly k: string
+  readonly salt?: string
+  readonly seq?: number
+}
+
 /** Requests, without the `id` that the connection adds. */
 export type Request =
   | { readonly action: 'dht_info' }
   | GetRequest
+  | FollowRequest
+  | { readonly action: 'dht_unsubscribe'; readonly k: string; readonly salt?: string }
   | { readonly action: 'dht_get'; readonly target: string }
   | (RecordFields & { readonly action: 'dht_put'; readonly cas?: number })
   | { readonly action: 'dht_put'; readonly v: string }
@@ -88,9 +98,14 @@ export function recordFields({ key, salt, seq, v, sig }: SignedRecord): RecordFi
   return { k: key, ...(salt.length > 0 && { salt: toHex(salt) }), seq, v: toHex(v), sig: toHex(sig) }
 }
 
+/** The record that a server sent unasked, as claimed; `null` when it is none. */
+export const parsePush = parseRecord
+
 const PARSERS: Record<Request['action'], (request: Request, reply: Json) => Reply | null> = {
   dht_info: (_, reply) => parseInfo(reply),
   dht_get: parseGet,
+  dht_subscribe: (request, reply) => (reply['subscribed'] === true ? parseGet(request, reply) : null),
+  dht_unsubscribe: () => ({ kind: 'absent' }),
   dht_put: (_, reply) => parseStored(reply),
 }
 

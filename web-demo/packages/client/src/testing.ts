@@ -1,10 +1,12 @@
 /** Helpers of the tests: the shared vectors, and a WebSocket whose other end is a function. */
 import { readFileSync } from 'node:fs'
 
+import { vi } from 'vitest'
+
 import { fromHex, type Bytes } from './bytes.ts'
 import type { SocketLike } from './connection.ts'
-import type { RecordFields } from './messages.ts'
-import type { SignedRecord } from './record.ts'
+import { recordFields, type RecordFields } from './messages.ts'
+import type { SignedRecord, VerifiedRecord } from './record.ts'
 
 /** One case of `spec/vectors`; see its README. */
 export interface Case<Input, Expected> {
@@ -36,6 +38,20 @@ export const INFO = {
   limits: { v: 1000, salt: 64, seq: Number.MAX_SAFE_INTEGER },
   dht: { nodes: 3, ready: true },
 }
+
+/** A server that introduces itself and answers everything else with `reply`. */
+export const serving =
+  (reply: (request: Record<string, unknown>) => object | undefined): Server =>
+  (request) =>
+    request['action'] === 'dht_info' ? INFO : reply(request)
+
+/** What a server says that has this record. */
+export const found = (item: VerifiedRecord) => ({
+  found: true,
+  target: item.target,
+  ...recordFields(item),
+  source: 'dht',
+})
 
 /** A WebSocket that reaches the servers it is given, by URL; any other URL cannot be reached. */
 export function fakeNetwork(servers: Readonly<Record<string, Server>>) {
@@ -93,5 +109,29 @@ export class FakeSocket implements SocketLike {
 
   private emit(type: string, data?: unknown): void {
     for (const listener of this.#listeners.get(type) ?? []) listener({ data })
+  }
+}
+
+/** What `promise` comes to while time is made to pass: never ahead of the platform's cryptography, which keeps its own. */
+export async function outcome<T>(promise: Promise<T>, milliseconds = 60_000): Promise<T | Error> {
+  let settled = false
+  const result = promise.catch((error: Error) => error).finally(() => (settled = true))
+  for (let passed = 0; !settled && passed < milliseconds;) {
+    await new Promise(setImmediate)
+    if (cryptoBusy > 0) continue
+    await vi.advanceTimersByTimeAsync(10)
+    passed += 10
+  }
+  return result
+}
+
+let cryptoBusy = 0
+export function watchCrypto(): void {
+  for (const method of ['importKey', 'verify', 'sign', 'generateKey'] as const) {
+    const real = crypto.subtle[method].bind(crypto.subtle) as (...args: unknown[]) => Promise<never>
+    vi.spyOn(crypto.subtle, method).mockImplementation(async (...args: unknown[]) => {
+      cryptoBusy++
+      return real(...args).finally(() => cryptoBusy--)
+    })
   }
 }
