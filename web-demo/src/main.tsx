@@ -2,7 +2,7 @@
 import { render } from 'preact'
 import { Gateway, localFloor, memoryFloor, type Floor } from 'swarmgate-client'
 
-import { CHECK_EVERY, Reader, shareRoute, type World } from './reader.ts'
+import { Reader, shareRoute, type World } from './reader.ts'
 import { formatRoute } from './route.ts'
 import type { Problem, State } from './state.ts'
 import { createStore } from './store.ts'
@@ -29,7 +29,7 @@ const actions: Actions = {
     location.hash = formatRoute(route)
   },
   retry: () => void reader.retry(),
-  check: () => void reader.check(true),
+  check: () => void reader.check(),
   acceptUpdate: () => void reader.acceptUpdate(),
   dismissUpdate: () => store.dispatch({ type: 'update-dismissed' }),
   copyLink: () => void copyLink(),
@@ -42,8 +42,6 @@ history.scrollRestoration = 'manual'
 addEventListener('scroll', rememberScroll, { passive: true })
 addEventListener('hashchange', go)
 addEventListener('online', () => store.state.problem?.code === 'no-server' && void reader.retry())
-document.addEventListener('visibilitychange', checkIfDue)
-setInterval(checkIfDue, CHECK_EVERY)
 
 draw(store.state)
 if (location.hash.length > 1) prepare().catch(() => {}) // whoever needs it will ask again, and be told
@@ -71,13 +69,6 @@ function draw(state: State): void {
   dataset['peers'] = String(state.swarm.peers)
   document.title = [state.page?.title ?? state.version?.name, text.appName].filter(Boolean).join(' – ')
   render(<App state={state} actions={actions} />, document.getElementById('app') as HTMLElement)
-}
-
-/** A page that nobody looks at asks nothing. */
-function checkIfDue(): void {
-  const { phase, checkedAt, update } = store.state
-  const due = checkedAt !== null && Date.now() - checkedAt >= CHECK_EVERY
-  if (document.visibilityState === 'visible' && phase === 'shown' && !update && due) void reader.check(false)
 }
 
 async function copyLink(): Promise<void> {

@@ -2,14 +2,15 @@ import {
   ConnectionError,
   ForgedError,
   importSeed,
-  parseMagnet,
   ProxyError,
   signRecord,
   StaleError,
   UnsupportedError,
   type GetOptions,
+  type SubscribeOptions,
   type VerifiedRecord,
 } from 'swarmgate-client'
+import { parseMagnet } from 'swarmgate-client/magnet'
 import { beforeEach, expect, test, vi } from 'vitest'
 
 import { Reader, shareRoute, toProblem, type World } from './reader.ts'
@@ -40,6 +41,9 @@ interface FakeVisit {
   readonly fail: (error: Error) => void
 }
 
+/** Has a followed server say what is newest. */
+let push: (record: VerifiedRecord | null) => void
+let followed: SubscribeOptions[]
 let answer: (options: GetOptions) => Promise<VerifiedRecord | null>
 let asked: GetOptions[]
 let visits: FakeVisit[]
@@ -61,6 +65,7 @@ function fakeSite(infoHash: string): Site {
 beforeEach(() => {
   answer = async () => one
   asked = []
+  followed = []
   visits = []
   now = 1_000
   store = createStore(() => {})
@@ -69,7 +74,10 @@ beforeEach(() => {
 
 function world(overrides: Partial<World> = {}): World {
   return {
-    gateway: { get: (_key, options = {}) => (asked.push(options), answer(options)) },
+    gateway: {
+      get: (_key, options = {}) => (asked.push(options), answer(options)),
+      subscribe: (_key, options = {}) => (followed.push(options), stream(options)),
+    },
     visit: (infoHash, options) => {
       const leave = vi.fn()
       const site = new Promise<Site>((resolve, fail) => {
@@ -81,6 +89,17 @@ function world(overrides: Partial<World> = {}): World {
     now: () => now,
     obstacle: null,
     ...overrides,
+  }
+}
+
+async function* stream({ heard, signal }: SubscribeOptions): AsyncGenerator<VerifiedRecord, void, undefined> {
+  while (true) {
+    const record = await new Promise<VerifiedRecord | null>((resolve, reject) => {
+      push = resolve
+      signal?.addEventListener('abort', () => reject(signal.reason as Error))
+    })
+    if (record) yield record
+    else heard?.()
   }
 }
 
@@ -153,11 +172,14 @@ test('leaving for another site lets go of this one', async () => {
 
 test('a newer record is offered, and shown when wanted', async () => {
   await show()
-  answer = async () => two
+  expect(followed).toEqual([expect.objectContaining({ known: one })])
+  now = 4_000
+  push(null)
+  await settle()
+  expect(store.state).toMatchObject({ update: null, checkedAt: 4_000 })
   now = 5_000
-  await reader.check(false)
-  expect(asked[1]).toMatchObject({ known: one })
-  expect(asked[1]).not.toHaveProperty('maxAge')
+  push(two)
+  await settle()
   expect(store.state).toMatchObject({ update: two, record: one, page: { title: 'One' }, checkedAt: 5_000 })
 
   void reader.acceptUpdate()
@@ -173,8 +195,8 @@ test('a newer record is offered, and shown when wanted', async () => {
 test('a newer record of the same torrent joins no swarm twice', async () => {
   await show()
   const again = await signRecord(key, { infoHash: IH1, seq: 9 })
-  answer = async () => again
-  await reader.check(false)
+  push(again)
+  await settle()
   await reader.acceptUpdate()
   expect(store.state).toMatchObject({ record: again, phase: 'shown' })
   expect(visits).toHaveLength(1)
@@ -182,12 +204,20 @@ test('a newer record of the same torrent joins no swarm twice', async () => {
 
 test('somebody who asks makes the server ask', async () => {
   await show()
-  await reader.check(true)
+  await reader.check()
   expect(asked[1]).toMatchObject({ maxAge: 0, known: one })
   expect(store.state.notice).toBe('up-to-date')
   answer = () => Promise.reject(new ConnectionError('no'))
-  await reader.check(true)
+  await reader.check()
   expect(store.state).toMatchObject({ notice: 'check-failed', phase: 'shown', checking: false })
+})
+
+test('whoever leaves a site follows it no more', async () => {
+  await show()
+  await reader.route('')
+  expect(followed[0]?.signal?.aborted).toBe(true)
+  await show(`#magnet:?xt=urn:btih:${IH1}`)
+  expect(followed).toHaveLength(1)
 })
 
 test('without a record the version named in the link will do, unless the server lied', async () => {

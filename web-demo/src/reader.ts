@@ -2,15 +2,14 @@
 import {
   ConnectionError,
   ForgedError,
-  MagnetError,
   ProxyError,
   StaleError,
   TimeoutError,
   UnsupportedError,
   type Gateway,
-  type Magnet,
   type VerifiedRecord,
 } from 'swarmgate-client'
+import { MagnetError, type Magnet } from 'swarmgate-client/magnet'
 
 import { HOME, parseRoute, sameSite, type Route } from './route.ts'
 import { renderMarkdown } from './site/markdown.ts'
@@ -25,12 +24,9 @@ const LONGEST_PAGE = 4 * 1024 * 1024
 /** How long a swarm may be without peers before the reader is told, milliseconds. The search goes on. */
 const PATIENCE = 20_000
 
-/** How often a page in view asks for a newer version, milliseconds. */
-export const CHECK_EVERY = 30_000
-
 /** What the reader needs of the world outside. */
 export interface World {
-  readonly gateway: Pick<Gateway, 'get'>
+  readonly gateway: Pick<Gateway, 'get' | 'subscribe'>
   readonly visit: (infoHash: string, options: VisitOptions) => Visit
   /** Address of the tracker of this page's own server. */
   readonly tracker: string
@@ -82,19 +78,19 @@ export class Reader {
     if (magnet) await this.#openSite({ magnet, place }, scroll)
   }
 
-  /** Asks whether there is a newer version. `asked`: a person wants to know, so the DHT is asked, and the answer told. */
-  async check(asked: boolean): Promise<void> {
+  /** Asks whether there is a newer version, because a person wants to know: the DHT is asked, and the answer told. */
+  async check(): Promise<void> {
     const { record, magnet, checking } = this.#store.state
     if (!magnet?.key || !record || checking) return
     const { signal } = this.#open
     this.#store.dispatch({ type: 'check-started' })
     try {
-      const options = { salt: magnet.salt, known: record, signal, ...(asked && { maxAge: 0 }) }
+      const options = { salt: magnet.salt, known: record, signal, maxAge: 0 }
       const newest = (await this.#world.gateway.get(magnet.key, options)) ?? record
       signal.throwIfAborted()
-      this.#store.dispatch({ type: 'checked', record: newest, at: this.#world.now(), asked })
+      this.#store.dispatch({ type: 'checked', record: newest, at: this.#world.now() })
     } catch {
-      if (!signal.aborted) this.#store.dispatch({ type: 'check-failed', asked })
+      if (!signal.aborted) this.#store.dispatch({ type: 'check-failed' })
     }
   }
 
@@ -126,6 +122,7 @@ export class Reader {
     if (obstacle) return this.#store.dispatch({ type: 'failed', problem: obstacle })
     await this.#guard(this.#open.signal, async (signal) => {
       const record = magnet.key === null ? null : await this.#findRecord(magnet, magnet.key, signal)
+      if (magnet.key !== null) void this.#follow(magnet, magnet.key, record, signal)
       await this.#openVersion(record ? record.infoHash : magnet.infoHash, signal)
     })
   }
@@ -148,6 +145,18 @@ export class Reader {
     if (signal.aborted || lied || magnet.infoHash === null) throw problem
     dispatch({ type: 'record-skipped' })
     return null
+  }
+
+  /** Offers what is published from now on, until the site is left. */
+  async #follow(magnet: Magnet, key: string, known: VerifiedRecord | null, signal: AbortSignal): Promise<void> {
+    const followed = (record: VerifiedRecord | null) =>
+      this.#store.dispatch({ type: 'followed', record, at: this.#world.now() })
+    const options = { salt: magnet.salt, ...(known && { known }), heard: () => followed(null), signal }
+    try {
+      for await (const record of this.#world.gateway.subscribe(key, options)) followed(record)
+    } catch {
+      // The site was left, or no server can be followed: then somebody who wants to know asks, and is told why.
+    }
   }
 
   async #openVersion(infoHash: string | null, signal: AbortSignal): Promise<void> {

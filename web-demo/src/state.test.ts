@@ -1,4 +1,5 @@
-import { importSeed, parseMagnet, signRecord, type VerifiedRecord } from 'swarmgate-client'
+import { importSeed, signRecord, type VerifiedRecord } from 'swarmgate-client'
+import { parseMagnet } from 'swarmgate-client/magnet'
 import { describe, expect, test } from 'vitest'
 
 import { HOME } from './route.ts'
@@ -44,12 +45,16 @@ test('opening another site, or none, forgets everything of this one', () => {
   expect(after(...shown, opened)).toEqual(after(opened))
 })
 
-describe('checking for an update', () => {
-  const check = (newest: VerifiedRecord, asked: boolean) =>
-    after(...shown, { type: 'check-started' }, { type: 'checked', record: newest, at: 20, asked })
+describe('updates', () => {
+  const check = (newest: VerifiedRecord) =>
+    after(...shown, { type: 'check-started' }, { type: 'checked', record: newest, at: 20 })
+  const follow = (record: VerifiedRecord | null) => after(...shown, { type: 'followed', record, at: 20 })
 
-  test('a newer record waits for the reader; the page stays', () => {
-    const state = check(two, false)
+  test.each([
+    ['found by a check', check],
+    ['told by the server', follow],
+  ])('a newer record, %s, waits for the reader; the page stays', (_, come) => {
+    const state = come(two)
     expect(state).toMatchObject({ update: two, record: one, page, phase: 'shown', checking: false, checkedAt: 20 })
     expect(reduce(state, { type: 'update-dismissed' }).update).toBeNull()
     expect(reduce(state, { type: 'record-found', record: two, at: 30 })).toMatchObject({
@@ -60,14 +65,25 @@ describe('checking for an update', () => {
   })
 
   test('nothing new is said only to somebody who asked', () => {
-    expect(check(one, true)).toMatchObject({ notice: 'up-to-date', update: null })
-    expect(check(one, false)).toMatchObject({ notice: null, update: null })
+    expect(check(one)).toMatchObject({ notice: 'up-to-date', update: null })
+    for (const record of [one, null]) {
+      expect(follow(record)).toMatchObject({ notice: null, update: null, checkedAt: 20 })
+    }
+  })
+
+  test('a check that finds what already waits does not call the page up to date', () => {
+    const state = [{ type: 'check-started' }, { type: 'checked', record: one, at: 30 }] as const
+    expect(state.reduce(reduce, follow(two))).toMatchObject({ update: two, notice: null })
   })
 
   test('a check that fails changes nothing else', () => {
-    const failed = (asked: boolean) => after(...shown, { type: 'check-started' }, { type: 'check-failed', asked })
-    expect(failed(true)).toMatchObject({ phase: 'shown', page, notice: 'check-failed', checking: false })
-    expect(failed(false)).toEqual({ ...after(...shown), notice: null })
+    const failed = after(...shown, { type: 'check-started' }, { type: 'check-failed' })
+    expect(failed).toMatchObject({ phase: 'shown', page, notice: 'check-failed', checking: false })
+  })
+
+  test('without a record, the first one that comes is offered', () => {
+    const unchecked: Action = { type: 'record-skipped' }
+    expect(after(opened, unchecked, { type: 'followed', record: one, at: 20 })).toMatchObject({ update: one })
   })
 })
 

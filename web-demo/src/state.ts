@@ -1,5 +1,6 @@
 /** The whole state of the reader, and the named actions that change it. Pure: nothing here waits, fetches or draws. */
-import { replaces, type Magnet, type VerifiedRecord } from 'swarmgate-client'
+import { replaces, type VerifiedRecord } from 'swarmgate-client'
+import type { Magnet } from 'swarmgate-client/magnet'
 
 import { HOME, type Place } from './route.ts'
 
@@ -108,8 +109,10 @@ export type Action =
   | { readonly type: 'page-shown'; readonly page: Page }
   | { readonly type: 'failed'; readonly problem: Problem }
   | { readonly type: 'check-started' }
-  | { readonly type: 'checked'; readonly record: VerifiedRecord; readonly at: number; readonly asked: boolean }
-  | { readonly type: 'check-failed'; readonly asked: boolean }
+  | { readonly type: 'checked'; readonly record: VerifiedRecord; readonly at: number }
+  | { readonly type: 'check-failed' }
+  /** A server that is followed has said what is newest; `null`: what is on display. */
+  | { readonly type: 'followed'; readonly record: VerifiedRecord | null; readonly at: number }
   | { readonly type: 'update-dismissed' }
   | { readonly type: 'noticed'; readonly notice: Notice }
 
@@ -142,9 +145,11 @@ export function reduce(state: State, action: Action): State {
     case 'check-started':
       return { ...state, checking: true, notice: null }
     case 'checked':
-      return checked({ ...state, checking: false, checkedAt: action.at }, action.record, action.asked)
+      return checked({ ...state, checking: false, checkedAt: action.at }, action.record)
     case 'check-failed':
-      return { ...state, checking: false, notice: action.asked ? 'check-failed' : state.notice }
+      return { ...state, checking: false, notice: 'check-failed' }
+    case 'followed':
+      return offered({ ...state, checkedAt: action.at }, action.record)
     case 'update-dismissed':
       return { ...state, update: null }
     case 'noticed':
@@ -158,7 +163,13 @@ function swarmChanged(state: State): State {
   return { ...state, phase: state.version ? 'loading' : 'finding-peers', problem: null }
 }
 
-function checked(state: State, record: VerifiedRecord, asked: boolean): State {
-  if (state.record && !replaces(record, state.record)) return { ...state, notice: asked ? 'up-to-date' : state.notice }
-  return { ...state, update: record }
+function checked(state: State, record: VerifiedRecord): State {
+  const next = offered(state, record)
+  return next.update ? next : { ...next, notice: 'up-to-date' }
+}
+
+/** A newer record waits for the reader to say so. */
+function offered(state: State, record: VerifiedRecord | null): State {
+  const stands = state.update ?? state.record
+  return record && (!stands || replaces(record, stands)) ? { ...state, update: record } : state
 }
