@@ -14,7 +14,7 @@ import {
 } from './errors.ts'
 import { localFloor, memoryFloor } from './floor.ts'
 import { Gateway } from './gateway.ts'
-import { recordFields, type RecordFields } from './messages.ts'
+import { recordFields, type Mode, type RecordFields } from './messages.ts'
 import { signRecord, verifyRecord, type VerifiedRecord } from './record.ts'
 import {
   fakeNetwork,
@@ -316,13 +316,17 @@ describe('requests of messages.json', () => {
     salt?: string
     seq?: number
     max_age?: number
+    min_seq?: number
+    mode?: Mode
   }
   const { requests } = vectors<{ requests: Case<string, Expected>[] }>('messages')
-  const plain = requests.filter(({ result, expected }) => result === 'valid' && expected.action !== 'dht_info')
+  const plain = requests.filter(
+    ({ result, expected }) => result === 'valid' && !['dht_info', 'dht_unsubscribe'].includes(expected.action),
+  )
 
   test.each(plain)('$comment', async ({ expected }) => {
     const { gateway, sockets } = gatewayTo({ [A]: serving(() => undefined) }, { timeout: 100 })
-    const { action, k, salt, max_age: maxAge, target, v, cas } = expected
+    const { action, k, salt, max_age: maxAge, min_seq: minSeq, mode, target, v, cas } = expected
     if (action === 'dht_put' && k !== undefined) {
       const item = await verifyRecord(fromFields(expected as unknown as RecordFields))
       await outcome(gateway.put(item, cas === undefined ? {} : { cas: cas as number }))
@@ -331,8 +335,19 @@ describe('requests of messages.json', () => {
     } else if (target !== undefined) {
       await outcome(gateway.getValue(target as string))
     } else {
-      const options = { ...(salt !== undefined && { salt: hex(salt) }), ...(maxAge !== undefined && { maxAge }) }
-      await outcome(gateway.get(k as string, options))
+      const options = {
+        ...(salt !== undefined && { salt: hex(salt) }),
+        ...(maxAge !== undefined && { maxAge }),
+        ...(minSeq !== undefined && { minSeq }),
+        ...(mode && { mode }),
+      }
+      if (action === 'dht_get') await outcome(gateway.get(k as string, options))
+      else {
+        const told = gateway.subscribe(k as string, options).next()
+        await vi.waitFor(() => expect(sockets[0]?.received).toHaveLength(1))
+        gateway.close()
+        await outcome(told)
+      }
       // `seq` is that of a record at hand, which the vectors of requests do not bring.
       delete expected['seq']
     }

@@ -16,7 +16,7 @@ import {
   UnsupportedError,
 } from './errors.ts'
 import { memoryFloor, type Floor } from './floor.ts'
-import { recordFields, type GetRequest, type Info, type Request, type Stored } from './messages.ts'
+import { recordFields, type GetRequest, type Info, type Mode, type Request, type Stored } from './messages.ts'
 import { checkValue, recordTarget, replaces, type VerifiedRecord } from './record.ts'
 import { follow } from './subscription.ts'
 
@@ -31,8 +31,10 @@ export interface GatewayOptions {
 
 export interface GetOptions {
   readonly salt?: Bytes
-  /** Take nothing below this. */
+  /** Take nothing below this: a server whose own is older asks the DHT. */
   readonly minSeq?: number
+  /** Whom the server asks; the DHT unless it keeps something young enough, when left out. */
+  readonly mode?: Mode
   /** Take what the server checked with the DHT at most this many seconds ago; 0 has it ask again. */
   readonly maxAge?: number
   /** The record this page has: then only a newer one is sent, and this one is returned when there is none. */
@@ -92,7 +94,7 @@ export class Gateway {
    * @throws {ConnectionError | TimeoutError | UnsupportedError | ProxyError} when no server gave an answer
    */
   async get(publicKey: string, options: GetOptions = {}): Promise<VerifiedRecord | null> {
-    const { salt, known, maxAge, minSeq = 0, signal } = options
+    const { salt, known, maxAge, minSeq, mode, signal } = options
     const target = recordTarget(publicKey, salt)
     if (known && known.target !== target) throw new TypeError('the record that is known is another one')
     const request: GetRequest = {
@@ -101,6 +103,8 @@ export class Gateway {
       ...(salt?.length && { salt: toHex(salt) }),
       ...(known && { seq: known.seq }),
       ...(maxAge !== undefined && { max_age: maxAge }),
+      ...(minSeq !== undefined && { min_seq: minSeq }),
+      ...(mode && { mode }),
     }
     const answer = await this.#ask(request, signal, minSeq)
     if (answer.kind !== 'record') return known ?? null

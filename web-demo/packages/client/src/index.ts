@@ -25,7 +25,7 @@ export {
 } from './errors.ts'
 export { localFloor, memoryFloor, type Floor } from './floor.ts'
 export { Gateway, type GatewayOptions, type GetOptions, type PutOptions, type SubscribeOptions } from './gateway.ts'
-export type { Info, Stored } from './messages.ts'
+export type { Info, Mode, Stored } from './messages.ts'
 export {
   MAX_SALT,
   MAX_SEQ,

@@ -16,12 +16,17 @@ export interface RecordFields {
   readonly sig: string
 }
 
+/** Whom a server asks: the DHT unless it keeps something young enough; nobody; the DHT in any case. */
+export type Mode = 'cache_first' | 'cache_only' | 'network'
+
 export interface GetRequest {
   readonly action: 'dht_get'
   readonly k: string
   readonly salt?: string
   readonly seq?: number
   readonly max_age?: number
+  readonly min_seq?: number
+  readonly mode?: Mode
 }
 
 /** Asks for a record and, by `dht_subscribe`, for every newer one: the reply is that of a get. */
@@ -49,6 +54,7 @@ export type Reply<R = SignedRecord> =
   | { readonly kind: 'unchanged'; readonly seq: number }
   | { readonly kind: 'value'; readonly v: Bytes }
   | { readonly kind: 'absent' }
+  | { readonly kind: 'unsubscribed' }
   | { readonly kind: 'stored'; readonly stored: Stored }
   | { readonly kind: 'failure'; readonly reason: string; readonly code: number | null; readonly current: R | null }
 
@@ -104,8 +110,8 @@ export const parsePush = parseRecord
 const PARSERS: Record<Request['action'], (request: Request, reply: Json) => Reply | null> = {
   dht_info: (_, reply) => parseInfo(reply),
   dht_get: parseGet,
-  dht_subscribe: (request, reply) => (reply['subscribed'] === true ? parseGet(request, reply) : null),
-  dht_unsubscribe: () => ({ kind: 'absent' }),
+  dht_subscribe: parseGet,
+  dht_unsubscribe: () => ({ kind: 'unsubscribed' }),
   dht_put: (_, reply) => parseStored(reply),
 }
 

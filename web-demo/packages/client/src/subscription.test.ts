@@ -4,9 +4,21 @@ import { importSeed, type SigningKey } from './ed25519.ts'
 import { ProxyError, UnsupportedError } from './errors.ts'
 import { memoryFloor } from './floor.ts'
 import { Gateway } from './gateway.ts'
-import { recordFields } from './messages.ts'
-import { signRecord, type VerifiedRecord } from './record.ts'
-import { fakeNetwork, found, outcome, serving, watchCrypto, type FakeSocket, type Server } from './testing.ts'
+import { recordFields, type RecordFields } from './messages.ts'
+import { signRecord, verifyRecord, type VerifiedRecord } from './record.ts'
+import {
+  fakeNetwork,
+  found,
+  fromFields,
+  hex,
+  outcome,
+  serving,
+  vectors,
+  watchCrypto,
+  type Case,
+  type FakeSocket,
+  type Server,
+} from './testing.ts'
 
 const [A, B] = ['wss://a/announce', 'wss://b/announce']
 const UNKNOWN = { 'failure reason': 'unknown action', code: 204 }
@@ -28,7 +40,7 @@ afterEach(() => {
 
 const record = (seq: number) => records[seq] as VerifiedRecord
 const update = (item: VerifiedRecord) => ({ action: 'dht_update', target: item.target, ...recordFields(item) })
-const taken = (reply: object = { found: false }): Server => serving(() => ({ subscribed: true, ...reply }))
+const taken = (reply: object = { found: false }): Server => serving(() => reply)
 const actions = (socket?: FakeSocket) => socket?.received.map(({ action }) => String(action).slice(4))
 
 /** A subscription whose steps are taken while time passes; `end` leaves it and lets its farewell be heard. */
@@ -95,7 +107,7 @@ test('pushes are verified like replies', async () => {
 
 test('a lost socket is made again, and says what was missed', async () => {
   let newest = record(1)
-  const { sockets, next, end } = subscribe({ [A]: serving(() => ({ subscribed: true, ...found(newest) })) })
+  const { sockets, next, end } = subscribe({ [A]: serving(() => found(newest)) })
   expect(await next()).toEqual(record(1))
   newest = record(2)
   const second = next()
@@ -138,7 +150,7 @@ test.each([
 
 test('a subscription is renewed; a socket that has died meanwhile is replaced', async () => {
   let alive = true
-  const reply = serving(() => (alive ? { subscribed: true, ...found(record(1)) } : undefined))
+  const reply = serving(() => (alive ? found(record(1)) : undefined))
   const { sockets, next, pass, end } = subscribe({ [A]: reply })
   await next()
   await pass(61_000)
@@ -166,8 +178,8 @@ test('two on one target: the server is told when the last one leaves', async () 
 
 test('heard: each time a server says what is newest', async () => {
   const heard = vi.fn()
-  const unchanged = { subscribed: true, found: true, unchanged: true, seq: 2 }
-  const reply = serving(({ seq }) => (seq === 2 ? unchanged : { subscribed: true, ...found(record(1)) }))
+  const unchanged = { found: true, unchanged: true, seq: 2 }
+  const reply = serving(({ seq }) => (seq === 2 ? unchanged : found(record(1))))
   const { sockets, next, pass, end } = subscribe({ [A]: reply }, { heard })
   await next()
   expect(heard).toHaveBeenCalledTimes(1)
@@ -199,4 +211,34 @@ test('throws when there is nothing to be had from any server', async () => {
   expect(await subscribe({ [A]: serving(() => UNKNOWN), [B]: () => undefined }).next()).toBeInstanceOf(UnsupportedError)
   const refusal = serving(() => ({ 'failure reason': 'malformed', code: 203 }))
   expect(await subscribe({ [A]: refusal }).next()).toBeInstanceOf(ProxyError)
+})
+
+/** Of `spec/vectors/messages.json`. */
+type Input = { following: { k: string; salt?: string }[]; seq: number; update: string }
+type Reply = Case<object, { kind: string; record: RecordFields }>
+const { updates = [], subscriptions = [] } = vectors<{
+  updates?: Case<Input, { record: RecordFields }>[]
+  subscriptions?: Reply[]
+}>('messages')
+
+test.each(updates)('update: $comment', async ({ input, result, expected }) => {
+  // What the client has already is the record that another vector replies with.
+  const reply = subscriptions.find(({ result, expected }) => result === 'valid' && expected.kind === 'record') as Reply
+  const known = await verifyRecord(fromFields(reply.expected.record))
+  const network = fakeNetwork({ [A]: taken() })
+  const gateway = new Gateway([A], { WebSocket: network.WebSocket })
+  const told: unknown[] = []
+  for (const { k, salt = '' } of input.following) {
+    const options = { salt: hex(salt), ...(salt === '' && { known }) }
+    void gateway
+      .subscribe(k, options)
+      .next()
+      .then(({ value }) => value && told.push(recordFields(value)))
+  }
+  await outcome(new Promise((done) => setTimeout(done, 50)))
+  network.sockets[0]?.deliver(input.update)
+  await outcome(new Promise((done) => setTimeout(done, 50)))
+  expect(told).toEqual(result === 'valid' ? [expected.record] : [])
+  gateway.close()
+  await outcome(new Promise((done) => setTimeout(done, 50)))
 })

@@ -65,7 +65,8 @@ describe('magnets.json', () => {
 describe('messages.json', () => {
   type Input = { readonly request: Request & { readonly id: string }; readonly reply: string }
   type Expected = { readonly kind: string; readonly record?: object; readonly current?: object; readonly v?: string }
-  const { replies } = vectors<{ replies: Case<Input, Expected>[] }>('messages')
+  type Cases = Case<Input, Expected>[]
+  const { replies, subscriptions = [] } = vectors<{ replies: Cases; subscriptions?: Cases }>('messages')
 
   const read = async ({ request, reply }: Input) => {
     const json = parseFrame(reply)
@@ -79,7 +80,7 @@ describe('messages.json', () => {
     }
   }
 
-  test.each(replies)('reply: $comment', async ({ input, result, expected, error }) => {
+  test.each([...replies, ...subscriptions])('reply: $comment', async ({ input, result, expected, error }) => {
     const answer = await read(input)
     if (result === 'invalid') return expect(answer).toBe(error)
     expect(answer).toMatchObject({ kind: expected.kind })
