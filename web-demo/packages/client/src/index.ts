@@ -34,6 +34,7 @@ export {
   itemTarget,
   recordTarget,
   replaces,
+  signable,
   signRecord,
   verifyRecord,
   type Content,
