@@ -97,6 +97,12 @@ section! {
         max_sockets: usize = 20_000,
         /// Most WebSocket connections from one address (IPv6: one /64). Loopback is exempt: it is a proxy of one's own.
         max_sockets_per_address: usize = 500,
+        /// Most web peers from one address, over all its sockets and swarms. Loopback is exempt from this and the next two.
+        max_peers_per_address: usize = 20_000,
+        /// Announces a second from one address, over all doors; twenty seconds' worth may come at once. 0 for no limit.
+        max_announces_per_second: u32 = 100,
+        /// Offers a second from one address, in the same way; those past it are left out of their announces.
+        max_offers_per_second: u32 = 500,
         /// Largest WebSocket message accepted. A real announce with ten offers takes some 45 KB.
         max_message_size: ByteSize = ByteSize::kib(256),
         /// Most peers one WebSocket connection may bring, over all swarms: a page brings one for each of its torrents.

@@ -1,83 +1,161 @@
-//! How many WebSockets may be open: in all, and from one address.
+//! What one address may do: how many WebSockets it may open, how many peers they may bring, how often it may announce.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use super::rate::{Bucket, Rate};
 use crate::{config, metrics};
+
+/// Addresses remembered before those are looked for that need not be. Some 150 bytes each.
+const SWEEP_AT_LEAST: usize = 4_096;
 
 #[derive(Debug)]
 pub(super) struct Admission {
-    max: usize,
-    max_per_address: usize,
-    // A std mutex: it is held for a map lookup, when a socket opens and when it closes.
-    open: Mutex<Open>,
+    limits: Limits,
+    // A std mutex: it is held for a map look-up, and now and then for a sweep of the map.
+    state: Mutex<State>,
     metrics: Arc<metrics::Tracker>,
 }
 
+#[derive(Debug)]
+struct Limits {
+    sockets: usize,
+    sockets_per_address: usize,
+    peers_per_address: usize,
+    announces: Rate,
+    offers: Rate,
+}
+
 #[derive(Debug, Default)]
-struct Open {
-    all: usize,
-    by_address: HashMap<IpAddr, usize>,
+struct State {
+    sockets: usize,
+    addresses: HashMap<IpAddr, Address>,
+    /// How many addresses there may be before the next sweep: twice what was left after the last, so that sweeping costs
+    /// each newcomer the same.
+    sweep_at: usize,
+}
+
+#[derive(Debug)]
+struct Address {
+    sockets: usize,
+    /// Web peers that its sockets bring.
+    peers: usize,
+    announces: Bucket,
+    offers: Bucket,
 }
 
 /// The right to one open socket, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     admission: Arc<Admission>,
-    address: Option<IpAddr>,
+    from: IpAddr,
 }
 
 impl Admission {
     pub(super) fn new(settings: &config::Tracker, metrics: Arc<metrics::Tracker>) -> Arc<Self> {
-        Arc::new(Self {
-            max: settings.max_sockets,
-            max_per_address: settings.max_sockets_per_address,
-            open: Mutex::default(),
-            metrics,
-        })
+        let limits = Limits {
+            sockets: settings.max_sockets,
+            sockets_per_address: settings.max_sockets_per_address,
+            peers_per_address: settings.max_peers_per_address,
+            announces: Rate::per_second(settings.max_announces_per_second),
+            offers: Rate::per_second(settings.max_offers_per_second),
+        };
+        Arc::new(Self { limits, state: Mutex::default(), metrics })
     }
 
     /// Lets a socket from `ip` in, if there is room.
     pub(super) fn admit(self: &Arc<Self>, ip: IpAddr) -> Option<Permit> {
-        let address = counted_address(ip);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let from_here = address.and_then(|address| open.by_address.get(&address)).copied().unwrap_or(0);
-        let limit = match () {
-            () if open.all >= self.max => "total",
-            () if from_here >= self.max_per_address => "address",
-            () => {
-                open.all += 1;
+        let now = Instant::now();
+        let mut state = self.state();
+        let all = state.sockets;
+        let address = self.address(&mut state, now, ip);
+        let limit = match address.as_ref().map_or(0, |address| address.sockets) {
+            _ if all >= self.limits.sockets => "total",
+            here if here >= self.limits.sockets_per_address => "address",
+            _ => {
                 if let Some(address) = address {
-                    open.by_address.insert(address, from_here + 1);
+                    address.sockets += 1;
                 }
+                state.sockets += 1;
                 self.metrics.sockets.inc();
-                return Some(Permit { admission: self.clone(), address });
+                return Some(Permit { admission: self.clone(), from: ip });
             }
         };
         self.metrics.refused.with_label_values(&[limit]).inc();
         None
     }
+
+    /// Whether `ip` may announce again already.
+    pub(super) fn announce(&self, now: Instant, ip: IpAddr) -> bool {
+        let mut state = self.state();
+        let address = self.address(&mut state, now, ip);
+        address.is_none_or(|address| address.announces.take(now, self.limits.announces, 1) == 1)
+    }
+
+    /// How many of so many offers `ip` may make now.
+    pub(super) fn offers(&self, now: Instant, ip: IpAddr, wanted: usize) -> usize {
+        let mut state = self.state();
+        let address = self.address(&mut state, now, ip);
+        address.map_or(wanted, |address| address.offers.take(now, self.limits.offers, wanted))
+    }
+
+    /// Counts one more web peer from `ip`, if it may bring one.
+    pub(super) fn bring(&self, now: Instant, ip: IpAddr) -> bool {
+        let mut state = self.state();
+        let Some(address) = self.address(&mut state, now, ip) else { return true };
+        let room = address.peers < self.limits.peers_per_address;
+        address.peers += usize::from(room);
+        room
+    }
+
+    /// Web peers from `ip` are gone.
+    pub(super) fn take_back(&self, ip: IpAddr, peers: usize) {
+        let mut state = self.state();
+        if let Some(address) = counted_address(ip).and_then(|key| state.addresses.get_mut(&key)) {
+            address.peers -= peers;
+        }
+    }
+
+    /// What is known of an address; nothing of those that are not counted.
+    fn address<'a>(&self, state: &'a mut State, now: Instant, ip: IpAddr) -> Option<&'a mut Address> {
+        let key = counted_address(ip)?;
+        let Limits { announces, offers, .. } = self.limits;
+        if state.addresses.len() >= state.sweep_at.max(SWEEP_AT_LEAST) && !state.addresses.contains_key(&key) {
+            state.addresses.retain(|_, address| {
+                address.sockets + address.peers > 0
+                    || !address.announces.is_full(now, announces)
+                    || !address.offers.is_full(now, offers)
+            });
+            state.sweep_at = 2 * state.addresses.len();
+        }
+        Some(state.addresses.entry(key).or_insert_with(|| Address {
+            sockets: 0,
+            peers: 0,
+            announces: Bucket::full(now, announces),
+            offers: Bucket::full(now, offers),
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut open = self.admission.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.all -= 1;
-        if let Some(address) = self.address
-            && let Some(count) = open.by_address.get_mut(&address)
-        {
-            *count -= 1;
-            if *count == 0 {
-                open.by_address.remove(&address);
-            }
+        let mut state = self.admission.state();
+        state.sockets -= 1;
+        if let Some(address) = counted_address(self.from).and_then(|key| state.addresses.get_mut(&key)) {
+            address.sockets -= 1;
         }
         self.admission.metrics.sockets.dec();
     }
 }
 
-/// The address that sockets are counted by: an IPv6 host has a whole /64 to itself (RFC 6177), and loopback, which is a
-/// proxy of the operator's own, is not counted.
+/// The address that limits count by: an IPv6 host has a whole /64 to itself (RFC 6177), and loopback, which is a proxy of
+/// the operator's own, is not counted.
 fn counted_address(ip: IpAddr) -> Option<IpAddr> {
     match ip {
         ip if ip.is_loopback() => None,
@@ -88,6 +166,8 @@ fn counted_address(ip: IpAddr) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -117,8 +197,44 @@ mod tests {
 
         held.clear();
         assert_eq!(metrics.sockets.get(), 0);
-        assert!(admission.open.lock().unwrap().by_address.is_empty());
+        assert!(admission.state().addresses.values().all(|address| address.sockets == 0));
         let loopback: Vec<_> = (0..5).filter_map(|_| admission.admit("::1".parse().unwrap())).collect();
         assert_eq!(loopback.len(), 5, "a proxy on this machine is not one client");
+    }
+
+    #[test]
+    fn what_an_address_may_do() {
+        let settings = config::Tracker {
+            max_peers_per_address: 2,
+            max_announces_per_second: 1,
+            max_offers_per_second: 5,
+            ..config::Tracker::default()
+        };
+        let admission = Admission::new(&settings, Arc::new(metrics::Tracker::detached()));
+        let now = Instant::now();
+        let [a, b, own] = ["1.1.1.1", "2.2.2.2", "127.0.0.1"].map(|ip| ip.parse().unwrap());
+        assert_eq!((0..30).filter(|_| admission.announce(now, a)).count(), 20);
+        assert!(admission.announce(now, b) && admission.announce(now + Duration::from_secs(1), a));
+        assert_eq!([60, 60, 60].map(|wanted| admission.offers(now, a, wanted)), [60, 40, 0]);
+        assert_eq!([a, a, a, b].map(|ip| admission.bring(now, ip)), [true, true, false, true]);
+        admission.take_back(a, 2);
+        assert!(admission.bring(now, a));
+        assert!((0..1_000).all(|_| admission.announce(now, own) && admission.bring(now, own)));
+    }
+
+    #[test]
+    fn addresses_are_forgotten_when_nothing_is_known_of_them() {
+        let admission = Admission::new(&config::Tracker::default(), Arc::new(metrics::Tracker::detached()));
+        let now = Instant::now();
+        let _permit = admission.admit("9.9.9.9".parse().unwrap());
+        for round in 0..4_u32 {
+            for n in 0..SWEEP_AT_LEAST as u32 {
+                let ip = std::net::Ipv4Addr::from_bits(0x0a00_0000 + round * 0x1_0000 + n);
+                assert!(admission.announce(now + Duration::from_secs(60) * round, ip.into()));
+            }
+        }
+        let state = admission.state();
+        assert!(state.addresses.len() <= 2 * SWEEP_AT_LEAST, "{}", state.addresses.len());
+        assert!(state.addresses.contains_key(&"9.9.9.9".parse::<IpAddr>().unwrap()), "it has a socket open");
     }
 }

@@ -23,6 +23,7 @@ async fn try_announce(tracker: &Inner, path: &str, query: &str, ip: IpAddr) -> R
     tracker.check_client(path, query)?;
     let tracker_http::Announce { announce, list } = tracker_http::parse_announce(query)?;
     if announce.progress.is_some() {
+        tracker.check_pace(ip)?;
         tracker.check_torrent(&announce.info_hash)?;
     }
     let wanted = native_peers_wanted(announce.numwant);
@@ -61,6 +62,7 @@ impl From<Refused> for Reason {
         match refused {
             Refused::Torrent => Self::NotServed,
             Refused::Passkey => Self::NoPasskey,
+            Refused::Pace => Self::TooOften,
         }
     }
 }

@@ -11,6 +11,7 @@ mod access;
 mod admission;
 mod http;
 mod outbox;
+mod rate;
 mod shard;
 mod swarm;
 mod table;
@@ -21,7 +22,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::ws::{CloseFrame, Message as Frame, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
 use futures_util::future::BoxFuture;
@@ -286,6 +287,15 @@ impl Tracker {
 impl Inner {
     fn check_client(&self, path: &str, query: &str) -> Result<(), Refused> {
         self.access.client(path, query).inspect_err(|_| self.metrics.not_taken.with_label_values(&["passkey"]).inc())
+    }
+
+    /// Whether an address may announce again already.
+    fn check_pace(&self, from: IpAddr) -> Result<(), Refused> {
+        if self.admission.announce(Instant::now(), from) {
+            return Ok(());
+        }
+        self.metrics.not_taken.with_label_values(&["pace"]).inc();
+        Err(Refused::Pace)
     }
 
     fn check_torrent(&self, info_hash: &InfoHash) -> Result<(), Refused> {

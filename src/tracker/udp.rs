@@ -76,7 +76,7 @@ async fn answer(
     request: Result<Request, Reason>,
 ) -> Option<Vec<u8>> {
     let reply = match request {
-        Ok(Request::Announce { announce, url }) => match check(tracker, &announce, &url) {
+        Ok(Request::Announce { announce, url }) => match check(tracker, ip, &announce, &url) {
             Err(refused) => Err(refused.into()),
             Ok(()) => {
                 let wanted = native_peers_wanted(announce.numwant);
@@ -106,11 +106,15 @@ async fn answer(
 }
 
 /// Whether the operator's rules take this announce; leaving is always allowed.
-fn check(tracker: &Inner, announce: &NativeAnnounce, url: &[u8]) -> Result<(), Refused> {
+fn check(tracker: &Inner, ip: IpAddr, announce: &NativeAnnounce, url: &[u8]) -> Result<(), Refused> {
     let url = std::str::from_utf8(url).unwrap_or_default();
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
     tracker.check_client(path, query)?;
-    if announce.progress.is_some() { tracker.check_torrent(&announce.info_hash) } else { Ok(()) }
+    if announce.progress.is_none() {
+        return Ok(());
+    }
+    tracker.check_pace(ip)?;
+    tracker.check_torrent(&announce.info_hash)
 }
 
 impl From<Refused> for Reason {
@@ -118,6 +122,7 @@ impl From<Refused> for Reason {
         match refused {
             Refused::Torrent => Self::NotServed,
             Refused::Passkey => Self::NoPasskey,
+            Refused::Pace => Self::TooOften,
         }
     }
 }

@@ -13,7 +13,7 @@ use super::outbox::Inbox;
 use super::shard::{Socket, Stopped};
 use super::{Extension, Inner, MAX_IN_FLIGHT, Refused};
 use crate::wire::id::{InfoHash, PeerId};
-use crate::wire::tracker_ws::{self, Announce, Failure, Intent, Message, Other, Reason, Request};
+use crate::wire::tracker_ws::{self, Announce, Failure, Intent, Message, Offer, Other, Reason, Request};
 
 /// How often a session looks whether its socket has fallen silent. Two of these stay below the minute after which
 /// common proxies (nginx's `proxy_read_timeout`) cut an idle connection.
@@ -85,6 +85,7 @@ impl Session {
     pub(super) async fn run(mut self) {
         let end = self.serve().await;
         self.tracker.shards.closed(self.socket.id, self.shards.iter().copied()).await;
+        self.tracker.admission.take_back(self.socket.from, self.peers.len());
         self.tracker.metrics.closed.with_label_values(&[end.label()]).inc();
         if let Some(frame) = end.close_frame() {
             // The client may be past hearing; it was told.
@@ -184,31 +185,54 @@ impl Session {
         }
     }
 
-    async fn announce(&mut self, announce: Announce) -> Result<(), Stopped> {
-        let Announce { info_hash, peer_id, ref intent } = announce;
+    async fn announce(&mut self, mut announce: Announce) -> Result<(), Stopped> {
+        let Announce { info_hash, peer_id, ref mut intent } = announce;
         let mut resident = false;
         match intent {
             Intent::Offers { .. } | Intent::Update { .. } => {
-                if let Err(refused) = self.tracker.check_torrent(&info_hash) {
-                    self.refuse(Failure::of_announce(&info_hash, refused.into()));
+                if let Err(reason) = self.enter(info_hash, peer_id) {
+                    self.refuse(Failure::of_announce(&info_hash, reason));
                     return Ok(());
                 }
-                let full = self.peers.len() >= self.tracker.settings.max_peers_per_socket;
-                if full && !self.peers.contains(&(info_hash, peer_id)) {
-                    self.refuse(Failure::of_announce(&info_hash, Reason::SocketFull));
-                    return Ok(());
+                if let Intent::Offers { offers, .. } = intent {
+                    self.limit(offers);
+                    resident = self.tracker.resident.get().is_some_and(|resident| resident.wants(&info_hash));
                 }
-                self.peers.insert((info_hash, peer_id));
-                let offers = matches!(intent, Intent::Offers { .. });
-                resident = offers && self.tracker.resident.get().is_some_and(|resident| resident.wants(&info_hash));
             }
             Intent::Stop => {
-                self.peers.remove(&(info_hash, peer_id));
+                if self.peers.remove(&(info_hash, peer_id)) {
+                    self.tracker.admission.take_back(self.socket.from, 1);
+                }
             }
             Intent::Answer { .. } => {}
         }
         self.shards.insert(self.tracker.shards.shard_of(&info_hash));
         self.tracker.shards.web(self.socket.clone(), announce, resident).await
+    }
+
+    /// Notes that this socket brings a peer, if it may.
+    fn enter(&mut self, info_hash: InfoHash, peer_id: PeerId) -> Result<(), Reason> {
+        self.tracker.check_pace(self.socket.from)?;
+        self.tracker.check_torrent(&info_hash)?;
+        if self.peers.contains(&(info_hash, peer_id)) {
+            return Ok(());
+        }
+        if self.peers.len() >= self.tracker.settings.max_peers_per_socket {
+            return Err(Reason::SocketFull);
+        }
+        if !self.tracker.admission.bring(std::time::Instant::now(), self.socket.from) {
+            return Err(Reason::AddressFull);
+        }
+        self.peers.insert((info_hash, peer_id));
+        Ok(())
+    }
+
+    /// Leaves out the offers that this address may not make yet.
+    fn limit(&self, offers: &mut Vec<Offer>) {
+        let made = offers.len();
+        offers.truncate(self.tracker.admission.offers(std::time::Instant::now(), self.socket.from, made));
+        let left_out = self.tracker.metrics.dropped.with_label_values(&["offer_pace"]);
+        left_out.inc_by((made - offers.len()) as u64);
     }
 
     /// A scrape that names no swarm is answered with those of this connection. Elsewhere it means all there are, but the
@@ -253,9 +277,12 @@ impl Session {
 }
 
 impl From<Refused> for Reason {
-    fn from(_: Refused) -> Self {
-        // Whether the client may come in was settled when its socket was opened.
-        Self::NotServed
+    fn from(refused: Refused) -> Self {
+        match refused {
+            // Whether the client may come in was settled when its socket was opened.
+            Refused::Torrent | Refused::Passkey => Self::NotServed,
+            Refused::Pace => Self::TooOften,
+        }
     }
 }
 

@@ -69,6 +69,8 @@ pub enum Reason {
     NotServed,
     #[error("this tracker is private: its address needs a valid passkey")]
     NoPasskey,
+    #[error("this address announces too often")]
+    TooOften,
     #[error("the tracker is full")]
     TrackerFull,
     #[error("the tracker is stopping")]

@@ -68,6 +68,8 @@ pub enum Reason {
     NotServed,
     #[error("a passkey is needed")]
     NoPasskey,
+    #[error("too many announces")]
+    TooOften,
     #[error("the tracker is full")]
     TrackerFull,
 }
@@ -324,6 +326,7 @@ mod tests {
             Reason::BadScrape,
             Reason::NotServed,
             Reason::NoPasskey,
+            Reason::TooOften,
             Reason::TrackerFull,
         ] {
             assert!(encode_error(T, reason).len() <= SHORTEST_REQUEST, "{reason}");

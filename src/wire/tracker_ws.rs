@@ -178,6 +178,10 @@ pub enum Reason {
     SocketFull,
     #[error("this tracker does not serve this torrent")]
     NotServed,
+    #[error("this address announces too often")]
+    TooOften,
+    #[error("this address brings as many peers as one address may")]
+    AddressFull,
     #[error("the tracker is full")]
     TrackerFull,
     #[error("too many requests of this connection are in progress")]

@@ -57,6 +57,8 @@ pub(in crate::tracker) enum Refused {
     Torrent,
     /// By who announces it.
     Passkey,
+    /// By how often its address announces (not a list's doing, but refused all the same).
+    Pace,
 }
 
 impl Rules {
