@@ -30,6 +30,7 @@ mod listener;
 mod proxy_protocol;
 mod record_api;
 mod socket;
+mod stats_page;
 #[cfg(test)]
 mod tests;
 
@@ -56,6 +57,8 @@ pub fn public(rooms: Rooms, settings: &config::Web) -> Router {
         .route("/{passkey}/scrape", get(announce::scrape))
         .nest("/v1", record_api::routes())
         .merge(health::routes())
+        .route("/stats", get(stats_page::page))
+        .route("/stats.css", get(stats_page::style))
         .route("/stats.json", get(health::stats))
         .fallback(app::file)
         .layer(from_fn_with_state(socket::Door::new(&rooms, settings), socket::upgrade))

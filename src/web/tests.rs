@@ -346,6 +346,14 @@ async fn health_counts_and_who_may_see_metrics() {
     let server = Server::start().await;
     server.put(&sign(b"", 1, b"le")).await;
     assert_eq!(server.call("GET", "/stats.json", "").await.1["records"], 1);
+    let page = send(server.public(), "GET", "/stats", &[], "").await;
+    assert!(header(&page, "content-security-policy").unwrap().starts_with("default-src 'none'"));
+    let page = String::from_utf8(body_of(page).await).unwrap();
+    assert!(page.contains("<th scope=row>Records<td>1<td>") && !page.contains("script"), "{page}");
+    assert_eq!(
+        header(&send(server.public(), "GET", "/stats.css", &[], "").await, "content-type").unwrap(),
+        "text/css; charset=utf-8"
+    );
     assert_eq!(send(server.public(), "GET", "/metrics", &[], "").await.status(), 404);
     let response = send(admin(server.rooms.clone()), "GET", "/metrics", &[], "").await;
     let text = String::from_utf8(body_of(response).await).unwrap();
