@@ -2,7 +2,7 @@
 # make test: every test, with what it needs (Debian packages, npm packages) installed first.
 
 .DELETE_ON_ERROR:
-.PHONY: run test check fmt bench
+.PHONY: run test check fmt bench fuzz
 
 WEB_SOURCES := $(shell find web-demo -type f -not -path '*/node_modules/*' -not -path 'web-demo/dist/*')
 
@@ -30,6 +30,11 @@ bench: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
 	tests/install-tools
 	cargo build --release
 	SWARMGATE_BIN=$(CURDIR)/target/release/swarmgate node benches/page_open.mjs
+
+# Real messages, damaged, into every parser of the tracker, and random operations on its table; a minute each or so.
+fuzz:
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} cargo test --release --test fuzz -- --nocapture
+	PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --release --lib tracker::table::tests::model
 
 # The page is part of the binary, so it is built before it.
 web-demo/dist/index.html: web-demo/node_modules/.package-lock.json $(WEB_SOURCES)

@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use super::*;
 use crate::wire::id::to_latin1;
 
+mod churn;
 mod native;
 mod web;
 

@@ -296,8 +296,6 @@ fn offered(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
     #[test]
     fn the_table_does_what_the_model_does(ops in prop::collection::vec(op(), 1..80), seed: u64) {
         let mut t = Fixture { rng: SmallRng::seed_from_u64(seed), ..Fixture::new() };
