@@ -1,24 +1,32 @@
 // Stock clients use the server as their tracker.
 
 import assert from 'node:assert/strict'
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import wrtc from '@roamhq/wrtc'
 import Tracker from 'bittorrent-tracker'
+import { percent } from './testkit/canary.mjs'
 import { trial } from './testkit/lab.mjs'
+import { Socket } from './testkit/socket.mjs'
 import { download, seed } from './testkit/webtorrent.mjs'
-import { once, within } from './testkit/wait.mjs'
+import { eventually, once, within } from './testkit/wait.mjs'
 
-trial('two pages with WebTorrent exchange a file', async (lab) => {
+const { RTCPeerConnection } = wrtc
+
+trial('two pages with WebTorrent exchange 50 MB', async (lab) => {
   const server = await lab.server()
   const browser = await lab.browser()
   const site = await lab.webTorrentSite()
   const [author, reader] = await Promise.all([site.open(browser), site.open(browser)])
-  const text = 'The tide comes in. '.repeat(20_000)
+  const [text, times] = [randomBytes(500_000).toString('hex'), 50]
   const magnet = await within(
-    30,
+    60,
     'announce of the author',
-    seed(author, { name: 'tides.txt', text, tracker: server.socket }),
+    seed(author, { name: 'tides.txt', text, times, tracker: server.socket }),
   )
-  assert.equal(await within(60, 'download of the reader', download(reader, magnet)), text)
+  const expected = { size: 50_000_000, sha256: createHash('sha256').update(text.repeat(times)).digest('hex') }
+  assert.deepEqual(await within(150, 'download of the reader', download(reader, magnet)), expected)
 })
 
 for (const scheme of ['ws', 'http', 'udp']) {
@@ -83,13 +91,130 @@ trial('two stock clients over WebSocket are introduced: offer, answer, data chan
   assert.equal(Buffer.from(word).toString(), 'ahoy')
 })
 
+for (const scheme of ['ws', 'http', 'udp']) {
+  trial(`a stock tracker client over ${scheme} scrapes several torrents, vanishes and comes back`, async (lab) => {
+    const server = await lab.server()
+    const announce = `${scheme}://${scheme === 'udp' ? server.ready.udp_tracker : server.ready.web}/announce`
+    // In ASCII: over HTTP this client reads the keys of a scrape as UTF-8, and mixes up all others.
+    const hashes = [1, 2, 3].map(() => Buffer.from(randomBytes(10).toString('hex')))
+    const [seeded, wanted] = /** @type {[Buffer, Buffer]} */ (/** @type {unknown} */ (hashes))
+    const seeder = trackerClient(lab, { announce, infoHash: seeded, port: 6001 })
+    seeder.start({ left: 0 })
+    await within(20, 'reply to the seeder', once(seeder, 'update'))
+    const peerId = randomBytes(20)
+    const before = trackerClient(lab, { announce, infoHash: wanted, port: 6002, peerId })
+    before.start({ left: 10 })
+    await within(20, 'reply to the leecher', once(before, 'update'))
+
+    const scraped = await within(20, 'scrape of three', scrape(announce, hashes))
+    const counts = hashes.map((hash) => scraped[hash.toString('hex')]).map((of) => [of?.complete, of?.incomplete])
+    assert.deepEqual(counts, [
+      [1, 0],
+      [0, 1],
+      [0, 0],
+    ])
+
+    before.destroy() // without a goodbye
+    const after = trackerClient(lab, { announce, infoHash: wanted, port: 6002, peerId })
+    after.start({ left: 10 })
+    const [update] = await within(20, 'reply to the one that came back', once(after, 'update'))
+    assert.deepEqual([update.complete, update.incomplete], [0, 1], 'it is counted once')
+  })
+}
+
+trial('a stock client and a peer with another WebRTC stack are introduced', async (lab) => {
+  const server = await lab.server()
+  const infoHash = randomBytes(20)
+  const client = trackerClient(lab, { announce: server.socket, infoHash, port: 6001 })
+  client.start({ left: 0 })
+  await within(20, 'reply to the stock client', once(client, 'update'))
+
+  const peer = new RTCPeerConnection({ iceServers: [] })
+  lab.keep(peer, { stop: async () => peer.close() })
+  const channel = peer.createDataChannel('ahoy')
+  await peer.setLocalDescription(await peer.createOffer())
+  await within(10, 'end of ICE gathering', gathered(peer))
+  const socket = await Socket.open(server.socket)
+  lab.keep(socket, { stop: () => socket.close() })
+  const introduced = once(client, 'peer')
+  const [info_hash, peer_id, offer_id] = [infoHash, randomBytes(20), randomBytes(20)].map((id) => id.toString('latin1'))
+  const offers = [{ offer_id, offer: { type: 'offer', sdp: peer.localDescription?.sdp } }]
+  const announce = { action: 'announce', info_hash, peer_id, numwant: 1, left: 10, offers }
+  const { answer } = await socket.reply(announce, (message) => message.offer_id === offer_id && message.answer)
+  const open = new Promise((resolve) => channel.addEventListener('open', resolve))
+  await peer.setRemoteDescription(answer)
+
+  const [other] = await within(20, 'introduction', introduced)
+  lab.keep(other, { stop: async () => other.destroy() })
+  const heard = once(other, 'data')
+  await within(20, 'open data channel', open)
+  channel.send('ahoy')
+  const [word] = await within(20, 'word through the data channel', heard)
+  assert.equal(Buffer.from(word).toString(), 'ahoy')
+})
+
+trial('a private tracker serves those who have a passkey, and denied torrents nobody', async (lab) => {
+  const [passkey, infoHash, denied] = [randomBytes(16).toString('hex'), randomBytes(20), randomBytes(20)]
+  const [passkeys, list] = [join(await lab.directory(), 'passkeys'), join(await lab.directory(), 'denied')]
+  await writeFile(passkeys, `${passkey} # for the club\n`)
+  await writeFile(list, '# nothing yet\n')
+  const env = { SWARMGATE__TRACKER__PASSKEYS_FILE: passkeys, SWARMGATE__TRACKER__DENIED_FILE: list }
+  const server = await lab.server({ env })
+  for (const [scheme, path] of [
+    ['http', `${passkey}/announce`],
+    ['http', `announce?passkey=${passkey}`],
+    ['ws', `${passkey}/announce`],
+  ]) {
+    const announce = `${scheme}://${server.ready.web}/${path}`
+    const member = trackerClient(lab, { announce, infoHash, port: 6001 })
+    member.start({ left: 0 })
+    await within(20, `reply over ${announce}`, once(member, 'update'))
+  }
+  const stranger = trackerClient(lab, { announce: `http://${server.ready.web}/announce`, infoHash, port: 6003 })
+  const refused = once(stranger, 'warning')
+  stranger.start({ left: 0 })
+  assert.match((await within(20, 'refusal', refused))[0].message, /private/)
+  const knocking = Socket.open(server.socket)
+  await assert.rejects(knocking, /403/)
+
+  // The file changes under the running server; a signal has it read at once.
+  await writeFile(list, denied.toString('hex'))
+  server.child.kill('SIGHUP')
+  await eventually(20, 'refusal of a denied torrent', async () => {
+    const query = `info_hash=${percent(denied)}&peer_id=${percent(randomBytes(20))}&port=6004&left=1&passkey=${passkey}`
+    const answer = await fetch(`http://${server.ready.web}/announce?${query}`)
+    return (await answer.text()).includes('does not serve this torrent') || null
+  })
+})
+
+/** @param {RTCPeerConnection} peer @returns {Promise<void>} */
+function gathered(peer) {
+  return new Promise((resolve) => {
+    const look = () => peer.iceGatheringState === 'complete' && resolve()
+    peer.addEventListener('icegatheringstatechange', look)
+    look()
+  })
+}
+
+/**
+ * @param {string} announce
+ * @param {Buffer[]} infoHash
+ * @returns {Promise<Record<string, { complete: number, incomplete: number }>>} by info hash
+ */
+function scrape(announce, infoHash) {
+  return new Promise((resolve, reject) => {
+    const done = (/** @type {Error | null} */ error, /** @type {any} */ data) => (error ? reject(error) : resolve(data))
+    Tracker.scrape({ announce: [announce], infoHash }, done)
+  })
+}
+
 /**
  * @param {import('./testkit/lab.mjs').Lab} lab
- * @param {{ announce: string, infoHash: Buffer, port: number }} options
+ * @param {{ announce: string, infoHash: Buffer, port: number, peerId?: Buffer }} options
  */
-function trackerClient(lab, { announce, infoHash, port }) {
+function trackerClient(lab, { announce, infoHash, port, peerId = randomBytes(20) }) {
   const rtcConfig = { iceServers: [] } // everybody is on this machine
-  const client = new Tracker({ infoHash, peerId: randomBytes(20), announce: [announce], port, rtcConfig })
+  const client = new Tracker({ infoHash, peerId, announce: [announce], port, rtcConfig })
   client.on('error', (/** @type {Error} */ error) => lab.note(`tracker client: ${error.message}`))
   client.on('warning', (/** @type {Error} */ error) => lab.note(`tracker client: ${error.message}`))
   return lab.keep(client, { stop: async () => client.destroy() })

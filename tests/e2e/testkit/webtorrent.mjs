@@ -51,16 +51,16 @@ export class WebTorrentSite {
 }
 
 /**
- * Seeds one file; resolves with its magnet link when the tracker has answered.
+ * Seeds one file, the text so many times over; resolves with its magnet link when the tracker has answered.
  * @param {Page} page
- * @param {{ name: string, text: string, tracker: string }} file
+ * @param {{ name: string, text: string, times?: number, tracker: string }} file
  * @returns {Promise<string>}
  */
 export function seed(page, file) {
-  return page.evaluate(async ({ name, text, tracker }) => {
+  return page.evaluate(async ({ name, text, times = 1, tracker }) => {
     const { client } = /** @type {any} */ (window)
     const failed = new Promise((_, reject) => client.on('error', reject))
-    const torrent = client.seed(new File([text], name), { announce: [tracker] })
+    const torrent = client.seed(new File(Array(times).fill(text), name), { announce: [tracker] })
     const happened = ['seed', 'trackerAnnounce'].map((event) => new Promise((resolve) => torrent.once(event, resolve)))
     await Promise.race([Promise.all(happened), failed])
     return torrent.magnetURI
@@ -68,21 +68,19 @@ export function seed(page, file) {
 }
 
 /**
- * Downloads a torrent of one file and resolves with its text.
+ * Downloads a torrent of one file; resolves with its size and the SHA-256 of its content.
  * @param {Page} page
  * @param {string} magnet
- * @returns {Promise<string>}
+ * @returns {Promise<{ size: number, sha256: string }>}
  */
 export function download(page, magnet) {
-  return page.evaluate(
-    (magnet) =>
-      new Promise((resolve, reject) => {
-        const { client } = /** @type {any} */ (window)
-        client.on('error', reject)
-        client.add(magnet, (/** @type {any} */ torrent) => {
-          torrent.on('done', async () => resolve(await (await torrent.files[0].blob()).text()))
-        })
-      }),
-    magnet,
-  )
+  return page.evaluate(async (magnet) => {
+    const { client } = /** @type {any} */ (window)
+    const failed = new Promise((_, reject) => client.on('error', reject))
+    const torrent = client.add(magnet)
+    await Promise.race([new Promise((resolve) => torrent.once('done', resolve)), failed])
+    const content = await (await torrent.files[0].blob()).arrayBuffer()
+    const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', content))
+    return { size: content.byteLength, sha256: [...digest].map((byte) => byte.toString(16).padStart(2, '0')).join('') }
+  }, magnet)
 }
