@@ -110,6 +110,8 @@ section! {
         max_peers_per_socket: usize = 1_000,
         /// Most peers in the table. Announces of new peers past it are refused.
         max_peers: usize = 1_000_000,
+        /// Most swarms whose count of completed downloads is kept, also over restarts. Some 100 bytes each.
+        max_completed: usize = 100_000,
         /// File of info hashes that are not served, one a line in hexadecimal, # begins a comment. Empty for none. Read
         /// again when it changes and on SIGHUP. More can be added over the admin API (/v1/tracker/denied).
         denied_file: PathBuf = PathBuf::new(),

@@ -73,9 +73,9 @@ pub enum StartError {
     /// The record store.
     #[error(transparent)]
     Records(#[from] records::StartError),
-    /// The tracker's lists.
+    /// What the tracker keeps.
     #[error(transparent)]
-    Lists(#[from] tracker::ListError),
+    Tracker(#[from] tracker::StartError),
     /// The bridge.
     #[error(transparent)]
     Bridge(#[from] bridge::StartError),

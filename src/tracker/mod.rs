@@ -9,6 +9,7 @@
 
 mod access;
 mod admission;
+mod completed;
 mod http;
 mod outbox;
 mod rate;
@@ -31,6 +32,7 @@ use tokio::time::timeout;
 
 use self::access::{Access, Refused};
 use self::admission::Admission;
+use self::completed::{Downloads, Recorder};
 use self::shard::{Shards, Socket};
 use self::table::SocketId;
 use self::ws::Session;
@@ -109,6 +111,17 @@ pub struct Stats {
     pub native_peers: usize,
 }
 
+/// Why the tracker cannot start: one sentence each.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A list of the operator's.
+    #[error(transparent)]
+    List(#[from] ListError),
+    /// The file of completed downloads.
+    #[error("cannot use tracker.sqlite in the data directory: {0}")]
+    Completed(#[from] rusqlite::Error),
+}
+
 /// The tracker. Clones are the same tracker.
 #[derive(Clone)]
 pub struct Tracker {
@@ -147,29 +160,36 @@ impl Tracker {
     /// [`Self::serve_socket`], [`Self::http_announce`], [`Self::serve_udp`].
     ///
     /// # Errors
-    /// A list of info hashes or passkeys that cannot be read.
+    /// A list of info hashes or passkeys, or the kept counts, cannot be read.
     pub fn open(
         settings: &config::Tracker,
         data_dir: &Path,
         metrics: metrics::Tracker,
         tasks: &Tasks,
-    ) -> Result<Self, ListError> {
+    ) -> Result<Self, StartError> {
         let access = Access::open(settings, data_dir.to_owned())?;
         access.watch(tasks);
-        Ok(Self::with(settings, access, metrics, tasks))
+        let completed = completed::open(data_dir, settings.max_completed, tasks)?;
+        Ok(Self::with(settings, access, completed, metrics, tasks))
     }
 
     /// As [`Self::open`], but open to all, and nothing is kept.
     #[must_use]
     pub fn start(settings: &config::Tracker, metrics: metrics::Tracker, tasks: &Tasks) -> Self {
-        Self::with(settings, Access::in_memory(), metrics, tasks)
+        Self::with(settings, Access::in_memory(), Default::default(), metrics, tasks)
     }
 
-    fn with(settings: &config::Tracker, access: Access, metrics: metrics::Tracker, tasks: &Tasks) -> Self {
+    fn with(
+        settings: &config::Tracker,
+        access: Access,
+        completed: (Vec<Downloads>, Recorder),
+        metrics: metrics::Tracker,
+        tasks: &Tasks,
+    ) -> Self {
         let metrics = Arc::new(metrics);
         let resident = ResidentSlot::default();
         let inner = Inner {
-            shards: Shards::start(settings, &resident, &metrics, tasks),
+            shards: Shards::start(settings, &resident, &metrics, completed, tasks),
             access,
             admission: Admission::new(settings, metrics.clone()),
             settings: settings.clone(),

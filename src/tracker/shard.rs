@@ -13,6 +13,7 @@ use rand::rngs::SmallRng;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
+use super::completed::{Downloads, Recorder};
 use super::outbox::Outbox;
 use super::table::{Effect, Effects, Event, Full, Intervals, NativeQuestion, NativeReply, SocketId, Table};
 use super::{AnswerTo, ResidentSlot, Stats, WebOffer};
@@ -64,14 +65,21 @@ impl Shards {
         settings: &config::Tracker,
         resident: &ResidentSlot,
         metrics: &Arc<metrics::Tracker>,
+        (kept, recorder): (Vec<Downloads>, Recorder),
         tasks: &Tasks,
     ) -> Self {
         let count = std::thread::available_parallelism().map_or(1, usize::from);
         let totals = Arc::new(Totals::default());
-        let queues = (0..count).map(|_| {
+        let intervals = Intervals { web: settings.interval, native: settings.native_interval };
+        let queues = (0..count).map(|shard| {
             let (sender, queue) = mpsc::channel(QUEUE);
+            let mut table = Table::new(intervals, settings.max_completed.div_ceil(count));
+            for downloads in kept.iter().filter(|(info_hash, _)| owner(info_hash, count) == shard) {
+                table.remember(*downloads);
+            }
             let shard = Shard {
-                table: Table::new(Intervals { web: settings.interval, native: settings.native_interval }),
+                table,
+                recorder: recorder.clone(),
                 sockets: HashMap::new(),
                 rng: rand::make_rng(),
                 max_peers: settings.max_peers,
@@ -144,8 +152,7 @@ impl Shards {
     /// Which shard owns a swarm. Info hashes are SHA-1 and spread by themselves; somebody who makes them up can at worst
     /// load one shard as one popular torrent would.
     pub(super) fn shard_of(&self, info_hash: &InfoHash) -> usize {
-        let [a, b, c, d, ..] = info_hash.0;
-        u32::from_be_bytes([a, b, c, d]) as usize % self.queues.len()
+        owner(info_hash, self.queues.len())
     }
 
     async fn send(&self, shard: usize, command: Command) -> Result<(), Stopped> {
@@ -158,6 +165,11 @@ impl Shards {
             }
         }
     }
+}
+
+fn owner(info_hash: &InfoHash, shards: usize) -> usize {
+    let [a, b, c, d, ..] = info_hash.0;
+    u32::from_be_bytes([a, b, c, d]) as usize % shards
 }
 
 /// The sums over all shards, kept up to date by each.
@@ -192,6 +204,7 @@ impl Totals {
 
 struct Shard {
     table: Table,
+    recorder: Recorder,
     /// The sockets that have announced something here.
     sockets: HashMap<SocketId, Outbox>,
     rng: SmallRng,
@@ -218,6 +231,9 @@ impl Shard {
                 },
             }
             self.account(before);
+            for downloads in self.table.take_completions() {
+                self.recorder.record(downloads);
+            }
         }
     }
 

@@ -57,6 +57,15 @@ struct NativePeer {
 }
 
 impl Swarm {
+    /// An empty swarm that has been completed before.
+    pub(super) fn completed(downloaded: usize) -> Self {
+        Self { downloaded, ..Self::default() }
+    }
+
+    pub(super) fn downloaded(&self) -> usize {
+        self.downloaded
+    }
+
     pub(super) fn counts(&self) -> Counts {
         let peers = self.web_peers() + self.native_peers();
         Counts { complete: self.seeders, incomplete: peers - self.seeders, downloaded: self.downloaded }

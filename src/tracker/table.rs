@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 use rand::{Rng, RngExt};
 
 use super::Stats;
+use super::completed::Downloads;
 use super::swarm::{Member, Swarm};
 use crate::wire::id::{InfoHash, PeerId};
 use crate::wire::tracker::{Counts, NativeAnnounce, Progress};
@@ -40,6 +41,13 @@ pub(super) struct Table {
     /// What each socket brought, so that it goes when the socket does.
     sockets: HashMap<SocketId, HashSet<(InfoHash, PeerId)>>,
     stats: Stats,
+    /// How often swarms that are empty now have been completed.
+    completed: IndexMap<InfoHash, usize>,
+    max_completed: usize,
+    /// Where [`Self::remember`] last looked for a count to forget.
+    forgotten: usize,
+    /// Swarms completed once more since [`Self::take_completions`] was last asked.
+    completions: Vec<Downloads>,
 }
 
 /// Something that happened on a WebSocket.
@@ -105,8 +113,12 @@ pub(super) struct NativeReply {
 pub(super) struct Full;
 
 impl Table {
-    pub(super) fn new(intervals: Intervals) -> Self {
+    pub(super) fn new(intervals: Intervals, max_completed: usize) -> Self {
         Self {
+            completed: IndexMap::new(),
+            max_completed,
+            forgotten: 0,
+            completions: Vec::new(),
             intervals,
             swarms: IndexMap::new(),
             swept: 0,
@@ -121,7 +133,30 @@ impl Table {
     }
 
     pub(super) fn scrape(&self, info_hash: &InfoHash) -> Counts {
-        self.swarms.get(info_hash).map(Swarm::counts).unwrap_or_default()
+        self.swarms.get(info_hash).map_or_else(
+            || Counts { downloaded: self.completed.get(info_hash).copied().unwrap_or(0), ..Counts::default() },
+            Swarm::counts,
+        )
+    }
+
+    /// Remembers how often a swarm that is empty has been completed. Past the limit the least of a few others is
+    /// forgotten, so that whoever makes swarms up pushes out other made-up ones before the popular.
+    pub(super) fn remember(&mut self, (info_hash, downloaded): Downloads) {
+        const LOOKED_AT: usize = 8;
+        self.completed.insert(info_hash, downloaded);
+        if self.completed.len() > self.max_completed {
+            let all = self.completed.len();
+            let looked_at = (self.forgotten..self.forgotten + LOOKED_AT.min(all)).map(|i| i % all);
+            if let Some(least) = looked_at.min_by_key(|i| self.completed[*i]) {
+                self.completed.swap_remove_index(least);
+            }
+            self.forgotten = (self.forgotten + LOOKED_AT) % all;
+        }
+    }
+
+    /// What must be kept of what has happened since the last call.
+    pub(super) fn take_completions(&mut self) -> std::vec::Drain<'_, Downloads> {
+        self.completions.drain(..)
     }
 
     pub(super) fn handle(&mut self, now: Instant, rng: &mut impl Rng, event: Event) -> Effects {
@@ -291,15 +326,26 @@ impl Table {
 
     /// Every change of a swarm goes through here: it is made if need be, pruned if empty, and the totals follow.
     fn update<T>(&mut self, info_hash: InfoHash, change: impl FnOnce(&mut Swarm) -> T) -> T {
-        let swarm = self.swarms.entry(info_hash).or_default();
+        let swarm = self
+            .swarms
+            .entry(info_hash)
+            .or_insert_with(|| Swarm::completed(self.completed.swap_remove(&info_hash).unwrap_or(0)));
+        let downloaded = swarm.downloaded();
         let (web, native, new) = (swarm.web_peers(), swarm.native_peers(), swarm.is_empty());
         let result = change(swarm);
         self.stats.web_peers = self.stats.web_peers + swarm.web_peers() - web;
         self.stats.native_peers = self.stats.native_peers + swarm.native_peers() - native;
         self.stats.swarms += usize::from(new);
+        let downloads = (info_hash, swarm.downloaded());
+        if downloads.1 > downloaded {
+            self.completions.push(downloads);
+        }
         if swarm.is_empty() {
             self.swarms.swap_remove(&info_hash);
             self.stats.swarms -= 1;
+            if downloads.1 > 0 {
+                self.remember(downloads);
+            }
         }
         result
     }
@@ -324,6 +370,8 @@ impl Table {
             native_peers: self.swarms.values().map(Swarm::native_peers).sum(),
         };
         assert_eq!(self.stats, stats);
+        assert!(self.completed.len() <= self.max_completed);
+        assert!(self.completed.keys().all(|info_hash| !self.swarms.contains_key(info_hash)));
     }
 }
 

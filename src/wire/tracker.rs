@@ -24,7 +24,7 @@ pub struct Counts {
     pub complete: usize,
     /// Leechers.
     pub incomplete: usize,
-    /// Completed downloads reported since the swarm was last empty.
+    /// Completed downloads ever reported, as far as that is remembered.
     pub downloaded: usize,
 }
 

@@ -21,7 +21,7 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        Self { table: Table::new(INTERVALS), now: Instant::now(), rng: SmallRng::seed_from_u64(7) }
+        Self { table: Table::new(INTERVALS, 100), now: Instant::now(), rng: SmallRng::seed_from_u64(7) }
     }
 
     fn wait(&mut self, time: Duration) {
@@ -144,6 +144,25 @@ fn progress_moves_a_peer_between_seeders_and_leechers() {
         t.update(1, 1, progress);
         assert_eq!(t.counts(), counts, "step {i}");
     }
+}
+
+#[test]
+fn completed_downloads_are_remembered_when_a_swarm_is_empty_and_the_popular_longest() {
+    let hash = |n: u8| InfoHash([n; 20]);
+    let mut t = Fixture::new();
+    t.update(1, 1, Progress::Completed);
+    assert_eq!(t.table.take_completions().collect::<Vec<_>>(), [(HASH, 1)]);
+    t.handle(Event::Closed { socket: SocketId(1) });
+    assert_eq!(t.counts(), (0, 0, 1));
+    t.update(1, 1, Progress::Completed);
+    assert_eq!(t.counts(), (1, 0, 2), "it goes on where it was");
+    assert_eq!(t.table.take_completions().collect::<Vec<_>>(), [(HASH, 2)]);
+
+    let mut table = Table::new(INTERVALS, 8);
+    table.remember((hash(0), 1_000));
+    (1..100).for_each(|n| table.remember((hash(n), 1)));
+    table.check_invariants();
+    assert_eq!((table.completed.len(), table.scrape(&hash(0)).downloaded), (8, 1_000));
 }
 
 #[test]

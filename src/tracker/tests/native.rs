@@ -174,3 +174,16 @@ async fn a_denied_torrent_is_refused_at_every_door_and_may_be_left() {
     assert_eq!(page.ask(announcement(b'b', 10, &[])).await, announced(b'b', 0, 1));
     assert_eq!(server.metrics.not_taken.with_label_values(&["torrent"]).get(), 3);
 }
+
+#[tokio::test]
+async fn completed_downloads_outlive_a_restart() {
+    let server = Server::start().await;
+    http_get(&server, &query('a', 1001, "&left=0&event=completed")).await;
+    assert_eq!(server.tasks.stop(DEADLINE).await, 0);
+    let tasks = Tasks::new();
+    let open =
+        || Tracker::open(&config::Tracker::default(), server.data_dir.path(), metrics::Tracker::detached(), &tasks);
+    let scraped = open().unwrap().http_scrape("/scrape", "info_hash=aaaaaaaaaaaaaaaaaaaa").await;
+    assert_eq!(scraped, b"d5:filesd20:aaaaaaaaaaaaaaaaaaaad8:completei0e10:downloadedi1e10:incompletei0eeee");
+    assert_eq!(tasks.stop(DEADLINE).await, 0);
+}

@@ -125,11 +125,6 @@ impl Model {
         let peers = &self.peers;
         let there = |hash, (socket, peer)| peers.iter().any(|p| p.hash == hash && p.who == Who::Web { socket, peer });
         self.sent.retain(|sent| there(sent.hash, sent.to));
-        for hash in 0..2u8 {
-            if !self.peers.iter().any(|peer| peer.hash == hash) {
-                self.downloaded[usize::from(hash)] = 0;
-            }
-        }
     }
 
     fn counts(&self, hash: u8) -> Counts {
