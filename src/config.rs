@@ -214,6 +214,18 @@ section! {
     }
 }
 
+section! {
+    /// Gossip: peers tell each other of new versions of records, without DHT and server.
+    Gossip {
+        /// Whether the record exchange is offered to peers.
+        enabled: bool = true,
+        /// Most records whose topic swarms are joined: those put here, and those asked for lately.
+        max_topics: usize = 256,
+        /// Whether peers on this network are looked for by multicast (BEP 14), and told of the swarms joined here.
+        local_discovery: bool = true,
+    }
+}
+
 /// The whole configuration of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -229,6 +241,7 @@ pub struct Config {
     pub bittorrent: BitTorrent,
     pub webrtc: WebRtc,
     pub bridge: Bridge,
+    pub gossip: Gossip,
 }
 
 impl Default for Config {
@@ -243,6 +256,7 @@ impl Default for Config {
             bittorrent: BitTorrent::default(),
             webrtc: WebRtc::default(),
             bridge: Bridge::default(),
+            gossip: Gossip::default(),
         }
     }
 }
@@ -259,6 +273,7 @@ const SECTIONS: &[SectionDocs] = &[
     ("bittorrent", BitTorrent::ABOUT, BitTorrent::DOCS),
     ("webrtc", WebRtc::ABOUT, WebRtc::DOCS),
     ("bridge", Bridge::ABOUT, Bridge::DOCS),
+    ("gossip", Gossip::ABOUT, Gossip::DOCS),
 ];
 
 /// The example file: every key with its default and what it is for.

@@ -7,6 +7,7 @@
 //! | [`wire`] | bytes ⇄ types | any other room, tokio, clocks, randomness |
 //! | [`tracker`] | who is in which swarm, and introducing them to each other | what the peers exchange; who answers other messages |
 //! | [`bridge`] | swarms joined on their web side and their native side | records; what the bytes are for |
+//! | [`gossip`] | peers tell each other the newest version of records; who is near on the local network | connections, transports, and where versions are kept |
 //! | [`dht`] | our node of the BitTorrent DHT | what records and torrents are used for |
 //! | [`records`] | the newest version of every record, on disk and from the DHT | who asks, and over what |
 //! | [`web`] | the HTTP doors: app, tracker, record API, health | how any room does its work |
@@ -17,6 +18,7 @@ pub mod bridge;
 pub mod cli;
 pub mod config;
 pub mod dht;
+pub mod gossip;
 pub mod metrics;
 pub mod node;
 pub mod records;

@@ -15,6 +15,8 @@ pub struct Metrics {
     pub records: Records,
     /// The bridge's part.
     pub bridge: Bridge,
+    /// Gossip's part.
+    pub gossip: Gossip,
 }
 
 macro_rules! metrics {
@@ -93,7 +95,7 @@ metrics! {
 metrics! {
     /// The bridge.
     Bridge {
-        torrents: IntGaugeVec = "bridge_torrents" ["stage"], "Torrents joined now, by stage (metadata, checking, live).";
+        torrents: IntGaugeVec = "bridge_torrents" ["stage"], "Torrents joined now, by stage (topic, metadata, checking, live).";
         ended: IntCounterVec = "bridge_torrents_ended_total" ["reason"], "Torrents left, by reason.";
         cache: IntGauge = "bridge_cache_bytes", "Disk space that bridged torrents take.";
         peers: IntGaugeVec = "bridge_peers" ["transport"], "Peers connected now, by transport (webrtc, tcp).";
@@ -106,6 +108,16 @@ metrics! {
         metadata: IntCounterVec = "bridge_metadata_total" ["result"], "Metadata fetches (BEP 9), by result.";
         datagrams_dropped: IntCounterVec = "bridge_webrtc_datagrams_dropped_total" ["reason"], "Datagrams of the WebRTC port not handed on: sender unknown, or its queue full.";
         dials: IntCounterVec = "bridge_dials_total" ["source", "result"], "Outgoing connections, by who named the address and result.";
+    }
+}
+
+metrics! {
+    /// Gossip.
+    Gossip {
+        topics: IntGauge = "gossip_topics", "Records whose topic swarms are joined.";
+        messages: IntCounterVec = "gossip_messages_total" ["direction", "kind"], "Messages of the record exchange, by direction (in, out) and kind (have, record, other).";
+        records: IntCounterVec = "gossip_records_total" ["result"], "Records that peers brought, by what became of them (new, conflict, stale, unwanted, throttled, busy, forged).";
+        local: IntCounterVec = "gossip_local_announces_total" ["direction", "result"], "Local discovery (BEP 14), by direction and result (sent, failed; heard, malformed, stranger, flood).";
     }
 }
 
@@ -125,6 +137,7 @@ impl Default for Metrics {
             dht: Dht::register(&registry),
             records: Records::register(&registry),
             bridge: Bridge::register(&registry),
+            gossip: Gossip::register(&registry),
             registry,
         }
     }

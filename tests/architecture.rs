@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const LEAVES: [&str; 4] = ["config", "metrics", "tasks", "wire"];
 
 /// Each module of the crate and what it may use beyond the leaves. A new room must be entered here.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("wire", &[]),
     ("config", &[]),
     ("metrics", &[]),
@@ -18,10 +18,11 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("dht", &[]),
     ("tracker", &[]),
     ("records", &["dht"]),
-    ("bridge", &["dht", "tracker"]),
+    ("gossip", &[]),
+    ("bridge", &["dht", "tracker", "gossip"]),
     ("web", &["dht", "tracker", "records", "bridge"]),
-    ("node", &["dht", "tracker", "records", "bridge", "web"]),
-    ("cli", &["dht", "tracker", "records", "bridge", "web", "node"]),
+    ("node", &["dht", "tracker", "records", "gossip", "bridge", "web"]),
+    ("cli", &["dht", "tracker", "records", "gossip", "bridge", "web", "node"]),
     ("main", &["cli"]),
 ];
 

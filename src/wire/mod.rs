@@ -11,6 +11,7 @@ pub mod hex;
 pub mod id;
 pub mod item;
 pub mod krpc;
+pub mod local_discovery;
 pub mod magnet;
 pub mod metainfo;
 pub mod peer;
