@@ -26,6 +26,8 @@ pub(super) enum Source {
     Dht,
     /// Our own tracker: the peer announced itself.
     Tracker,
+    /// The peer itself, on this network.
+    Local,
     /// The user.
     Given,
 }
@@ -35,6 +37,7 @@ impl Source {
         match self {
             Self::Dht => "dht",
             Self::Tracker => "tracker",
+            Self::Local => "local",
             Self::Given => "given",
         }
     }
@@ -86,6 +89,13 @@ impl Candidates {
         let state = State::Waiting { until: now };
         self.table.insert(addr, Candidate { source, failures: 0, complete: false, state });
         true
+    }
+
+    /// A peer said that it is there: however often it was missed, it is worth another try soon.
+    pub(super) fn revive(&mut self, addr: SocketAddr, now: Instant) {
+        if let Some(Candidate { state: State::Waiting { until }, .. }) = self.table.get_mut(&addr) {
+            *until = (*until).min(now + FIRST_BACKOFF);
+        }
     }
 
     /// The address to dial now, if any; it counts as connected until [`Candidates::ended`]. With `skip_complete`, peers
@@ -193,6 +203,21 @@ mod tests {
         table.ended(addr(1), Outcome::Ourselves, now);
         assert_eq!((table.next(false, later), table.wake(false)), (None, None));
         assert!(!table.add(addr(1), Source::Given, later));
+    }
+
+    #[test]
+    fn who_announces_itself_is_tried_again_soon() {
+        let now = Instant::now();
+        let mut table = Candidates::default();
+        table.add(addr(1), Source::Local, now);
+        for _ in 0..9 {
+            table.table.get_mut(&addr(1)).unwrap().state = State::Connected;
+            table.ended(addr(1), Outcome::Failed, now);
+        }
+        assert!(table.wake(false) > Some(now + FIRST_BACKOFF));
+        table.revive(addr(1), now);
+        table.revive(addr(2), now);
+        assert_eq!((table.wake(false), table.table.len()), (Some(now + FIRST_BACKOFF), 1));
     }
 
     #[test]

@@ -12,8 +12,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::address::may_dial;
 use super::candidates::{BRIEF, Candidates, Outcome, Source, next_lookup};
 use super::door::{self, Ending};
-use super::swarm::{Swarm, Transport};
+use super::swarm::{Stage, Swarm, Transport};
 use crate::dht::{Dht, FoundPeer};
+use crate::gossip::local::{LocalDiscovery, Neighbours};
 use crate::tasks::Tasks;
 use crate::tracker::Tracker;
 
@@ -34,6 +35,7 @@ const TRACKER_PEERS: usize = 50;
 pub(super) struct Sources {
     pub(super) dht: Dht,
     pub(super) tracker: Option<Tracker>,
+    pub(super) local: Option<LocalDiscovery>,
     /// Our own TCP door.
     pub(super) listener: SocketAddr,
     pub(super) tasks: Tasks,
@@ -57,12 +59,20 @@ pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAd
     let (reports_tx, mut reports) = mpsc::channel(MAX_OPENING);
     let mut opening = 0;
     let mut lookup: Option<mpsc::Receiver<FoundPeer>> = None;
+    let mut neighbours: Option<Neighbours> = None;
+    // A topic is often ours alone, and there are many: they are looked up at the pace of swarms that have peers.
+    let is_topic = matches!(*swarm.stage.borrow(), Stage::Topic);
     let (mut lookups, mut found_anybody, mut lookup_at) = (0, false, Instant::now());
     let mut tick = interval(TRACKER_POLL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         // BEP 27: a private torrent's peers come from its own tracker only.
         let private = stages.borrow_and_update().metainfo().is_some_and(|metainfo| metainfo.is_private());
+        if private {
+            neighbours = None;
+        } else if neighbours.is_none() {
+            neighbours = sources.local.as_ref().map(|local| local.join(swarm.info_hash));
+        }
         let complete = swarm.stage.borrow().is_complete();
         let wanted = swarm.wants_more();
         while wanted && opening < MAX_OPENING {
@@ -84,9 +94,15 @@ pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAd
                 }
                 None => {
                     lookup = None;
-                    lookup_at = Instant::now() + next_lookup(lookups, found_anybody);
+                    lookup_at = Instant::now() + next_lookup(lookups, found_anybody || is_topic);
                 }
             },
+            addr = next_neighbour(&mut neighbours), if neighbours.is_some() => {
+                // It announced itself, so it is the one who named its address.
+                if sources.may_dial(addr, addr.ip()) && !candidates.add(addr, Source::Local, Instant::now()) {
+                    candidates.revive(addr, Instant::now());
+                }
+            }
             () = sleep_until(lookup_at), if lookup.is_none() && wanted && !private => {
                 lookups += 1;
                 lookup = Some(sources.dht.get_peers(swarm.info_hash));
@@ -118,6 +134,13 @@ impl Sources {
 
 async fn next_found(lookup: &mut Option<mpsc::Receiver<FoundPeer>>) -> Option<FoundPeer> {
     lookup.as_mut()?.recv().await
+}
+
+async fn next_neighbour(neighbours: &mut Option<Neighbours>) -> SocketAddr {
+    match neighbours {
+        Some(neighbours) => neighbours.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// One connection, from its first packet to its end.

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::policy::Load;
-use super::swarm::Swarm;
+use super::swarm::{Stage, Swarm};
 use super::torrent::{self, Inbox, Purpose};
 use super::web::Offer;
 use super::{Inner, TorrentError};
@@ -75,7 +75,8 @@ impl Joined {
         if let Some(torrent) = table.torrents.get(&info_hash) {
             return Err(torrent.clone());
         }
-        let (swarm, metadata) = bridge.new_swarm(info_hash);
+        let stage = if matches!(purpose, Purpose::Topic) { Stage::Topic } else { Stage::Metadata };
+        let (swarm, metadata) = bridge.new_swarm(info_hash, stage);
         let (offers, offers_rx) = mpsc::channel(OFFERS);
         let (ended_tx, ended) = watch::channel(None);
         let bridged = matches!(purpose, Purpose::Bridge);

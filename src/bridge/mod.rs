@@ -10,7 +10,8 @@
 //!                  └── torrent: the life of one, in joined: the table of all ──┘           └── cache
 //! ```
 //!
-//! The room knows the DHT (whom to dial) and the tracker (whose offers to answer). It does not know records: whether a
+//! The room knows the DHT (whom to dial), the tracker (whose offers to answer) and gossip, which it gives a voice in every
+//! swarm, and topic swarms of its own, in which there is no torrent. It does not know records: whether a
 //! record points to a torrent is a function it is handed.
 
 mod address;
@@ -32,6 +33,7 @@ mod storage;
 mod swarm;
 #[cfg(test)]
 mod tests;
+mod topics;
 mod torrent;
 mod web;
 
@@ -45,6 +47,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::dht::Dht;
+use crate::gossip::Gossip;
 use crate::tasks::Tasks;
 use crate::tracker::{Resident, Tracker, WebOffer};
 use crate::wire::id::{InfoHash, PeerId};
@@ -57,7 +60,7 @@ pub use error::{StartError, TorrentError};
 use joined::{Joined, Torrent};
 use policy::Refusal;
 use rtc::Endpoint;
-use swarm::{Ourselves, Swarm};
+use swarm::{Ourselves, Shared, Stage, Swarm};
 use torrent::Purpose;
 
 /// What peers are told this is.
@@ -134,6 +137,18 @@ impl Drop for Download {
 /// Whether a verified record points to a torrent.
 pub type Allowed = Arc<dyn Fn(&InfoHash) -> bool + Send + Sync>;
 
+/// The rooms that the bridge works with.
+pub struct Rooms {
+    /// Whom to dial, and who is told of us.
+    pub dht: Dht,
+    /// Absent in commands that have none.
+    pub tracker: Option<Tracker>,
+    /// Absent where nobody knows records.
+    pub gossip: Option<Gossip>,
+    /// The `sites` policy.
+    pub allowed: Allowed,
+}
+
 /// The bridge. Clones are the same bridge.
 #[derive(Clone)]
 pub struct Bridge {
@@ -147,6 +162,7 @@ struct Inner {
     engine: Engine,
     endpoint: Arc<Endpoint>,
     sources: Sources,
+    gossip: Option<Gossip>,
     cache: Arc<Cache>,
     joined: Joined,
     /// Places for peers over all torrents.
@@ -158,19 +174,16 @@ struct Inner {
 impl Bridge {
     /// Binds both doors and starts the engine. Torrents in the cache are left alone until somebody asks for them.
     ///
-    /// `tracker` is absent in commands that have none.
-    ///
     /// # Errors
     /// See [`StartError`].
     pub async fn start(
         settings: Settings,
         data_dir: PathBuf,
-        dht: Dht,
-        tracker: Option<Tracker>,
-        allowed: Allowed,
+        rooms: Rooms,
         metrics: metrics::Bridge,
         tasks: &Tasks,
     ) -> Result<Self, StartError> {
+        let Rooms { dht, tracker, gossip, allowed } = rooms;
         let Settings { bridge: settings, bittorrent, webrtc } = settings;
         let (tcp, udp) = (bittorrent.listen, webrtc.listen);
         let listener = TcpListener::bind(tcp).await;
@@ -188,12 +201,14 @@ impl Bridge {
         let token = tasks.token().child_token();
         let engine = Engine::start(path, ourselves.peer_id, engine_peers, token).await;
         let engine = engine.map_err(|error| StartError::Engine(error.to_string()))?;
+        let neighbours = gossip.as_ref().and_then(|gossip| gossip.local_discovery(local, tasks));
         let inner = Arc::new(Inner {
             ourselves,
             allowed,
             engine,
             endpoint,
-            sources: Sources { dht, tracker, listener: local, tasks: tasks.clone() },
+            sources: Sources { dht, tracker, local: neighbours, listener: local, tasks: tasks.clone() },
+            gossip: gossip.clone(),
             cache,
             joined: Joined::default(),
             places: Arc::new(Semaphore::new(settings.max_peers)),
@@ -202,6 +217,9 @@ impl Bridge {
             tasks: tasks.clone(),
         });
         tasks.spawn_cancellable(listener::run(inner.clone(), listener));
+        if let Some(gossip) = gossip {
+            tasks.spawn_cancellable(topics::run(inner.clone(), gossip));
+        }
         Ok(Self { inner })
     }
 
@@ -279,6 +297,10 @@ impl Resident for Bridge {
 impl Inner {
     fn admit(&self, info_hash: &InfoHash) -> Result<(), Refusal> {
         let load = self.joined.load(info_hash, self.places.available_permits());
+        // A topic is joined for its record's sake, whatever torrents are bridged.
+        if load.joined && load.free_peers > 0 && self.gossip.as_ref().is_some_and(|gossip| gossip.is_topic(info_hash)) {
+            return Ok(());
+        }
         policy::admit(&self.settings, load, || (self.allowed)(info_hash))
     }
 
@@ -293,9 +315,10 @@ impl Inner {
         }
     }
 
-    fn new_swarm(&self, info_hash: InfoHash) -> (Arc<Swarm>, mpsc::Receiver<Bytes>) {
+    fn new_swarm(&self, info_hash: InfoHash, stage: Stage) -> (Arc<Swarm>, mpsc::Receiver<Bytes>) {
         let token = self.tasks.token().child_token();
-        Swarm::new(info_hash, self.ourselves, &self.settings, self.places.clone(), self.metrics.clone(), token)
+        let shared = Shared { places: self.places.clone(), gossip: self.gossip.clone(), metrics: self.metrics.clone() };
+        Swarm::new(info_hash, self.ourselves, stage, &self.settings, shared, token)
     }
 }
 

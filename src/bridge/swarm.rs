@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pieces::PieceSet;
 use super::policy::Refusal;
+use crate::gossip::Gossip;
 use crate::metrics;
 use crate::wire::id::{InfoHash, PeerId};
 use crate::wire::metainfo::Metainfo;
@@ -22,6 +23,9 @@ const FETCHES: usize = 3;
 
 /// How long a page that had everything while we had everything is not met again. It offers at each announce.
 const SATED: Duration = Duration::from_secs(600);
+
+/// Peers of a topic swarm that are looked for. Records spread over few connections.
+const TOPIC_PEERS: usize = 8;
 
 /// Pages remembered as sated, per torrent.
 const MAX_SATED: usize = 1_000;
@@ -48,6 +52,8 @@ impl Transport {
 /// Where a joined torrent stands.
 #[derive(Debug, Clone)]
 pub(super) enum Stage {
+    /// There is no torrent, only a record (`spec/record-exchange.md`); it stays so.
+    Topic,
     /// Only the info hash is known.
     Metadata,
     /// The engine checks what is on disk.
@@ -69,7 +75,7 @@ pub(super) struct Live {
 impl Stage {
     pub(super) fn metainfo(&self) -> Option<&Arc<Metainfo>> {
         match self {
-            Self::Metadata => None,
+            Self::Topic | Self::Metadata => None,
             Self::Checking(metainfo) | Self::Live(Live { metainfo, .. }) => Some(metainfo),
         }
     }
@@ -77,7 +83,7 @@ impl Stage {
     pub(super) fn live(&self) -> Option<&Live> {
         match self {
             Self::Live(live) => Some(live),
-            Self::Metadata | Self::Checking(_) => None,
+            Self::Topic | Self::Metadata | Self::Checking(_) => None,
         }
     }
 
@@ -89,6 +95,7 @@ impl Stage {
     /// The metrics' label.
     pub(super) fn label(&self) -> &'static str {
         match self {
+            Self::Topic => "topic",
             Self::Metadata => "metadata",
             Self::Checking(_) => "checking",
             Self::Live(_) => "live",
@@ -112,11 +119,23 @@ pub(super) struct Swarm {
     /// Ends every connection.
     pub(super) token: CancellationToken,
     pub(super) metrics: metrics::Bridge,
+    /// Absent in commands that know no records.
+    pub(super) gossip: Option<Gossip>,
     max_peers: usize,
+    /// Peers past which no more are looked for.
+    enough_peers: usize,
     /// Places for peers over all torrents.
     places: Arc<Semaphore>,
     /// A std mutex: held for a look-up, also by the tracker, which asks synchronously.
     roster: Mutex<Roster>,
+}
+
+/// What all swarms have in common.
+pub(super) struct Shared {
+    /// Places for peers over all torrents.
+    pub(super) places: Arc<Semaphore>,
+    pub(super) gossip: Option<Gossip>,
+    pub(super) metrics: metrics::Bridge,
 }
 
 /// What peers are told of us.
@@ -139,9 +158,9 @@ impl Swarm {
     pub(super) fn new(
         info_hash: InfoHash,
         ourselves: Ourselves,
+        stage: Stage,
         settings: &crate::config::Bridge,
-        places: Arc<Semaphore>,
-        metrics: metrics::Bridge,
+        shared: Shared,
         token: CancellationToken,
     ) -> (Arc<Self>, mpsc::Receiver<Bytes>) {
         let (metadata, arrived) = mpsc::channel(1);
@@ -151,20 +170,26 @@ impl Swarm {
             sated: HashMap::new(),
             web_peer_seen: Instant::now(),
         };
+        let Shared { places, gossip, metrics } = shared;
+        let max_peers = settings.max_peers_per_torrent;
+        // A part of the seats is left for those who come by themselves.
+        let enough_peers = if matches!(stage, Stage::Topic) { TOPIC_PEERS } else { max_peers - max_peers / 4 };
+        metrics.torrents.with_label_values(&[stage.label()]).inc();
         let swarm = Self {
             info_hash,
             ourselves,
             max_metadata: usize::try_from(settings.max_metadata_size.as_u64()).unwrap_or(usize::MAX),
-            stage: watch::channel(Stage::Metadata).0,
+            stage: watch::channel(stage).0,
             metadata,
             fetches: Semaphore::new(FETCHES),
             token,
             metrics,
-            max_peers: settings.max_peers_per_torrent,
+            gossip,
+            max_peers,
+            enough_peers: enough_peers.min(max_peers),
             places,
             roster: Mutex::new(roster),
         };
-        swarm.metrics.torrents.with_label_values(&[Stage::Metadata.label()]).inc();
         (Arc::new(swarm), arrived)
     }
 
@@ -230,9 +255,18 @@ impl Swarm {
         self.roster().seated.len()
     }
 
-    /// Whether the dialler should look for more. A part of the seats is left for those who come by themselves.
+    /// Whether the dialler should look for more.
     pub(super) fn wants_more(&self) -> bool {
-        self.peers() < self.max_peers - self.max_peers / 4
+        self.peers() < self.enough_peers
+    }
+
+    /// Whether peers may be offered the record exchange: it "MUST NOT" be in the swarm of a private torrent, "and so not
+    /// before it knows the torrent's metadata".
+    pub(super) fn exchanges_records(&self) -> bool {
+        match &*self.stage.borrow() {
+            Stage::Topic => true,
+            stage => stage.metainfo().is_some_and(|metainfo| !metainfo.is_private()),
+        }
     }
 
     /// When a page was last here, which is now if one is.
@@ -295,8 +329,8 @@ pub(super) mod tests {
     pub(in crate::bridge) fn swarm(info_hash: InfoHash) -> (Arc<Swarm>, mpsc::Receiver<Bytes>) {
         let settings = config::Bridge { max_peers_per_torrent: 2, ..config::Bridge::default() };
         let ourselves = Ourselves { peer_id: PeerId([1; 20]), port: 6881 };
-        let places = Arc::new(Semaphore::new(3));
-        Swarm::new(info_hash, ourselves, &settings, places, metrics::Bridge::detached(), CancellationToken::new())
+        let shared = Shared { places: Arc::new(Semaphore::new(3)), gossip: None, metrics: metrics::Bridge::detached() };
+        Swarm::new(info_hash, ourselves, Stage::Metadata, &settings, shared, CancellationToken::new())
     }
 
     #[tokio::test(start_paused = true)]

@@ -41,8 +41,8 @@ impl Node {
             webrtc: config::WebRtc { listen: localhost, ..config::WebRtc::default() },
         };
         let metrics = metrics::Bridge::detached();
-        let none: Allowed = Arc::new(|_| false);
-        let bridge = Bridge::start(settings, dir.to_owned(), dht, None, none, metrics, &tasks).await.unwrap();
+        let rooms = Rooms { dht, tracker: None, gossip: None, allowed: Arc::new(|_| false) };
+        let bridge = Bridge::start(settings, dir.to_owned(), rooms, metrics, &tasks).await.unwrap();
         (bridge, tasks)
     }
 

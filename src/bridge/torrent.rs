@@ -35,6 +35,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 pub(super) enum Purpose {
     /// Web peers want it: it is cached, and left when they are gone.
     Bridge,
+    /// A record is exchanged; there is no torrent.
+    Topic,
     /// The user's own files.
     Seed { metainfo: Metainfo, dir: PathBuf },
     /// The user wants it.
@@ -56,7 +58,7 @@ pub(super) async fn run(
 ) -> Option<TorrentError> {
     let given = match &mut purpose {
         Purpose::Download { peers, .. } => std::mem::take(peers),
-        Purpose::Bridge | Purpose::Seed { .. } => Vec::new(),
+        Purpose::Bridge | Purpose::Topic | Purpose::Seed { .. } => Vec::new(),
     };
     let lingers = matches!(purpose, Purpose::Bridge).then_some(bridge.settings.linger);
     let mut kept = None;
@@ -92,6 +94,9 @@ async fn life(
     purpose: &Purpose,
     kept: &mut Option<Kept>,
 ) -> TorrentError {
+    if matches!(purpose, Purpose::Topic) {
+        match announce_for_good(bridge, swarm).await {}
+    }
     let live = async {
         let metainfo = Arc::new(learn(bridge, swarm, &mut metadata, purpose).await?);
         let (root, access) = place(bridge, &metainfo, purpose, kept).await?;
@@ -151,7 +156,8 @@ async fn place(
         Purpose::Seed { dir, .. } => Ok((dir.clone(), Access::ReadOnly)),
         Purpose::Download { dir, .. } if metainfo.is_single_file() => Ok((dir.clone(), Access::ReadWrite)),
         Purpose::Download { dir, .. } => Ok((dir.join(metainfo.name()), Access::ReadWrite)),
-        Purpose::Bridge => {
+        // A topic comes to no place: it never has metadata.
+        Purpose::Bridge | Purpose::Topic => {
             let refused = |refusal: super::policy::Refusal| {
                 bridge.metrics.refused.with_label_values(&[refusal.label()]).inc();
                 TorrentError::Refused(refusal.to_string())
@@ -188,6 +194,10 @@ async fn announce(bridge: &Inner, swarm: &Swarm, running: &Running, purpose: &Pu
     if private || !ours || !anything {
         return std::future::pending().await;
     }
+    announce_for_good(bridge, swarm).await
+}
+
+async fn announce_for_good(bridge: &Inner, swarm: &Swarm) -> Infallible {
     let mut retry = ANNOUNCE_RETRY;
     loop {
         if bridge.sources.dht.announce(swarm.info_hash, swarm.ourselves.port).await > 0 {

@@ -1,24 +1,28 @@
-//! A DHT node and a bridge without a server around them, for `publish` and `get`.
+//! A DHT node, a bridge and gossip without a server around them, for `publish` and `get`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 use super::Failure;
 use crate::bridge::{self, Bridge};
 use crate::config::{BridgePolicy, Config};
 use crate::dht::{Dht, Mode};
+use crate::gossip::Gossip;
 use crate::metrics;
 use crate::tasks::Tasks;
+use crate::wire::item::VerifiedItem;
 
 /// How long an orderly stop may take.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Both rooms and their tasks.
+/// The rooms and their tasks.
 pub(super) struct Standalone {
     pub(super) dht: Dht,
     pub(super) bridge: Bridge,
+    pub(super) gossip: Gossip,
     tasks: Tasks,
 }
 
@@ -42,17 +46,29 @@ impl Standalone {
         if TcpListener::bind(settings.bittorrent.listen).await.is_err() {
             settings.bittorrent.listen.set_port(0);
         }
-        let nothing: bridge::Allowed = Arc::new(|_| false);
+        let (gossip, news) = Gossip::new(&config.gossip, metrics::Gossip::detached());
+        // A command keeps no records: what peers tell is passed on and then of no use.
+        tasks.spawn_cancellable(forget(news));
+        let rooms = bridge::Rooms {
+            dht: dht.clone(),
+            tracker: None,
+            gossip: Some(gossip.clone()),
+            allowed: Arc::new(|_| false),
+        };
         let metrics = metrics::Bridge::detached();
         let data_dir = config.data_dir.clone();
-        let bridge = Bridge::start(settings, data_dir, dht.clone(), None, nothing, metrics, &tasks).await;
+        let bridge = Bridge::start(settings, data_dir, rooms, metrics, &tasks).await;
         let bridge = bridge.map_err(Failure::failed)?;
         dht.bootstrapped().await;
-        Ok(Self { dht, bridge, tasks })
+        Ok(Self { dht, bridge, gossip, tasks })
     }
 
     /// Stops both.
     pub(super) async fn stop(self) {
         self.tasks.stop(STOP_DEADLINE).await;
     }
+}
+
+async fn forget(mut news: mpsc::Receiver<VerifiedItem>) {
+    while news.recv().await.is_some() {}
 }

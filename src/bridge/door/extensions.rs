@@ -6,11 +6,16 @@ use bytes::Bytes;
 
 use crate::bridge::CLIENT;
 use crate::bridge::metadata::Serving;
+use crate::gossip::Exchange;
 use crate::wire::extension::{ExtendedHandshake, HANDSHAKE_ID, MetadataMessage};
 use crate::wire::peer::Message;
+use crate::wire::record_exchange;
 
 /// The id peers must use for their `ut_metadata` messages to us.
 const OUR_UT_METADATA: u8 = 3;
+
+/// And for those of the record exchange.
+const OUR_RECORD_EXCHANGE: u8 = 4;
 
 /// Requests a peer may have outstanding, told to it as `reqq`. Past it the door stops reading from that peer.
 pub(super) const MAX_REQUESTS: u32 = 512;
@@ -25,6 +30,15 @@ pub(super) struct Extensions {
     serving: Serving,
 }
 
+/// How the extensions see the swarm at the moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Offer<'a> {
+    /// The torrent's metadata, once it is known.
+    pub(super) metadata: Option<&'a Bytes>,
+    /// Records are exchanged here.
+    pub(super) records: bool,
+}
+
 /// What a peer's extension message asks of the door.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Said {
@@ -36,15 +50,21 @@ pub(super) enum Said {
     Piece(usize, Bytes),
     /// It has no metadata to give.
     Rejected,
+    /// It lies.
+    Lied,
 }
 
 impl Extensions {
     /// Our extension handshake. It is sent again when metadata arrives: WebTorrent asks for metadata only on a handshake
     /// that carries its size.
-    pub(super) fn hello(metadata: Option<&Bytes>, port: u16) -> Bytes {
+    pub(super) fn hello(offer: Offer<'_>, port: u16) -> Bytes {
+        let mut extensions = BTreeMap::from([("ut_metadata".to_owned(), OUR_UT_METADATA)]);
+        if offer.records {
+            extensions.insert(record_exchange::NAME.to_owned(), OUR_RECORD_EXCHANGE);
+        }
         let hello = ExtendedHandshake {
-            extensions: BTreeMap::from([("ut_metadata".to_owned(), OUR_UT_METADATA)]),
-            metadata_size: metadata.map(Bytes::len),
+            extensions,
+            metadata_size: offer.metadata.map(Bytes::len),
             port: Some(port),
             requests: Some(MAX_REQUESTS),
             client: Some(CLIENT.to_owned()),
@@ -53,14 +73,27 @@ impl Extensions {
     }
 
     /// Takes an extended message. Malformed ones are ignored: they harm nobody, and clients differ.
-    pub(super) fn take(&mut self, id: u8, payload: Bytes, metadata: Option<&Bytes>) -> Said {
+    pub(super) fn take(
+        &mut self,
+        id: u8,
+        payload: Bytes,
+        metadata: Option<&Bytes>,
+        exchange: Option<&Exchange>,
+    ) -> Said {
         match id {
             HANDSHAKE_ID => {
                 if let Ok(hello) = ExtendedHandshake::decode(&payload) {
                     self.greeted(&hello);
+                    if let (Some(exchange), Some(id)) = (exchange, hello.extensions.get(record_exchange::NAME)) {
+                        exchange.greeted(*id);
+                    }
                 }
                 Said::Nothing
             }
+            OUR_RECORD_EXCHANGE => match exchange.map(|exchange| exchange.take(&payload)) {
+                Some(Err(_)) => Said::Lied,
+                Some(Ok(())) | None => Said::Nothing,
+            },
             OUR_UT_METADATA => self.metadata(&payload, metadata),
             // Peer exchange and whatever else was not offered.
             _ => Said::Nothing,
@@ -115,14 +148,14 @@ mod tests {
     #[test]
     fn ids_are_the_receivers_and_later_handshakes_add() {
         let mut peer = Extensions::default();
-        assert_eq!(peer.take(3, request(0), None), Said::Nothing, "it never said which id it wants");
+        assert_eq!(peer.take(3, request(0), None, None), Said::Nothing, "it never said which id it wants");
         assert_eq!((peer.request(0), peer.exchanges_metadata()), (None, false));
-        peer.take(0, hello(7, None), None);
-        peer.take(0, hello(7, Some(99)), None);
-        peer.take(0, hello(9, None), None);
+        peer.take(0, hello(7, None), None, None);
+        peer.take(0, hello(7, Some(99)), None, None);
+        peer.take(0, hello(9, None), None, None);
         assert_eq!(peer.metadata_size, Some(99));
         assert_eq!(peer.request(2).unwrap()[4..6], [20, 9]);
-        peer.take(0, hello(0, None), None);
+        peer.take(0, hello(0, None), None, None);
         assert!(!peer.exchanges_metadata(), "id 0 switches it off");
     }
 
@@ -130,24 +163,27 @@ mod tests {
     fn metadata_is_served_and_taken() {
         let whole = Bytes::from_static(b"d4:name1:xe");
         let mut peer = Extensions::default();
-        peer.take(0, hello(7, None), None);
-        let Said::Reply(frame) = peer.take(3, request(0), Some(&whole)) else { panic!("a reply") };
+        peer.take(0, hello(7, None), None, None);
+        let Said::Reply(frame) = peer.take(3, request(0), Some(&whole), None) else { panic!("a reply") };
         assert!(frame.ends_with(&whole) && frame[5] == 7);
         let data = MetadataMessage::Data { piece: 0, total_size: Some(11), data: &whole }.encode();
-        assert_eq!(peer.take(3, Bytes::from(data), None), Said::Piece(0, whole.clone()));
+        assert_eq!(peer.take(3, Bytes::from(data), None, None), Said::Piece(0, whole.clone()));
         let reject = MetadataMessage::Reject { piece: 0 }.encode();
-        assert_eq!(peer.take(3, Bytes::from(reject), None), Said::Rejected);
+        assert_eq!(peer.take(3, Bytes::from(reject), None, None), Said::Rejected);
         for (id, payload) in [(1, "peers of mine"), (3, "nonsense"), (0, "i1e"), (200, "")] {
-            assert_eq!(peer.take(id, Bytes::from(payload), Some(&whole)), Said::Nothing);
+            assert_eq!(peer.take(id, Bytes::from(payload), Some(&whole), None), Said::Nothing);
         }
     }
 
     #[test]
     fn our_hello_tells_the_size_when_it_is_known() {
         let read = |frame: Bytes| ExtendedHandshake::decode(&frame[6..]).unwrap();
-        assert_eq!(read(Extensions::hello(None, 6881)).metadata_size, None);
-        let hello = read(Extensions::hello(Some(&Bytes::from_static(b"12345")), 6881));
+        assert_eq!(read(Extensions::hello(Offer::default(), 6881)).metadata_size, None);
+        let metadata = Bytes::from_static(b"12345");
+        let hello = read(Extensions::hello(Offer { metadata: Some(&metadata), records: false }, 6881));
         assert_eq!((hello.metadata_size, hello.port), (Some(5), Some(6881)));
         assert_eq!(hello.extensions, BTreeMap::from([("ut_metadata".to_owned(), 3)]));
+        let hello = read(Extensions::hello(Offer { metadata: Some(&metadata), records: true }, 6881));
+        assert_eq!(hello.extensions.get("sg_record"), Some(&4));
     }
 }

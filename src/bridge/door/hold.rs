@@ -8,11 +8,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, interval_at, sleep_until};
 
-use super::extensions::{Extensions, Said};
+use super::extensions::{Extensions, Offer, Said};
 use super::remote::Waiting;
-use super::{Connection, Ending, IDLE, KEEP_ALIVE};
+use super::{Connection, Ending, IDLE, KEEP_ALIVE, told};
 use crate::bridge::metadata::{Fetch, FetchError};
 use crate::bridge::swarm::{Live, Stage, Swarm};
+use crate::gossip::Exchange;
 use crate::wire::extension::HANDSHAKE_ID;
 use crate::wire::metainfo::Metainfo;
 use crate::wire::peer::Message;
@@ -25,12 +26,13 @@ pub(super) async fn until_live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     swarm: &Arc<Swarm>,
     peer: &mut Connection<R, W>,
     extensions: &mut Extensions,
+    exchange: Option<&Exchange>,
 ) -> Result<(Waiting, Live), Ending> {
     let mut stages = swarm.stage.subscribe();
     let speaks = peer.theirs.reserved.extended();
     let mut metainfo = stages.borrow_and_update().metainfo().cloned();
     if speaks {
-        peer.writer.send(&Extensions::hello(metainfo.as_deref().map(Metainfo::info), swarm.ourselves.port)).await?;
+        greet(swarm, peer, metainfo.as_deref(), exchange).await?;
     }
     let mut waiting = Waiting::default();
     let mut fetching: Option<Fetching<'_>> = None;
@@ -44,13 +46,15 @@ pub(super) async fn until_live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             metainfo = Some(known.clone());
             fetching = None;
             if speaks {
-                peer.writer.send(&Extensions::hello(Some(known.info()), swarm.ourselves.port)).await?;
+                greet(swarm, peer, Some(known), exchange).await?;
             }
         }
+        let is_topic = matches!(now_at, Stage::Topic);
         if let Stage::Live(live) = now_at {
             return Ok((waiting, live));
         }
         let may_fetch = metainfo.is_none()
+            && !is_topic
             && !gave_up
             && fetching.is_none()
             && extensions.exchanges_metadata()
@@ -67,9 +71,10 @@ pub(super) async fn until_live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
                 // A peer that rejected a request may have more to give when it greets again.
                 gave_up &= id != HANDSHAKE_ID;
                 let known = metainfo.as_deref().map(Metainfo::info);
-                match extensions.take(id, frame.extended_payload(), known) {
+                match extensions.take(id, frame.extended_payload(), known, exchange) {
                     Said::Nothing => {}
                     Said::Reply(frame) => peer.writer.send(&frame).await?,
+                    Said::Lied => return Err(Ending::Misbehaved("a forged record")),
                     Said::Rejected => {
                         gave_up |= fetching.take().is_some();
                         swarm.metrics.metadata.with_label_values(&["rejected"]).inc();
@@ -89,6 +94,7 @@ pub(super) async fn until_live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
                     }
                 }
             }
+            frame = told(exchange) => peer.writer.send(&frame).await?,
             changed = stages.changed() => changed.map_err(|_| Ending::TorrentLeft)?,
             permit = swarm.fetches.acquire(), if may_fetch => {
                 let size = extensions.metadata_size.unwrap_or_default();
@@ -106,6 +112,22 @@ pub(super) async fn until_live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             _ = keep_alive.tick() => peer.writer.send(&Message::KeepAlive.encode()).await?,
         }
     }
+}
+
+/// Sends our extension handshake.
+async fn greet<R, W: AsyncWrite + Unpin>(
+    swarm: &Swarm,
+    peer: &mut Connection<R, W>,
+    metainfo: Option<&Metainfo>,
+    exchange: Option<&Exchange>,
+) -> Result<(), Ending> {
+    let exchange = exchange.filter(|_| swarm.exchanges_records());
+    let offer = Offer { metadata: metainfo.map(Metainfo::info), records: exchange.is_some() };
+    peer.writer.send(&Extensions::hello(offer, swarm.ourselves.port)).await?;
+    if let Some(exchange) = exchange {
+        exchange.offered();
+    }
+    Ok(())
 }
 
 /// Metadata on its way from this peer.

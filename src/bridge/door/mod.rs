@@ -17,12 +17,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use super::metadata::FetchError;
 use super::policy::Refusal;
 use super::swarm::{Swarm, Transport};
+use crate::gossip::Exchange;
 use crate::wire::id::InfoHash;
 use crate::wire::peer::{Handshake, PeerError, Reserved};
 use extensions::Extensions;
@@ -190,11 +192,15 @@ where
             return Visit::turned_away(refusal.into());
         }
     };
+    let speaks = peer.theirs.reserved.extended();
+    let exchange = swarm.gossip.as_ref().filter(|_| speaks).and_then(|gossip| gossip.exchange(swarm.info_hash));
+    let exchange = exchange.as_ref();
     let mut complete = false;
     let served = async {
         let mut extensions = Extensions::default();
-        let (waiting, live) = hold::until_live(swarm, &mut peer, &mut extensions).await?;
-        splice::run(&live, swarm, &mut peer, waiting, extensions, &mut complete).await
+        let (waiting, live) = hold::until_live(swarm, &mut peer, &mut extensions, exchange).await?;
+        let told = (waiting, extensions);
+        splice::run(&live, swarm, &mut peer, told, exchange, &mut complete).await
     };
     let ending = tokio::select! {
         ended = served => ended.err().unwrap_or(Ending::Closed),
@@ -208,6 +214,14 @@ where
     swarm.metrics.visits.with_label_values(&[peer.transport.label(), ending.label()]).inc();
     tracing::debug!(info_hash = %swarm.info_hash, transport = peer.transport.label(), %ending, "a peer's visit ended");
     Visit { ending, seated: true, complete }
+}
+
+/// What the peer is to be told of records, as soon as there is something.
+async fn told(exchange: Option<&Exchange>) -> Bytes {
+    match exchange {
+        Some(exchange) => exchange.frame().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The fast extension and the DHT's PORT message are not offered: the engine speaks neither.

@@ -19,9 +19,10 @@ use super::extensions::{Extensions, MAX_REQUESTS, Said};
 use super::frames::{FrameReader, FrameWriter};
 use super::ledger::{Due, Ledger};
 use super::remote::{Remote, Shape, Verdict, Waiting};
-use super::{Connection, Ending, HANDSHAKE_DEADLINE, IDLE, KEEP_ALIVE};
+use super::{Connection, Ending, HANDSHAKE_DEADLINE, IDLE, KEEP_ALIVE, told};
 use crate::bridge::pieces::PieceSet;
 use crate::bridge::swarm::{Live, Swarm};
+use crate::gossip::Exchange;
 use crate::wire::peer::{Frame, Handshake, Message, Reserved};
 
 /// Frames are gathered up to this size before they are written.
@@ -35,8 +36,8 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     live: &Live,
     swarm: &Arc<Swarm>,
     peer: &mut Connection<R, W>,
-    waiting: Waiting,
-    mut extensions: Extensions,
+    (waiting, mut extensions): (Waiting, Extensions),
+    exchange: Option<&Exchange>,
     complete: &mut bool,
 ) -> Result<(), Ending> {
     let shape = Shape {
@@ -46,8 +47,8 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     };
     let mut remote = waiting.meet(shape)?;
     let mut have = live.have.clone();
-    let mut told = have.borrow_and_update().clone();
-    Message::Bitfield(told.as_bitfield()).write(peer.writer.batch());
+    let mut told_of = have.borrow_and_update().clone();
+    Message::Bitfield(told_of.as_bitfield()).write(peer.writer.batch());
     let pending = Pending::new();
     let requests = Semaphore::new(MAX_REQUESTS as usize);
     let (replies, mut replies_rx) = mpsc::channel(REPLIES);
@@ -62,6 +63,7 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             to: engine_writer,
             remote: &mut remote,
             extensions: &mut extensions,
+            exchange,
             metadata: live.metainfo.info(),
             have: live.have.clone(),
             requests: &requests,
@@ -76,7 +78,8 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             from: engine_reader,
             to: &mut peer.writer,
             have: &mut have,
-            told: &mut told,
+            told: &mut told_of,
+            exchange,
             requests: &requests,
             pending: &pending,
             replies: &mut replies_rx,
@@ -168,6 +171,7 @@ struct Inward<'a, R> {
     to: FrameWriter<OwnedWriteHalf>,
     remote: &'a mut Remote,
     extensions: &'a mut Extensions,
+    exchange: Option<&'a Exchange>,
     metadata: &'a Bytes,
     have: watch::Receiver<PieceSet>,
     /// One permit for each request the peer may still make.
@@ -217,8 +221,10 @@ impl<R: AsyncRead + Unpin> Inward<'_, R> {
     async fn take(&mut self, frame: &Frame) -> Result<(), Ending> {
         let message = frame.message()?;
         if let Message::Extended { id, .. } = message {
-            if let Said::Reply(reply) = self.extensions.take(id, frame.extended_payload(), Some(self.metadata)) {
-                let _ = self.replies.try_send(reply);
+            match self.extensions.take(id, frame.extended_payload(), Some(self.metadata), self.exchange) {
+                Said::Reply(reply) => drop(self.replies.try_send(reply)),
+                Said::Lied => return Err(Ending::Misbehaved("a forged record")),
+                Said::Nothing | Said::Piece(..) | Said::Rejected => {}
             }
             return Ok(());
         }
@@ -279,6 +285,7 @@ struct Outward<'a, W> {
     have: &'a mut watch::Receiver<PieceSet>,
     /// The pieces the peer was told of.
     told: &'a mut PieceSet,
+    exchange: Option<&'a Exchange>,
     requests: &'a Semaphore,
     pending: &'a Pending,
     replies: &'a mut mpsc::Receiver<Bytes>,
@@ -306,6 +313,7 @@ impl<W: AsyncWrite + Unpin> Outward<'_, W> {
                 self.tell();
             }
             Some(reply) = self.replies.recv() => self.to.batch().extend_from_slice(&reply),
+            frame = told(self.exchange) => self.to.batch().extend_from_slice(&frame),
             frame = self.from.frame() => self.take(&frame.map_err(|_| Ending::Released)?)?,
             _ = keep_alive.tick() => Message::KeepAlive.write(self.to.batch()),
         }
