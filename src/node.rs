@@ -11,15 +11,22 @@ use std::time::Duration;
 use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::mpsc;
 
 use crate::bridge::{self, Bridge};
 use crate::config::Config;
 use crate::dht::{Dht, Mode};
+use crate::gossip::Gossip;
 use crate::metrics::Metrics;
 use crate::records::{self, Records};
 use crate::tasks::Tasks;
 use crate::tracker::{self, Tracker};
 use crate::web::{self, Opening};
+use crate::wire::id::PublicKey;
+use crate::wire::item::{Salt, VerifiedItem};
+
+/// Records that are followed from the start: those put here come first.
+const FOLLOWED_AT_START: usize = 64;
 
 /// A running server.
 #[derive(Debug)]
@@ -114,18 +121,17 @@ impl Node {
             bittorrent: config.bittorrent.clone(),
             webrtc: config.webrtc.clone(),
         };
+        let (gossip, news) = Gossip::new(&config.gossip, metrics.gossip.clone());
+        introduce(&records, &gossip, news, &tasks);
         // The bridge does not know records; it asks whether one points to a torrent.
         let sites = records.clone();
-        let bridge = Bridge::start(
-            settings,
-            config.data_dir.clone(),
-            dht.clone(),
-            Some(tracker.clone()),
-            Arc::new(move |info_hash| sites.points_to(info_hash)),
-            metrics.bridge.clone(),
-            &tasks,
-        )
-        .await?;
+        let rooms = bridge::Rooms {
+            dht: dht.clone(),
+            tracker: Some(tracker.clone()),
+            gossip: Some(gossip),
+            allowed: Arc::new(move |info_hash| sites.points_to(info_hash)),
+        };
+        let bridge = Bridge::start(settings, config.data_dir.clone(), rooms, metrics.bridge.clone(), &tasks).await?;
         tracker.set_resident(Arc::new(bridge.clone()));
 
         let serving = tracker.clone();
@@ -166,6 +172,33 @@ impl Node {
     /// Stops every room and waits for it, at most `deadline`. Returns how many tasks were still running then.
     pub async fn stop(&self, deadline: Duration) -> usize {
         self.tasks.stop(deadline).await
+    }
+}
+
+/// Lets records and gossip, which do not know each other, tell each other of new versions.
+fn introduce(records: &Records, gossip: &Gossip, mut news: mpsc::Receiver<VerifiedItem>, tasks: &Tasks) {
+    for item in records.recent(FOLLOWED_AT_START) {
+        gossip.follow(*item.key(), item.salt().clone(), Some(&item), false);
+    }
+    records.set_listener(Arc::new(Told(gossip.clone())));
+    let records = records.clone();
+    tasks.spawn_cancellable(async move {
+        while let Some(item) = news.recv().await {
+            records.learn(item).await;
+        }
+    });
+}
+
+/// Gossip follows what records is asked for, and tells of what it learns.
+struct Told(Gossip);
+
+impl records::Listener for Told {
+    fn asked(&self, key: &PublicKey, salt: &Salt, newest: Option<&VerifiedItem>) {
+        self.0.follow(*key, salt.clone(), newest, false);
+    }
+
+    fn newer(&self, item: &VerifiedItem) {
+        self.0.learn(item);
     }
 }
 

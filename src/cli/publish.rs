@@ -121,6 +121,8 @@ async fn online(
     let current = newest(found, archive.last_record(&salt));
     let item = next_record(key, salt, &metainfo, current)?;
     archive.keep(&item)?;
+    // Peers that follow the site hear of it at once, whatever the DHT does.
+    node.gossip.follow(*item.key(), item.salt().clone(), Some(&item), true);
     output::remark("putting the record in the DHT…");
     let outcome = dht.put(item.clone(), cas).await;
     if let Some(newer) = outcome.newer {

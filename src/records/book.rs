@@ -100,6 +100,12 @@ impl Book {
         self.slots.get(target).map(|slot| slot.entry.clone())
     }
 
+    /// The newest versions, those put here first, the last used first.
+    pub(super) fn recent(&self, max: usize) -> Vec<VerifiedItem> {
+        let targets = self.by_use.values().rev().take(max);
+        targets.filter_map(|target| Some(self.slots.get(target)?.entry.item.clone())).collect()
+    }
+
     /// The newest sequence number.
     pub(super) fn seq(&self, target: &Target) -> Option<i64> {
         self.slots.get(target).map(|slot| slot.entry.item.seq())

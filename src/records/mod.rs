@@ -13,12 +13,14 @@ use crate::wire::item::{ItemError, VerifiedItem};
 use crate::wire::record_messages::SERVER_ERROR;
 
 pub use crate::wire::record_messages::Source;
+pub use listener::Listener;
 pub use service::Records;
 pub use store::{StartError, StoreError};
 
 mod absences;
 mod book;
 mod flights;
+mod listener;
 #[cfg(test)]
 pub(crate) mod memory_dht;
 pub(crate) mod network;

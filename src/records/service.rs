@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, oneshot};
@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::book::{Book, Refusal};
 use super::flights::Flights;
+use super::listener::Listener;
 use super::network::Network;
 use super::schedule::Schedule;
 use super::store::{self, Slot, Store};
@@ -39,7 +40,8 @@ pub(super) struct Inner {
     pub(super) metrics: metrics::Records,
     pub(super) tasks: Tasks,
     network: Arc<dyn Network>,
-    store: Store,
+    pub(super) store: Store,
+    pub(super) listener: OnceLock<Arc<dyn Listener>>,
     // Std mutexes: each is held for a few synchronous lines, never across an await.
     book: Mutex<Book>,
     values: Mutex<Values>,
@@ -108,6 +110,7 @@ impl Records {
             tasks: tasks.clone(),
             network,
             store,
+            listener: OnceLock::new(),
             book: Mutex::new(book),
             values: Mutex::default(),
             schedule: Mutex::new(schedule),
@@ -140,6 +143,7 @@ impl Records {
     pub async fn get(&self, key: PublicKey, salt: Salt, options: GetOptions) -> Result<Got, GetError> {
         let target = mutable_target(&key, &salt);
         let max_age = options.max_age.unwrap_or(self.inner.settings.max_age);
+        self.inner.asked(&key, &salt);
         let looked = self.look_if_older(key, salt, max_age).await;
         let source = if looked == Ok(Some(Looked::Held)) { Source::Dht } else { Source::Cache };
         let entry = self.inner.book().find(&target);
@@ -219,6 +223,7 @@ impl Records {
             Refusal::Stale(current) => PutError::Stale(Box::new(current)),
         })?;
         written.await?;
+        self.inner.asked(item.key(), item.salt());
         let outcome = self.publish(entry.item, cas).await;
         if let Some(stands) = outcome.newer {
             return self.lost_to(stands, &item, cas);
@@ -350,9 +355,13 @@ impl Inner {
     /// in the order in which they were made.
     fn learn(&self, slot: Slot, item: Option<VerifiedItem>, target: Target) {
         let mut book = self.book();
-        let changes = item.map(|item| book.learn(item).changes).unwrap_or_default();
+        let changes = item.as_ref().map(|item| book.learn(item.clone()).changes).unwrap_or_default();
         book.checked(target, now());
         slot.write(changes);
+        drop(book);
+        if let Some(item) = &item {
+            self.newer(item);
+        }
     }
 }
 
