@@ -4,7 +4,7 @@ import { mkdir } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { chromium } from 'playwright-core'
 
-const EXECUTABLE = process.env['CHROMIUM'] ?? '/usr/bin/chromium'
+export const EXECUTABLE = process.env['CHROMIUM'] ?? '/usr/bin/chromium'
 const ARTIFACTS = fileURLToPath(new URL('../artifacts/', import.meta.url))
 
 const ARGS = [
@@ -21,8 +21,8 @@ const ARGS = [
 /** @typedef {import('playwright-core').Page} Page */
 
 export class Browser {
-  static async start() {
-    return new Browser(await chromium.launch({ executablePath: EXECUTABLE, args: ARGS, headless: true }))
+  static async start(executablePath = EXECUTABLE) {
+    return new Browser(await chromium.launch({ executablePath, args: ARGS, headless: true }))
   }
 
   /** @param {import('playwright-core').Browser} browser */

@@ -47,25 +47,32 @@ export class Lab {
 
   /**
    * A running server.
-   * @param {{ dht?: LocalDht, bootstrap?: string[], env?: Record<string, string>, dataDir?: string }} [options]
+   * @param {{ dht?: LocalDht, bootstrap?: string[], env?: Record<string, string>, dataDir?: string, via?: string[] }} [options]
    */
-  async server({ dht, bootstrap = dht ? [dht.first.address] : [], env = {}, dataDir } = {}) {
-    const server = await Server.start({ dataDir: dataDir ?? (await this.directory()), bootstrap, env })
+  async server({ dht, bootstrap = dht ? [dht.first.address] : [], env = {}, dataDir, via } = {}) {
+    const server = await Server.start({
+      dataDir: dataDir ?? (await this.directory()),
+      bootstrap,
+      env,
+      ...(via && { via }),
+    })
     return this.keep(server, { stop: () => server.stop(), account: () => `swarmgate serve\n${server.stderr}` })
   }
 
   /**
    * A command that stays in the foreground until it is told to stop.
    * @param {string[]} args
-   * @param {{ dht: LocalDht, dataDir: string }} options
+   * @param {{ dht?: LocalDht, dataDir: string, env?: Record<string, string>, via?: string[] }} options
    */
-  async foreground(args, { dht, dataDir }) {
-    const program = new Foreground(args, environment(dataDir, [dht.first.address]))
+  async foreground(args, { dht, dataDir, env = {}, via }) {
+    const bootstrap = dht ? [dht.first.address] : []
+    const program = new Foreground(args, { ...environment(dataDir, bootstrap), ...env }, undefined, via)
     return this.keep(program, { stop: () => program.stop(), account: () => `swarmgate ${args[0]}\n${program.stderr}` })
   }
 
-  async browser() {
-    const browser = await Browser.start()
+  /** @param {string} [executable] */
+  async browser(executable) {
+    const browser = await Browser.start(executable)
     return this.keep(browser, { stop: () => browser.stop(), account: () => `pages\n${browser.log.join('\n')}` })
   }
 

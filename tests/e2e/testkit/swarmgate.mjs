@@ -29,10 +29,11 @@ export function environment(dataDir, bootstrap) {
 
 /** A process whose output is kept. */
 class Program {
-  /** @param {string[]} args @param {NodeJS.ProcessEnv} env @param {string} [cwd] */
-  constructor(args, env, cwd) {
+  /** @param {string[]} args @param {NodeJS.ProcessEnv} env @param {string} [cwd] @param {string[]} [via] what the command line begins with */
+  constructor(args, env, cwd, via = []) {
     this.name = `swarmgate ${args[0]}`
-    this.child = spawn(BINARY, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env }, cwd })
+    const [command = '', ...rest] = [...via, BINARY, ...args]
+    this.child = spawn(command, rest, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env }, cwd })
     const kill = () => this.child.kill('SIGKILL')
     process.once('exit', kill)
     this.stdout = ''
@@ -73,9 +74,9 @@ class Program {
 
 /** A running `swarmgate serve`. */
 export class Server extends Program {
-  /** @param {{ dataDir: string, bootstrap?: string[], env?: Record<string, string> }} options */
-  static async start({ dataDir, bootstrap = [], env = {} }) {
-    const server = new Server(['serve'], { ...environment(dataDir, bootstrap), ...env })
+  /** @param {{ dataDir: string, bootstrap?: string[], env?: Record<string, string>, via?: string[] }} options */
+  static async start({ dataDir, bootstrap = [], env = {}, via }) {
+    const server = new Server(['serve'], { ...environment(dataDir, bootstrap), ...env }, undefined, via)
     server.ready = await server.json(20, 'ready line', (line) => line.event === 'ready')
     return server
   }
