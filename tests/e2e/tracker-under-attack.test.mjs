@@ -220,6 +220,48 @@ attack('forged UDP connection ids', async (server) => {
   udp.close()
 })
 
+trial('one client behind a trusted proxy is held to its limits, and others behind it are not', async (lab) => {
+  const server = await lab.server({
+    env: {
+      SWARMGATE__WEB__TRUSTED_PROXIES: '["127.0.0.1"]',
+      SWARMGATE__TRACKER__MAX_SOCKETS_PER_ADDRESS: '2',
+      SWARMGATE__TRACKER__MAX_ANNOUNCES_PER_SECOND: '1', // twenty at once
+      SWARMGATE__TRACKER__MAX_PEERS_PER_ADDRESS: '3',
+    },
+  })
+  const [greedy, modest] = ['198.51.100.7', '198.51.100.8']
+  const headers = (/** @type {string} */ client) => ({ 'x-forwarded-for': `6.6.6.6, ${client}` })
+  const answers = async (/** @type {string} */ client, /** @type {number} */ times) => {
+    const texts = []
+    for (let n = 0; n < times; n++) {
+      const query = `info_hash=${percent(randomBytes(20))}&peer_id=${percent(randomBytes(20))}&port=6001&left=1`
+      const answer = await fetch(`http://${server.ready.web}/announce?${query}`, { headers: headers(client) })
+      texts.push(await answer.text())
+    }
+    return texts
+  }
+  const refused = (await answers(greedy, 40)).filter((text) => text.includes('this address announces too often'))
+  assert.ok(refused.length > 0 && refused.length <= 20, `${refused.length} refused`)
+  assert.ok((await answers(modest, 5)).every((text) => text.startsWith('d8:complete')))
+
+  const sockets = [await Socket.open(server.socket, headers(modest)), await Socket.open(server.socket, headers(modest))]
+  const third = await Socket.open(server.socket, headers(modest))
+  await within(10, 'end of the third socket', third.closed)
+  await (await Socket.open(server.socket, headers('198.51.100.9'))).close()
+  const [one, two] = /** @type {[Socket, Socket]} */ (sockets)
+  for (const [socket, taken] of /** @type {[Socket, boolean][]} */ ([
+    [one, true],
+    [one, true],
+    [two, true],
+    [two, false],
+  ])) {
+    const request = announce()
+    const reply = await socket.reply(request, (message) => message.info_hash === request.info_hash)
+    assert.equal('failure reason' in reply, !taken, JSON.stringify(reply))
+  }
+  await Promise.all(sockets.map((socket) => socket.close()))
+})
+
 /** A masked frame (RFC 6455 §5.2), with a mask of zeros. @param {number} opcode @param {Buffer} payload */
 function frame(opcode, payload) {
   const length = Buffer.alloc(2)

@@ -4,9 +4,9 @@ import { WebSocket } from 'ws'
 import { once, within } from './wait.mjs'
 
 export class Socket {
-  /** @param {string} url */
-  static async open(url) {
-    const socket = new Socket(new WebSocket(url))
+  /** @param {string} url @param {Record<string, string>} [headers] */
+  static async open(url, headers = {}) {
+    const socket = new Socket(new WebSocket(url, { headers }))
     await within(10, 'open WebSocket', Promise.race([once(socket.ws, 'open'), socket.failed]))
     return socket
   }
