@@ -33,7 +33,7 @@ bench: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
 
 # Real messages, damaged, into every parser of the tracker, and random operations on its table; a minute each or so.
 fuzz:
-	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} cargo test --release --test fuzz -- --nocapture
+	FUZZ_SEED=$${FUZZ_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} FUZZ_SECONDS=$${FUZZ_SECONDS:-60} cargo test --release --test fuzz -- --nocapture
 	PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --release --lib tracker::table::tests::model
 
 # The page is part of the binary, so it is built before it.

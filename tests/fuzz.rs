@@ -1,6 +1,6 @@
 //! Fuzzing on stable Rust: real messages, damaged at random, into every parser that strangers reach the tracker by.
 //!
-//! Each target runs for `FUZZ_SECONDS` (a fifth of a second unless told) from `FUZZ_SEED` (which is printed). The swarm
+//! Each target runs for `FUZZ_SECONDS` (a fifth of a second unless told) from `FUZZ_SEED`, which is printed. The swarm
 //! table is fuzzed by operations, against a model, in `src/tracker/table/tests/model.rs`; `make fuzz` runs both for long.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
@@ -61,7 +61,8 @@ fn damaged(rng: &mut SmallRng, seed: &[u8], other: &[u8]) -> Vec<u8> {
 /// Feeds `target` for as long as it was asked to.
 fn fuzz(name: &str, seeds: &[Vec<u8>], mut target: impl FnMut(&[u8])) {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = number("FUZZ_SEED").unwrap_or_else(rand::random);
+    // Every run of the tests is the same one; `make fuzz` looks further.
+    let seed = number("FUZZ_SEED").unwrap_or(44);
     let time = number("FUZZ_SECONDS").map_or(Duration::from_millis(200), Duration::from_secs);
     eprintln!("{name}: FUZZ_SEED={seed}");
     let (mut rng, end, mut runs) = (SmallRng::seed_from_u64(seed), Instant::now() + time, 0_u64);
@@ -89,8 +90,11 @@ fn json() {
     fuzz("json", &seeds, |bytes| {
         let text = String::from_utf8_lossy(bytes);
         let is_json = serde_json::from_str::<serde_json::Value>(&text).is_ok();
+        // Fields that nobody asks for are not read further than to their end: `101e999` is a number there, whose value
+        // nobody needs.
+        let is_well_formed = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
         match tracker_ws::parse(&text) {
-            Ok(_) => assert!(is_json || text.contains("\\u"), "taken, and no JSON: {text}"),
+            Ok(_) => assert!(is_well_formed || text.contains("\\u"), "taken, and no JSON: {text}"),
             // What is sent back can be read by whoever can read what it echoes: to serde_json half a surrogate pair is no
             // text, to JavaScript it is.
             Err(failure) => {
