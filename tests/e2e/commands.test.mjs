@@ -20,7 +20,7 @@ trial('a record is put, resolved and conflicts straight in the DHT', async (lab)
   const first = await put(key.record({ v, seq: 1, salt }))
   assert.deepEqual([first.code, first.json.ok, first.json.code], [0, true, null])
   assert.ok(first.json.stored >= 4)
-  assert.equal((await dht.last.get(target(key.public, salt), salt))?.seq, 1, 'bittorrent-dht has it')
+  assert.equal((await (await lab.newcomer(dht)).get(target(key.public, salt), salt))?.seq, 1, 'bittorrent-dht has it')
 
   const second = key.record({ v, seq: 2, salt })
   assert.equal((await put(second, ['--cas', '1'])).code, 0)

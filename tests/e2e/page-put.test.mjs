@@ -36,7 +36,7 @@ trial('native clients read what a page has signed and put', async (lab) => {
     assert.ok(verifies(Buffer.from(put.sig, 'hex'), signable({ v, seq: 3, salt }), key), `${name}: the signature holds`)
     const expected = { v: v.toString('hex'), sig: put.sig, seq: 3 }
 
-    const read = await dht.last.get(target(key, salt), salt)
+    const read = await (await lab.newcomer(dht)).get(target(key, salt), salt)
     assert.ok(read?.sig, `${name}: bittorrent-dht finds it`)
     const again = Buffer.from(bencode.encode(read.v)).toString('hex')
     assert.deepEqual({ v: again, sig: read.sig.toString('hex'), seq: read.seq }, expected, `${name}: bittorrent-dht`)

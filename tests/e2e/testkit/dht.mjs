@@ -49,7 +49,7 @@ export class DhtNode {
    */
   put(key, { v, seq, salt, cas }) {
     const sign = (/** @type {Buffer} */ message) => key.sign(message)
-    const options = { k: key.public, v, seq, sign, ...(salt && { salt }), ...(cas !== undefined && { cas }) }
+    const options = { k: key.public, v, seq, sign, ...(salt?.length && { salt }), ...(cas !== undefined && { cas }) }
     return within(
       20,
       'answer to a DHT put',
@@ -68,7 +68,7 @@ export class DhtNode {
    * @returns {Promise<{ v: any, k?: Buffer, sig?: Buffer, seq?: number } | null>}
    */
   get(target, salt) {
-    const options = { cache: false, ...(salt && { salt }) }
+    const options = { cache: false, ...(salt?.length && { salt }) }
     return within(
       20,
       'answer to a DHT get',

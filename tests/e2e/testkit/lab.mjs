@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { Browser } from './chromium.mjs'
-import { LocalDht } from './dht.mjs'
+import { DhtNode, LocalDht } from './dht.mjs'
 import { Libtorrent } from './libtorrent.mjs'
 import { environment, Foreground, Server } from './swarmgate.mjs'
 import { WebTorrentSite } from './webtorrent.mjs'
@@ -35,6 +35,14 @@ export class Lab {
   async dht(size = 8) {
     const dht = await LocalDht.start(size)
     return this.keep(dht, dht)
+  }
+
+  /** A bittorrent-dht node that joins only now, and so holds nothing itself. @param {LocalDht} dht */
+  async newcomer(dht) {
+    const node = await DhtNode.start(dht.nodes)
+    this.keep(node, node)
+    await node.ready()
+    return node
   }
 
   /** A libtorrent peer in that DHT. @param {LocalDht} [dht] */
