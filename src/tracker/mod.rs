@@ -38,11 +38,12 @@ use self::table::SocketId;
 use self::ws::Session;
 use crate::tasks::Tasks;
 use crate::wire::id::{InfoHash, PeerId};
+use crate::wire::tracker::Counts;
 use crate::wire::tracker_ws::{Description, Message, OfferId};
 use crate::{config, metrics};
 
 pub use access::{ChangeError, LineError, List, ListError, Origin};
-pub use outbox::Outbox;
+pub use outbox::{Late, Outbox};
 
 /// Somebody inside this process who wants to meet the web peers of some swarms (the bridge).
 pub trait Resident: Send + Sync + 'static {
@@ -95,6 +96,28 @@ pub trait Extension: Send + Sync + 'static {
     /// Takes one whole frame; replies go through `out`. Runs as a task of its own. At most [`MAX_IN_FLIGHT`] run for one
     /// socket; a frame past that is answered with a failure reason and does not come here.
     fn message(&self, frame: String, from: IpAddr, out: Outbox) -> BoxFuture<'static, ()>;
+
+    /// Takes what an announce said that is not the tracker's, after the announce itself was taken. Runs and is bounded as
+    /// [`Self::message`] is.
+    fn announced(&self, announced: Announced, out: Outbox) -> BoxFuture<'static, ()>;
+
+    /// A peer of this socket has left the swarm. (When the socket ends, the extension is dropped.)
+    fn left(&self, info_hash: &InfoHash);
+}
+
+/// An announce that carried a field for the extension, with what the tracker's own reply to it says.
+#[derive(Debug)]
+pub struct Announced {
+    /// The swarm.
+    pub info_hash: InfoHash,
+    /// The field `bep46`, as JSON text.
+    pub bep46: Box<str>,
+    /// Seconds until the next announce is expected.
+    pub interval: u64,
+    /// The swarm's counts.
+    pub counts: Counts,
+    /// The address the socket came from.
+    pub from: IpAddr,
 }
 
 /// Extension messages that one socket may have in flight.
@@ -219,7 +242,8 @@ impl Tracker {
     }
 
     /// Serves one WebSocket until it closes or the node stops; runs in a task of the node's. `from` is the client's
-    /// address as the operator wants it seen (behind a proxy, not the proxy's).
+    /// address as the operator wants it seen (behind a proxy, not the proxy's). `extension` may be this socket's own: it is
+    /// dropped with it.
     pub async fn serve_socket(&self, mut websocket: WebSocket, from: IpAddr, extension: Arc<dyn Extension>) {
         let Some(_permit) = self.inner.admission.admit(from.to_canonical()) else {
             let reason = Utf8Bytes::from_static("too many connections");

@@ -22,8 +22,19 @@ const RESERVED_FOR_REPLIES: usize = CAPACITY / 4;
 /// off than one that silently lost an answer.
 #[derive(Debug, Clone)]
 pub struct Outbox {
-    sender: mpsc::Sender<Utf8Bytes>,
+    sender: mpsc::Sender<Queued>,
     shared: Arc<Shared>,
+}
+
+/// A message that is made only when it can be written, so that what waits for a slow reader is never out of date.
+pub trait Late: Send + Sync + 'static {
+    /// The frame, if there still is something to say. From now on the message is no longer queued.
+    fn frame(&self) -> Option<Utf8Bytes>;
+}
+
+enum Queued {
+    Frame(Utf8Bytes),
+    Late(Arc<dyn Late>),
 }
 
 #[derive(Debug)]
@@ -35,7 +46,7 @@ struct Shared {
 /// The session's end of an [`Outbox`].
 #[derive(Debug)]
 pub(super) struct Inbox {
-    messages: mpsc::Receiver<Utf8Bytes>,
+    messages: mpsc::Receiver<Queued>,
     shared: Arc<Shared>,
 }
 
@@ -48,7 +59,16 @@ pub(super) fn channel(metrics: Arc<metrics::Tracker>) -> (Outbox, Inbox) {
 impl Outbox {
     /// Queues one text frame. `false` when the socket is closed, or is now being closed because it reads too slowly.
     pub fn send(&self, frame: impl Into<Utf8Bytes>) -> bool {
-        match self.sender.try_send(frame.into()) {
+        self.queue(Queued::Frame(frame.into()))
+    }
+
+    /// Queues a place for a message that is made when its turn comes. Who queues it again before that takes another place.
+    pub fn send_late(&self, late: Arc<dyn Late>) -> bool {
+        self.queue(Queued::Late(late))
+    }
+
+    fn queue(&self, message: Queued) -> bool {
+        match self.sender.try_send(message) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Closed(_)) => false,
             Err(mpsc::error::TrySendError::Full(_)) => {
@@ -86,15 +106,29 @@ impl Outbox {
     }
 }
 
+impl Queued {
+    fn frame(self) -> Option<Utf8Bytes> {
+        match self {
+            Self::Frame(frame) => Some(frame),
+            Self::Late(late) => late.frame(),
+        }
+    }
+}
+
 impl Inbox {
     /// The next message. The session holds an [`Outbox`] of its own, so there is always one to come.
     pub(super) async fn next(&mut self) -> Utf8Bytes {
-        self.messages.recv().await.expect("the session holds a sender")
+        loop {
+            let queued = self.messages.recv().await.expect("the session holds a sender");
+            if let Some(frame) = queued.frame() {
+                return frame;
+            }
+        }
     }
 
     /// The next message, if one waits already.
     pub(super) fn try_next(&mut self) -> Option<Utf8Bytes> {
-        self.messages.try_recv().ok()
+        std::iter::from_fn(|| self.messages.try_recv().ok()).find_map(Queued::frame)
     }
 
     /// Resolves once a message has found no place.
@@ -111,6 +145,29 @@ mod tests {
     use super::*;
     use crate::wire::id::{InfoHash, PeerId};
     use crate::wire::tracker_ws::{Description, Offer, OfferId};
+
+    /// Says how often it was asked, and nothing the second time.
+    #[derive(Default)]
+    struct Count(std::sync::atomic::AtomicUsize);
+
+    impl Late for Count {
+        fn frame(&self) -> Option<Utf8Bytes> {
+            let asked = self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            (asked != 1).then(|| asked.to_string().into())
+        }
+    }
+
+    #[test]
+    fn late_messages_are_made_when_they_are_read() {
+        let (outbox, mut inbox) = channel(Arc::new(metrics::Tracker::detached()));
+        let late = Arc::new(Count::default());
+        for _ in 0..3 {
+            assert!(outbox.send_late(late.clone()));
+        }
+        assert_eq!(late.0.load(std::sync::atomic::Ordering::SeqCst), 0);
+        assert_eq!(inbox.try_next().as_deref(), Some("0"));
+        assert_eq!(inbox.next().now_or_never().as_deref(), Some("2"), "the second has nothing to say");
+    }
 
     #[test]
     fn offers_leave_room_for_replies_and_replies_overflow() {

@@ -49,7 +49,7 @@ impl Server {
         let (tasks, metrics) = (Tasks::new(), metrics::Tracker::detached());
         let data_dir = tempfile::tempdir().unwrap();
         let tracker = Tracker::open(&settings, data_dir.path(), metrics.clone(), &tasks).unwrap();
-        let extension = Arc::new(TestExtension { hold: Arc::new(Semaphore::new(0)) });
+        let extension = Arc::new(TestExtension { hold: Arc::new(Semaphore::new(0)), left: Mutex::default() });
         let app = Router::new()
             .route("/announce", get(announce))
             .route("/scrape", get(scrape))
@@ -107,6 +107,7 @@ async fn scrape(State(doors): State<Doors>, RawQuery(query): RawQuery) -> Vec<u8
 /// Handles `test_echo`, `test_hold` (answers once it is let) and `test_flood`.
 struct TestExtension {
     hold: Arc<Semaphore>,
+    left: Mutex<Vec<InfoHash>>,
 }
 
 impl Extension for TestExtension {
@@ -128,6 +129,19 @@ impl Extension for TestExtension {
             out.send(json!({"action": request["action"], "id": request["id"], "from": from}).to_string());
         }
         .boxed()
+    }
+
+    fn announced(&self, announced: Announced, out: Outbox) -> BoxFuture<'static, ()> {
+        let Announced { bep46, interval, counts, from, .. } = announced;
+        let said = json!({"bep46": &*bep46, "interval": interval, "incomplete": counts.incomplete, "from": from});
+        async move {
+            out.send(said.to_string());
+        }
+        .boxed()
+    }
+
+    fn left(&self, info_hash: &InfoHash) {
+        self.left.lock().unwrap().push(*info_hash);
     }
 }
 

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message as Frame, Utf8Bytes, WebSocket, close_code};
 use futures_util::SinkExt;
+use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::outbox::Inbox;
 use super::shard::{Socket, Stopped};
-use super::{Extension, Inner, MAX_IN_FLIGHT, Refused};
+use super::{Announced, Extension, Inner, MAX_IN_FLIGHT, Refused};
 use crate::wire::id::{InfoHash, PeerId};
 use crate::wire::tracker_ws::{self, Announce, Failure, Intent, Message, Offer, Other, Reason, Request};
 
@@ -172,7 +173,13 @@ impl Session {
 
     async fn request(&mut self, text: &str) -> Result<(), End> {
         match tracker_ws::parse(text) {
-            Ok(Request::Announce(announce)) => self.announce(announce).await.map_err(|Stopped| End::Stopping),
+            Ok(Request::Announce(announce)) => match self.announce(announce).await {
+                Ok(_) => Ok(()),
+                Err(Stopped) => Err(End::Stopping),
+            },
+            Ok(Request::AnnounceWith { announce, bep46 }) => {
+                self.announce_with(announce, bep46).await.map_err(|Stopped| End::Stopping)
+            }
             Ok(Request::Scrape(info_hashes)) => self.scrape(info_hashes).await.map_err(|Stopped| End::Stopping),
             Ok(Request::Other(message)) => {
                 self.extend(text, message);
@@ -185,14 +192,15 @@ impl Session {
         }
     }
 
-    async fn announce(&mut self, mut announce: Announce) -> Result<(), Stopped> {
+    /// Whether the announce was taken.
+    async fn announce(&mut self, mut announce: Announce) -> Result<bool, Stopped> {
         let Announce { info_hash, peer_id, ref mut intent } = announce;
         let mut resident = false;
         match intent {
             Intent::Offers { .. } | Intent::Update { .. } => {
                 if let Err(reason) = self.enter(info_hash, peer_id) {
                     self.refuse(Failure::of_announce(&info_hash, reason));
-                    return Ok(());
+                    return Ok(false);
                 }
                 if let Intent::Offers { offers, .. } = intent {
                     self.limit(offers);
@@ -203,11 +211,13 @@ impl Session {
                 if self.peers.remove(&(info_hash, peer_id)) {
                     self.tracker.admission.take_back(self.socket.from, 1);
                 }
+                self.extension.left(&info_hash);
             }
             Intent::Answer { .. } => {}
         }
         self.shards.insert(self.tracker.shards.shard_of(&info_hash));
-        self.tracker.shards.web(self.socket.clone(), announce, resident).await
+        self.tracker.shards.web(self.socket.clone(), announce, resident).await?;
+        Ok(true)
     }
 
     /// Notes that this socket brings a peer, if it may.
@@ -235,6 +245,23 @@ impl Session {
         left_out.inc_by((made - offers.len()) as u64);
     }
 
+    /// An announce of which a part is the extension's.
+    async fn announce_with(&mut self, announce: Announce, bep46: Box<str>) -> Result<(), Stopped> {
+        let (info_hash, stays) = (announce.info_hash, !matches!(announce.intent, Intent::Stop));
+        if !self.announce(announce).await? || !stays {
+            return Ok(());
+        }
+        let counts = self.tracker.shards.scrape(&[info_hash]).await?;
+        let counts = counts.first().map(|(_, counts)| *counts).unwrap_or_default();
+        let interval = self.tracker.settings.interval.as_secs().max(1);
+        let announced = Announced { info_hash, bep46, interval, counts, from: self.socket.from };
+        let handling = self.extension.announced(announced, self.socket.outbox.clone());
+        if !self.run_bounded(handling) {
+            self.refuse(Failure::of_announce(&info_hash, Reason::TooManyInFlight));
+        }
+        Ok(())
+    }
+
     /// A scrape that names no swarm is answered with those of this connection. Elsewhere it means all there are, but the
     /// list of what others share is nobody's business.
     async fn scrape(&mut self, mut info_hashes: Vec<InfoHash>) -> Result<(), Stopped> {
@@ -259,16 +286,21 @@ impl Session {
         if !self.extension.handles(&message.action) {
             return self.refuse(Failure::of_other(message, Reason::UnknownAction));
         }
+        let handling = self.extension.message(frame.to_owned(), self.socket.from, self.socket.outbox.clone());
+        if !self.run_bounded(handling) {
+            self.refuse(Failure::of_other(message, Reason::TooManyInFlight));
+        }
+    }
+
+    /// Runs what the extension does as a task of its own, unless too many run already.
+    fn run_bounded(&mut self, handling: BoxFuture<'static, ()>) -> bool {
         let places = self.in_flight.get_or_insert_with(|| Arc::new(Semaphore::new(MAX_IN_FLIGHT)));
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            return self.refuse(Failure::of_other(message, Reason::TooManyInFlight));
-        };
-        let outbox = self.socket.outbox.clone();
-        let handling = self.extension.message(frame.to_owned(), self.socket.from, outbox);
+        let Ok(place) = places.clone().try_acquire_owned() else { return false };
         self.tracker.tasks.spawn_cancellable(async move {
             handling.await;
             drop(place);
         });
+        true
     }
 
     fn refuse(&self, failure: Failure) {

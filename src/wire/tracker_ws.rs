@@ -46,6 +46,13 @@ pub struct Offer {
 pub enum Request {
     /// `"action":"announce"`
     Announce(Announce),
+    /// An announce with a field `bep46`, which is not the tracker's (`spec/dht-proxy.md`, *In announces*).
+    AnnounceWith {
+        /// The announce.
+        announce: Announce,
+        /// The field, as JSON text.
+        bep46: Box<str>,
+    },
     /// `"action":"scrape"`. Without info hashes it asks for every swarm there is.
     Scrape(Vec<InfoHash>),
     /// Any other action.

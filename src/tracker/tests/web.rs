@@ -146,6 +146,21 @@ async fn other_actions_go_to_the_extension_in_bounded_number() {
 }
 
 #[tokio::test]
+async fn what_an_announce_says_beyond_the_trackers_is_the_extensions() {
+    let server = Server::start().await;
+    let mut page = server.page().await;
+    let mut announcement_with = announcement(1, 10, &[]);
+    announcement_with["bep46"] = json!({"seq": 3});
+    assert_eq!(page.ask(announcement_with.clone()).await, announced(1, 0, 1), "the tracker's own reply is the same");
+    let said = page.receive().await;
+    assert_eq!((&said["bep46"], &said["incomplete"]), (&json!("{\"seq\":3}"), &json!(1)));
+    announcement_with["event"] = json!("stopped");
+    page.ask(announcement_with).await;
+    assert_eq!(page.ask(json!({"action": "test_echo", "id": 1})).await["id"], 1, "leaving says nothing");
+    assert_eq!(*server.extension.left.lock().unwrap(), [InfoHash([1; 20])]);
+}
+
+#[tokio::test]
 async fn the_resident_is_met_like_a_web_peer() {
     let server = Server::start().await;
     let resident = Arc::new(TestResident { wants: InfoHash([1; 20]), offers: Mutex::default() });

@@ -14,6 +14,10 @@ use crate::wire::tracker::Progress;
 /// of JSON. Longer ones are left out.
 const MAX_ECHO: usize = 256;
 
+/// Longest `bep46` field that is passed on, in bytes of JSON; a longer one is ignored, as unknown fields are. With a key
+/// and the longest salt it takes some 250.
+const MAX_BEP46: usize = 1024;
+
 /// Reads one frame.
 ///
 /// # Errors
@@ -27,7 +31,13 @@ pub fn parse(frame: &str) -> Result<Request, Failure> {
         reason,
     };
     match fields.action.and_then(text).as_deref() {
-        Some("announce") => announce(&fields).map(Request::Announce).map_err(refuse),
+        Some("announce") => {
+            let announce = announce(&fields).map_err(refuse)?;
+            Ok(match fields.bep46.filter(|raw| raw.get().len() <= MAX_BEP46) {
+                Some(raw) => Request::AnnounceWith { announce, bep46: raw.get().into() },
+                None => Request::Announce(announce),
+            })
+        }
         Some("scrape") => scrape(&fields).map(Request::Scrape).map_err(refuse),
         Some(action) if action.len() <= MAX_ECHO => {
             Ok(Request::Other(Other { action: action.to_owned(), id: fields.id.and_then(echo) }))
@@ -53,6 +63,7 @@ struct Fields<'a> {
     to_peer_id: Option<&'a RawValue>,
     offer_id: Option<&'a RawValue>,
     id: Option<&'a RawValue>,
+    bep46: Option<&'a RawValue>,
 }
 
 fn announce(fields: &Fields<'_>) -> Result<Announce, Reason> {
