@@ -288,6 +288,7 @@ function messages () {
   const refused = (comment, flags, code, message) => invalid(comment, flags, typeof message === 'string' ? message : frame(message), { code })
   const get = fields => ({ action: 'dht_get', id: 'a', ...fields })
   const put = fields => ({ action: 'dht_put', id: 'a', ...fields })
+  const subscribe = fields => ({ action: 'dht_subscribe', id: 'a', ...fields })
   const without = (object, field) => Object.fromEntries(Object.entries(object).filter(([name]) => name !== field))
 
   const requests = [
@@ -303,6 +304,13 @@ function messages () {
     request('null is left out', ['Get', 'Lenient'], get({ k, salt: null, seq: null, max_age: null, target: null }), get({ k })),
     request('an empty salt is no salt', ['Get', 'Salt', 'Lenient'], get({ k, salt: '' }), get({ k })),
     request('get an immutable item', ['Get', 'Immutable'], get({ target: blob })),
+    request('get with the least version that will do', ['Get'], get({ k, min_seq: 4 })),
+    request('get only what is kept', ['Get'], get({ k, mode: 'cache_only' })),
+    request('get only from the DHT', ['Get'], get({ k, mode: 'network' })),
+    request('get in the mode that is meant anyway', ['Get', 'Lenient'], get({ k, mode: 'cache_first' }), get({ k })),
+    request('subscribe', ['Subscribe'], subscribe({ k })),
+    request('subscribe with everything', ['Subscribe', 'Salt'], subscribe({ k, salt: salted.salt, seq: 3 })),
+    request('unsubscribe', ['Subscribe', 'Salt'], { action: 'dht_unsubscribe', id: 'a', k, salt: salted.salt }),
     request('put', ['Put'], put(rec)),
     request('put with salt and cas', ['Put', 'Salt'], put({ ...salted, cas: 3 })),
     request('put an immutable item', ['Put', 'Immutable'], put({ v: hello })),
@@ -326,6 +334,11 @@ function messages () {
     refused('seq 2^53', ['Get', 'Limit'], 203, get({ k, seq: 2 ** 53 })),
     refused('a seq that is a fraction', ['Get', 'Type'], 203, get({ k, seq: 1.5 })),
     refused('a seq that is a string', ['Get', 'Type'], 203, get({ k, seq: '1' })),
+    refused('a mode that is not known', ['Get', 'Type'], 203, get({ k, mode: 'later' })),
+    refused('a negative min_seq', ['Get', 'Limit'], 203, get({ k, min_seq: -1 })),
+    refused('subscribe to nothing', ['Subscribe', 'Missing'], 203, subscribe({})),
+    refused('subscribe with a salt of 65 bytes', ['Subscribe', 'Limit', 'Salt'], 207, subscribe({ k, salt: 'ab'.repeat(65) })),
+    refused('unsubscribe from a key of 31 bytes', ['Subscribe', 'Limit'], 203, { action: 'dht_unsubscribe', id: 'a', k: k.slice(2) }),
     refused('a negative max_age', ['Get', 'Limit'], 203, get({ k, max_age: -1 })),
     ...['k', 'seq', 'sig', 'v'].map(field => refused(`put without ${field}`, ['Put', 'Missing'], 203, put(without(rec, field)))),
     refused('put an immutable item with salt', ['Put', 'Immutable', 'Salt'], 203, put({ v: hello, salt: '6e' })),
@@ -355,7 +368,7 @@ function messages () {
 
   const replies = [
     answer('info', ['Info'], { action: 'dht_info', id: 'a' },
-      { action: 'dht_info', id: 'a', version: 1, actions: ['dht_info', 'dht_get', 'dht_put'], limits: { v: 1000, salt: 64, seq: Number.MAX_SAFE_INTEGER }, dht: { nodes: 3, ready: true } },
+      { action: 'dht_info', id: 'a', version: 1, actions: ['dht_info', 'dht_get', 'dht_put', 'dht_subscribe', 'dht_unsubscribe'], limits: { v: 1000, salt: 64, seq: Number.MAX_SAFE_INTEGER, subscriptions: 256 }, dht: { nodes: 3, ready: true } },
       { kind: 'info', nodes: 3, ready: true }),
     answer('found in the DHT', ['Get'], ask, found(), { kind: 'record', record: rec, source: 'dht', conflict: false }),
     answer('found in the cache', ['Get'], ask, found({ source: 'cache' }), { kind: 'record', record: rec, source: 'cache', conflict: false }),
@@ -394,14 +407,62 @@ function messages () {
     discard('JSON that is no object', ['Type'], ask, '[]', 'Malformed')
   ]
 
+  const followed = fields => ({ action: 'dht_subscribe', id: 'a', found: true, target: here, ...rec, source: 'cache', ...fields })
+  const subscriptions = [
+    answer('subscribed, with the newest version', ['Subscribe'], subscribe({ k }), followed(), { kind: 'record', record: rec, source: 'cache', conflict: false }),
+    answer('subscribed, nothing newer', ['Subscribe'], subscribe({ k, seq: 4 }), { action: 'dht_subscribe', id: 'a', found: true, target: here, seq: 4, unchanged: true }, { kind: 'unchanged', seq: 4 }),
+    answer('subscribed, though there is nothing yet', ['Subscribe'], subscribe({ k }), { action: 'dht_subscribe', id: 'a', found: false, target: here }, { kind: 'absent' }),
+    answer('subscription refused', ['Subscribe', 'Failure'], subscribe({ k }), failure('dht_subscribe', 202), { kind: 'failure', code: 202 }),
+    answer('unsubscribed', ['Subscribe'], { action: 'dht_unsubscribe', id: 'a', k }, { action: 'dht_unsubscribe', id: 'a', target: here }, { kind: 'unsubscribed' }),
+    discard('subscribed to a forged record', ['Subscribe', 'Forged'], subscribe({ k }), followed({ sig: flip(rec.sig, 0) }), 'BadSignature'),
+    discard('subscribed to another author', ['Subscribe', 'Other'], subscribe({ k }), followed(record(bob, { seq: 4, v: hello })), 'NotAsked')
+  ]
+
+  // What a client that follows alice's record with and without salt, and has number 4 of both, makes of a push.
+  const pushed = fields => ({ action: 'dht_update', target: here, ...newer, ...fields })
+  const update = message => ({ following: [{ k }, { k, salt: salted.salt }], seq: 4, update: frame(message) })
+  const saltedNewer = record(alice, { salt: salted.salt, seq: 6, v: pointer(ih1) })
+  const push = (comment, flags, message, expected) => valid(comment, flags, update(message), expected)
+  const drop = (comment, flags, message, error) => invalid(comment, flags, update(message), { error })
+  const updates = [
+    push('a newer version', ['Update'], pushed(), { record: newer, conflict: false }),
+    push('a newer version, of two with its number', ['Update'], pushed({ conflict: true }), { record: newer, conflict: true }),
+    push('a newer version with salt', ['Update', 'Salt'], { action: 'dht_update', target: target(saltedNewer), ...saltedNewer }, { record: saltedNewer, conflict: false }),
+    drop('a forged update', ['Update', 'Forged'], pushed({ sig: flip(newer.sig, 0) }), 'BadSignature'),
+    drop('an update whose value was changed', ['Update', 'Forged'], pushed({ v: pointer('33'.repeat(20)) }), 'BadSignature'),
+    drop('an update that is known', ['Update', 'Rollback'], pushed(rec), 'Rollback'),
+    drop('an update that goes back', ['Update', 'Rollback'], pushed(record(alice, { seq: 3, v: pointer(ih1) })), 'Rollback'),
+    drop('an update of what is not followed', ['Update', 'Other'], pushed({ ...record(bob, { seq: 6, v: hello }) }), 'NotAsked'),
+    drop('an update without signature', ['Update', 'Missing'], without(pushed(), 'sig'), 'Malformed'),
+    drop('an update whose seq is a string', ['Update', 'Type'], pushed({ seq: '6' }), 'Malformed')
+  ]
+
+  const latin1 = text => Buffer.from(text, 'hex').toString('latin1')
+  const announce = bep46 => frame({ action: 'announce', info_hash: latin1(here), peer_id: '-WW0001-000000000000', offers: [], bep46 })
+  const carried = frame({ action: 'announce', interval: 120, info_hash: latin1(here), complete: 0, incomplete: 1, bep46: rec })
+  const announces = [
+    valid('a page that has nothing', ['Announce'], { announce: announce({}), reply: carried }, { seq: null }),
+    valid('a page that has an older version', ['Announce'], { announce: announce({ seq: 3 }), reply: carried }, { seq: 3 }),
+    valid('a page that has the newest', ['Announce'], { announce: announce({ seq: 4, k }) }, { seq: 4 }),
+    valid('fields that are not known', ['Announce', 'Lenient'], { announce: announce({ seq: 3, later: [] }), reply: carried }, { seq: 3 }),
+    invalid('the key of another target', ['Announce', 'Other'], { announce: announce({ k: bob.k }) }, { code: 203 }),
+    invalid('a salt that makes it another target', ['Announce', 'Other', 'Salt'], { announce: announce({ k, salt: '6e' }) }, { code: 203 }),
+    invalid('a seq that is a string', ['Announce', 'Type'], { announce: announce({ seq: '3' }) }, { code: 203 }),
+    invalid('not an object', ['Announce', 'Type'], { announce: announce(3) }, { code: 203 })
+  ]
+
   return {
     about: 'Messages of dht-proxy.md. Inputs are text frames exactly as sent.',
     groups: {
+      announces: 'Announces with a bep46 field, what a server reads from it (code: why it ignores it), and its extra reply when it has number 4 and the swarm has one leecher.',
+      subscriptions: 'As replies, to dht_subscribe and dht_unsubscribe.',
+      updates: 'What a client makes of a push when it follows these items and has number seq of each.',
       requests: 'What a server makes of a frame: expected is the request as understood, code the one it refuses with. A put is valid when its item is, too.',
       replies: 'What a client makes of a reply to its request. error: Malformed (not a message of this kind), BadSignature, NotAsked (good, but about something else), Rollback (older than the seq the request named).'
     },
     flags: {
       Action: 'Which actions there are.',
+      Announce: 'Records in announces.',
       Failure: 'Error replies.',
       Forged: 'The signature does not fit what it stands beside.',
       Get: 'dht_get.',
@@ -417,10 +478,15 @@ function messages () {
       Put: 'dht_put.',
       Rollback: 'Versions that go back.',
       Salt: 'Salts, and their absence.',
-      Type: 'A field of the wrong type.'
+      Subscribe: 'dht_subscribe and dht_unsubscribe.',
+      Type: 'A field of the wrong type.',
+      Update: 'dht_update.'
     },
     requests,
-    replies
+    replies,
+    subscriptions,
+    updates,
+    announces
   }
 }
 

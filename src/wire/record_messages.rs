@@ -3,6 +3,7 @@
 //! [`Request`] is what a server reads and [`Reply`] what it writes. [`Record::verify_for`] is for whoever asked: it checks
 //! that a record answers the question and that its signature verifies.
 
+mod announce;
 mod request;
 
 use serde::{Deserialize, Serialize};
@@ -12,13 +13,17 @@ use super::hex;
 use super::id::{IdError, PublicKey, Signature, Target};
 use super::item::{ItemError, MAX_SALT, MAX_SEQ, MAX_VALUE, Salt, SignedItem, VerifiedItem};
 
-pub use request::{Call, Refused, Request, handles, parse_put_body};
+pub use announce::{Known, announce_frame};
+pub use request::{Call, Mode, Refused, Request, handles, parse_put_body};
 
 /// The version of the message set this file speaks.
 pub const VERSION: u32 = 1;
 
 /// The actions it knows.
-pub const ACTIONS: [&str; 3] = ["dht_info", "dht_get", "dht_put"];
+pub const ACTIONS: [&str; 5] = ["dht_info", "dht_get", "dht_put", "dht_subscribe", "dht_unsubscribe"];
+
+/// Most records that one connection may follow: a page shows a few sites, a feed reader some dozens.
+pub const MAX_SUBSCRIPTIONS: usize = 256;
 
 /// Longest `id` of a request, in bytes: it is kept while the request is under way.
 pub const MAX_ID: usize = 64;
@@ -140,6 +145,12 @@ pub enum FieldError {
     /// Hexadecimal of any length was expected.
     #[error("the field \"{0}\" must be hexadecimal, two digits a byte")]
     NotHex(&'static str),
+    /// Not a word that `mode` may be.
+    #[error("the field \"mode\" must be \"cache_first\", \"cache_only\" or \"network\"")]
+    NotAMode,
+    /// The key and salt in an announce do not make its info hash.
+    #[error("the key and salt do not belong to this info hash")]
+    NotItsTarget,
     /// `id` is longer than [`MAX_ID`].
     #[error("the field \"id\" is longer than {MAX_ID} bytes")]
     IdTooLong,
@@ -229,6 +240,11 @@ pub enum Reply {
         /// Where it would live.
         target: Target,
     },
+    /// A subscription is over.
+    Unsubscribed {
+        /// Where the item lives.
+        target: Target,
+    },
     /// A put was done.
     Stored {
         /// Where the item lives.
@@ -279,7 +295,7 @@ impl Reply {
             Self::Info { nodes, ready } => json!({
                 "version": VERSION,
                 "actions": ACTIONS,
-                "limits": {"v": MAX_VALUE, "salt": MAX_SALT, "seq": MAX_SEQ},
+                "limits": {"v": MAX_VALUE, "salt": MAX_SALT, "seq": MAX_SEQ, "subscriptions": MAX_SUBSCRIPTIONS},
                 "dht": {"nodes": nodes, "ready": ready},
             }),
             Self::Found { item, source, conflict } => {
@@ -294,6 +310,7 @@ impl Reply {
                 json!({"found": true, "target": target.to_hex(), "v": hex::encode(v)})
             }
             Self::NotFound { target } => json!({"found": false, "target": target.to_hex()}),
+            Self::Unsubscribed { target } => json!({"target": target.to_hex()}),
             Self::Stored { target, seq, stored, conflict } => {
                 mark(&mut extra, *conflict);
                 extra.extend(seq.map(|seq| ("seq".to_owned(), seq.into())));
@@ -308,6 +325,16 @@ impl Reply {
         fields.append(&mut extra);
         fields
     }
+}
+
+/// The frame that tells a subscriber of a newer version. It names no request, so all subscribers get the same one.
+#[must_use]
+pub fn update_frame(item: &VerifiedItem, conflict: bool) -> String {
+    let mut fields = object(json!(Record::from(item)));
+    fields.insert("action".to_owned(), "dht_update".into());
+    fields.insert("target".to_owned(), item.target().to_hex().into());
+    mark(&mut fields, conflict);
+    Value::Object(fields).to_string()
 }
 
 fn mark(fields: &mut Map<String, Value>, conflict: bool) {

@@ -10,7 +10,11 @@ use super::id::{PublicKey, Signature, Target};
 use super::item::{ItemError, Salt, SignedItem, VerifiedItem, check_value, immutable_target, mutable_target, signable};
 use super::magnet::{Magnet, MagnetError};
 use super::record_exchange::{self, ExchangeMessage, Summary};
-use super::record_messages::{AnswerError, Call, Failure, Record, Refused, Reply, Request, Source};
+use super::record_messages::{
+    AnswerError, Call, Failure, Known, Mode, Record, Refused, Reply, Request, Source, announce_frame, update_frame,
+};
+use super::tracker::Counts;
+use super::tracker_ws::{self, Announce};
 use super::{hex, pointer};
 
 /// What all cases have. `expected` goes with valid ones, `code` or `error` with the others.
@@ -179,12 +183,18 @@ fn requests() {
 fn understood(request: Request) -> Result<Value, i64> {
     let mut fields = match &request.call {
         Call::Info => serde_json::json!({}),
-        Call::Get { key, salt, known_seq, max_age } => serde_json::json!({
+        Call::Get { key, salt, known_seq, max_age, min_seq, mode } => serde_json::json!({
             "k": key.to_hex(),
-            "salt": (!salt.is_empty()).then(|| hex::encode(salt.as_bytes())),
+            "salt": salt_field(salt),
             "seq": known_seq,
             "max_age": max_age,
+            "min_seq": min_seq,
+            "mode": (*mode != Mode::default()).then_some(mode),
         }),
+        Call::Subscribe { key, salt, known_seq } => {
+            serde_json::json!({"k": key.to_hex(), "salt": salt_field(salt), "seq": known_seq})
+        }
+        Call::Unsubscribe { key, salt } => serde_json::json!({"k": key.to_hex(), "salt": salt_field(salt)}),
         Call::GetValue { target } => serde_json::json!({"target": target.to_hex()}),
         Call::Put { item, cas } => {
             let item = item.as_ref().clone().verify().map_err(ItemError::code)?;
@@ -200,11 +210,15 @@ fn understood(request: Request) -> Result<Value, i64> {
     Ok(fields)
 }
 
+fn salt_field(salt: &Salt) -> Option<String> {
+    (!salt.is_empty()).then(|| hex::encode(salt.as_bytes()))
+}
+
 /// Valid replies are what this server writes. Of the others, those with a record are what [`Record::verify_for`] is
 /// for; the rest concern clients over the WebSocket, of which this program has none.
 #[test]
 fn replies() {
-    for case in group(MESSAGES, "replies") {
+    for case in group(MESSAGES, "replies").into_iter().chain(group(MESSAGES, "subscriptions")) {
         let request: Value = case.input["request"].clone();
         let text = case.input["reply"].as_str().unwrap();
         match case.result {
@@ -223,6 +237,40 @@ fn replies() {
                 }
             }
         }
+    }
+}
+
+/// What this server pushes. Those that a client must discard are for clients to try.
+#[test]
+fn updates() {
+    for case in group(MESSAGES, "updates").into_iter().filter(|case| case.result == Verdict::Valid) {
+        let pushed: Value = serde_json::from_str(case.input["update"].as_str().unwrap()).unwrap();
+        let record: Record = serde_json::from_value(case.expected["record"].clone()).unwrap();
+        let item = record.to_item().unwrap().verify().unwrap();
+        let written = update_frame(&item, case.expected["conflict"] == true);
+        assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), pushed, "{}", case.comment);
+    }
+}
+
+/// Records in announces: what the server reads, and what it answers.
+#[test]
+fn announces() {
+    for case in group(MESSAGES, "announces") {
+        let announce = case.input["announce"].as_str().unwrap();
+        let Ok(tracker_ws::Request::AnnounceWith { announce: Announce { info_hash, .. }, bep46 }) =
+            tracker_ws::parse(announce)
+        else {
+            panic!("{}: not an announce with bep46", case.comment)
+        };
+        case.check(Known::parse(&bep46, &info_hash).map(|known| known.seq).map_err(|error| error.code()), || {
+            case.expected["seq"].as_i64()
+        });
+        let Some(reply) = case.input["reply"].as_str() else { continue };
+        let reply: Value = serde_json::from_str(reply).unwrap();
+        let item = serde_json::from_value::<Record>(reply["bep46"].clone()).unwrap().to_item().unwrap();
+        let counts = Counts { complete: 0, incomplete: 1, downloaded: 0 };
+        let written = announce_frame(info_hash, 120, counts, &item.verify().unwrap());
+        assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), reply, "{}", case.comment);
     }
 }
 
@@ -255,6 +303,7 @@ fn reply_of(request: &Value, expected: &Value) -> Reply {
             let stored = expected["stored"].as_u64().unwrap() as usize;
             Reply::Stored { target: target(), seq: request["seq"].as_i64(), stored, conflict }
         }
+        "unsubscribed" => Reply::Unsubscribed { target: target() },
         "failure" => Reply::Failed(Failure {
             code: expected["code"].as_i64().unwrap(),
             sentence: "a sentence".to_owned(),

@@ -1,5 +1,6 @@
 //! What clients ask.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Failure, FieldError, MAX_ID, Reply, salt_from_hex, value_from_hex};
@@ -22,6 +23,19 @@ pub struct Request {
     pub call: Call,
 }
 
+/// Where the answer to a get may come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// From what the server keeps, if that is young enough; else from the DHT.
+    #[default]
+    CacheFirst,
+    /// Only from what the server keeps.
+    CacheOnly,
+    /// Only after the DHT was asked.
+    Network,
+}
+
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
@@ -37,6 +51,26 @@ pub enum Call {
         known_seq: Option<i64>,
         /// Seconds: an answer checked this recently will do.
         max_age: Option<u64>,
+        /// A version below this one will not do.
+        min_seq: Option<i64>,
+        /// Whether the DHT is to be asked.
+        mode: Mode,
+    },
+    /// `dht_subscribe`
+    Subscribe {
+        /// The author.
+        key: PublicKey,
+        /// Empty for none.
+        salt: Salt,
+        /// The newest version the client has.
+        known_seq: Option<i64>,
+    },
+    /// `dht_unsubscribe`
+    Unsubscribe {
+        /// The author.
+        key: PublicKey,
+        /// Empty for none.
+        salt: Salt,
     },
     /// `dht_get` of an immutable item.
     GetValue {
@@ -65,6 +99,8 @@ impl Call {
             Self::Info => "dht_info",
             Self::Get { .. } | Self::GetValue { .. } => "dht_get",
             Self::Put { .. } | Self::PutValue { .. } => "dht_put",
+            Self::Subscribe { .. } => "dht_subscribe",
+            Self::Unsubscribe { .. } => "dht_unsubscribe",
         }
     }
 }
@@ -136,10 +172,10 @@ pub fn parse_put_body(body: &str, key: PublicKey, salt: Option<Salt>) -> Result<
 }
 
 /// The fields of a JSON object. `null` is the same as left out.
-struct Fields(Map<String, Value>);
+pub(super) struct Fields(Map<String, Value>);
 
 impl Fields {
-    fn parse(text: &str) -> Result<Self, FieldError> {
+    pub(super) fn parse(text: &str) -> Result<Self, FieldError> {
         serde_json::from_str(text).map(Self).map_err(|_| FieldError::NotAnObject)
     }
 
@@ -147,7 +183,7 @@ impl Fields {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
-    fn text(&self, name: &'static str) -> Result<Option<&str>, FieldError> {
+    pub(super) fn text(&self, name: &'static str) -> Result<Option<&str>, FieldError> {
         self.get(name).map(|value| value.as_str().ok_or(FieldError::NotText(name))).transpose()
     }
 
@@ -155,13 +191,13 @@ impl Fields {
         self.text(name)?.ok_or(FieldError::Missing(name))
     }
 
-    fn number(&self, name: &'static str) -> Result<Option<i64>, FieldError> {
+    pub(super) fn number(&self, name: &'static str) -> Result<Option<i64>, FieldError> {
         let read =
             |value: &Value| value.as_i64().filter(|n| (0..=MAX_SEQ).contains(n)).ok_or(FieldError::NotANumber(name));
         self.get(name).map(read).transpose()
     }
 
-    fn salt(&self) -> Result<Salt, FieldError> {
+    pub(super) fn salt(&self) -> Result<Salt, FieldError> {
         salt_from_hex(self.text("salt")?.unwrap_or_default())
     }
 
@@ -182,21 +218,39 @@ impl Fields {
             "dht_info" => Ok(Call::Info),
             "dht_get" => self.get_call(),
             "dht_put" => self.put_call(),
+            "dht_subscribe" => {
+                let (key, salt) = self.subject()?;
+                Ok(Call::Subscribe { key, salt, known_seq: self.number("seq")? })
+            }
+            "dht_unsubscribe" => self.subject().map(|(key, salt)| Call::Unsubscribe { key, salt }),
             _ => Err(FieldError::UnknownAction),
         }
     }
 
     fn get_call(&self) -> Result<Call, FieldError> {
         if let Some(target) = self.text("target")? {
-            self.none_of(&["k", "salt", "seq"])?;
+            self.none_of(&["k", "salt", "seq", "min_seq", "mode"])?;
             return Ok(Call::GetValue { target: Target::from_hex(target)? });
         }
+        let (key, salt) = self.subject()?;
         Ok(Call::Get {
-            key: PublicKey::from_hex(self.required("k")?)?,
-            salt: self.salt()?,
+            key,
+            salt,
             known_seq: self.number("seq")?,
             max_age: self.number("max_age")?.map(i64::unsigned_abs),
+            min_seq: self.number("min_seq")?,
+            mode: self.mode()?,
         })
+    }
+
+    /// Which mutable item it is about.
+    fn subject(&self) -> Result<(PublicKey, Salt), FieldError> {
+        Ok((PublicKey::from_hex(self.required("k")?)?, self.salt()?))
+    }
+
+    fn mode(&self) -> Result<Mode, FieldError> {
+        let read = |value: &Value| Mode::deserialize(value).map_err(|_| FieldError::NotAMode);
+        Ok(self.get("mode").map(read).transpose()?.unwrap_or_default())
     }
 
     fn put_call(&self) -> Result<Call, FieldError> {
