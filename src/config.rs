@@ -156,6 +156,26 @@ section! {
         /// How long a get may search the DHT.
         #[serde(with = "humantime_serde")]
         timeout: Duration = Duration::from_secs(20),
+        /// Most subscriptions at once, over WebSocket and as event streams.
+        max_subscriptions: usize = 200_000,
+        /// How soon after a change the DHT is asked again about a record that somebody follows. One poll serves all who
+        /// follow it, and each that finds nothing new makes the next wait longer by half ...
+        #[serde(with = "humantime_serde")]
+        poll_quickest: Duration = Duration::from_secs(5),
+        /// ... up to this.
+        #[serde(with = "humantime_serde")]
+        poll_slowest: Duration = Duration::from_secs(60),
+        /// Most such polls that start in a second, over all records. Past that each record's turn comes later.
+        polls_per_second: u32 = 20,
+        /// Lookups in the DHT that the requests of one address (IPv6: one /64) may cause. Answers from what this server
+        /// keeps are free. Loopback and the admin listener have no quota.
+        lookups_per_minute: u32 = 60,
+        /// How many of them may come at once.
+        lookup_burst: u32 = 120,
+        /// Puts of one address that go to the DHT.
+        puts_per_minute: u32 = 20,
+        /// How many of them may come at once.
+        put_burst: u32 = 60,
     }
 }
 

@@ -89,6 +89,11 @@ metrics! {
         puts: IntCounterVec = "records_puts_total" ["result"], "Record writes, by result (stored or the error code).";
         republished: IntCounterVec = "records_republished_total" ["result"], "Hourly publications of records put here, by result (stored, failed).";
         stored: IntGauge = "records_stored", "Records kept.";
+        followers: IntGauge = "records_subscriptions", "Subscriptions open now, over WebSocket, in announces and as event streams.";
+        followed: IntGauge = "records_followed", "Records that somebody follows.";
+        updates: IntCounter = "records_updates_total", "Newer versions handed to subscribers: one for each subscriber.";
+        polls: IntCounterVec = "records_polls_total" ["result"], "Polls of the DHT for followed records, by result (changed, unchanged, fresh: somebody had asked just before, failed).";
+        over_quota: IntCounterVec = "records_over_quota_total" ["kind"], "Requests refused because their address had used up its quota, by kind (lookup, put).";
     }
 }
 

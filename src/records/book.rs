@@ -1,13 +1,14 @@
 //! The newest version of every record known here. Pure: time is an argument, and what must reach the disk is returned.
 //!
 //! A record's sequence number never goes back: the entry itself is the floor. Memory is bounded: past the capacity the
-//! least recently used goes, records that were put here only after all that were merely seen. With an evicted entry goes
-//! its floor; clients keep their own (`spec/dht-proxy.md`, *Rollback*).
+//! least recently used goes, records that were put here only after all that were merely seen. Of an evicted entry the
+//! number stays, in a table that is bounded too.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use super::absences::Absences;
+use super::floors::Floors;
 use crate::wire::id::{InfoHash, Target};
 use crate::wire::item::VerifiedItem;
 use crate::wire::pointer;
@@ -30,6 +31,10 @@ pub(super) enum Change {
     Save(Entry),
     /// Remove the entry of this target.
     Delete(Target),
+    /// Write that the target's number does not go below this.
+    Floor(Target, i64),
+    /// Remove that.
+    ForgetFloor(Target),
 }
 
 /// The outcome of a step, and the changes that the caller must write.
@@ -47,7 +52,12 @@ pub(super) enum Refusal {
     CasMismatch(VerifiedItem),
     /// BEP 44 error 302: "sequence number less than current"; here also equal, with a smaller value.
     Stale(VerifiedItem),
+    /// The same, when of the newer version only its number is still known.
+    BelowFloor(i64),
 }
+
+/// Floors kept for each record that may be kept.
+const FLOORS_PER_RECORD: usize = 4;
 
 #[derive(Debug)]
 struct Slot {
@@ -69,6 +79,7 @@ pub(super) struct Book {
     /// How many records point to each torrent (BEP 46).
     pointers: HashMap<InfoHash, usize>,
     absences: Absences,
+    floors: Floors,
 }
 
 impl Book {
@@ -81,6 +92,7 @@ impl Book {
             uses: 0,
             pointers: HashMap::new(),
             absences: Absences::default(),
+            floors: Floors::new(capacity.max(1) * FLOORS_PER_RECORD),
         }
     }
 
@@ -139,15 +151,26 @@ impl Book {
         self.evict(&target)
     }
 
-    /// Takes a version seen in the DHT. The newest wins; of two values with the same number the bytewise larger.
-    pub(super) fn learn(&mut self, item: VerifiedItem) -> Step<()> {
+    /// Takes a floor read from disk.
+    pub(super) fn load_floor(&mut self, target: Target, seq: i64) -> Vec<Change> {
+        self.floors.set(target, seq).map(Change::ForgetFloor).into_iter().collect()
+    }
+
+    /// Takes a version that others had. The newest wins; of two values with the same number the bytewise larger. Tells
+    /// whether it is the newest now, and was not known.
+    pub(super) fn learn(&mut self, item: VerifiedItem) -> Step<bool> {
         let target = item.target();
+        let newer = match self.slots.get(&target) {
+            None => self.floors.get(&target).is_none_or(|floor| item.seq() >= floor),
+            Some(slot) => item.replaces(&slot.entry.item),
+        };
         let changes = match self.slots.get(&target).map(|slot| &slot.entry) {
+            None if !newer => Vec::new(),
             None => self.store(target, Entry { item, conflict: false, put_here: false }),
             Some(known) => {
                 let conflict = item.conflicts_with(&known.item);
                 let (known_conflict, put_here) = (known.conflict, known.put_here);
-                if item.replaces(&known.item) {
+                if newer {
                     self.store(target, Entry { item, conflict, put_here })
                 } else if conflict && !known_conflict {
                     self.store(target, Entry { conflict, ..known.clone() })
@@ -156,7 +179,7 @@ impl Book {
                 }
             }
         };
-        Step { outcome: (), changes }
+        Step { outcome: newer, changes }
     }
 
     /// Takes a version that a client puts, if it is newer than what is known and `cas` is the number of that. The very
@@ -164,7 +187,10 @@ impl Book {
     pub(super) fn put(&mut self, item: VerifiedItem, cas: Option<i64>) -> Step<Result<Entry, Refusal>> {
         let target = item.target();
         let entry = match self.slots.get(&target).map(|slot| &slot.entry) {
-            None => Entry { item, conflict: false, put_here: true },
+            None => match self.floors.get(&target).filter(|floor| item.seq() < *floor) {
+                Some(floor) => return Step { outcome: Err(Refusal::BelowFloor(floor)), changes: Vec::new() },
+                None => Entry { item, conflict: false, put_here: true },
+            },
             Some(known) => {
                 let is_known = !item.replaces(&known.item) && !known.item.replaces(&item);
                 let conflict = item.conflicts_with(&known.item);
@@ -230,8 +256,10 @@ impl Book {
         while self.slots.len() > self.capacity {
             let oldest = self.by_use.values().find(|target| *target != kept).copied();
             let oldest = oldest.expect("the capacity is at least one, so another one is there");
-            self.remove(&oldest);
-            changes.push(Change::Delete(oldest));
+            let slot = self.remove(&oldest).expect("every place in `by_use` is a slot's");
+            let seq = slot.entry.item.seq();
+            changes.extend([Change::Delete(oldest), Change::Floor(oldest, seq)]);
+            changes.extend(self.floors.set(oldest, seq).map(Change::ForgetFloor));
         }
         changes
     }

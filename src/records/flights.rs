@@ -6,15 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
+use super::GetError;
 use crate::tasks::Tasks;
 use crate::wire::id::Target;
 
 /// Most lookups under way or waiting for their turn. Each costs some hundred packets; past it askers are turned away.
 const MAX_UNDER_WAY: usize = 1024;
-
-/// Too many lookups are under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Busy;
 
 /// The lookups under way. `T` is their answer.
 #[derive(Debug)]
@@ -30,15 +27,16 @@ impl<T> Default for Flights<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> Flights<T> {
-    /// Joins the lookup of `target`, or starts `look` as one. The lookup is a task of its own: it goes on when those who
+    /// Joins the lookup of `target`, or starts `look` as one if `admit` lets it: who joins pays nothing. The lookup is a task of its own: it goes on when those who
     /// asked leave. The answer is `None` when the node stops before there is one.
     pub(super) async fn join(
         self: &Arc<Self>,
         target: Target,
         tasks: &Tasks,
+        admit: impl FnOnce() -> Result<(), GetError>,
         look: impl Future<Output = T> + Send + 'static,
-    ) -> Result<Option<T>, Busy> {
-        let mut receiver = self.join_or_start(target, tasks, look)?;
+    ) -> Result<Option<T>, GetError> {
+        let mut receiver = self.join_or_start(target, tasks, admit, look)?;
         Ok(receiver.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone()))
     }
 
@@ -46,15 +44,17 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         self: &Arc<Self>,
         target: Target,
         tasks: &Tasks,
+        admit: impl FnOnce() -> Result<(), GetError>,
         look: impl Future<Output = T> + Send + 'static,
-    ) -> Result<watch::Receiver<Option<T>>, Busy> {
+    ) -> Result<watch::Receiver<Option<T>>, GetError> {
         let mut under_way = self.lock();
         if let Some(receiver) = under_way.get(&target) {
             return Ok(receiver.clone());
         }
         if under_way.len() >= MAX_UNDER_WAY {
-            return Err(Busy);
+            return Err(GetError::Busy);
         }
+        admit()?;
         let (sender, receiver) = watch::channel(None);
         under_way.insert(target, receiver.clone());
         let landing = Landing { flights: self.clone(), target };
@@ -104,7 +104,7 @@ mod tests {
                 gate.wait_for(|open| *open).await.unwrap();
                 number
             };
-            let ask = || flights.join(TARGET, &tasks, look(lookups.clone(), gate.clone()));
+            let ask = || flights.join(TARGET, &tasks, || Ok(()), look(lookups.clone(), gate.clone()));
             let mut leaves = Box::pin(ask());
             assert!(futures_util::poll!(&mut leaves).is_pending());
             drop(leaves);
@@ -119,11 +119,11 @@ mod tests {
     async fn stopping_wakes_those_who_wait_and_too_many_are_turned_away() {
         let (flights, tasks) = (Arc::new(Flights::<()>::default()), Tasks::new());
         let target = |n: usize| Target(std::array::from_fn(|i| (n >> (8 * (i % 4))) as u8));
-        let join = |n| flights.join(target(n), &tasks, std::future::pending());
+        let join = |n| flights.join(target(n), &tasks, || Ok(()), std::future::pending());
         for n in 0..MAX_UNDER_WAY {
-            assert!(flights.join_or_start(target(n), &tasks, std::future::pending()).is_ok());
+            assert!(flights.join_or_start(target(n), &tasks, || Ok(()), std::future::pending()).is_ok());
         }
-        assert_eq!(join(MAX_UNDER_WAY).await, Err(Busy));
+        assert_eq!(join(MAX_UNDER_WAY).await, Err(GetError::Busy));
         let (waiting, left) = tokio::join!(join(0), tasks.stop(Duration::from_secs(5)));
         assert_eq!((waiting, left), (Ok(None), 0), "joining one that is under way is no further one");
         assert!(flights.lock().is_empty());

@@ -27,19 +27,6 @@ impl Records {
     pub fn recent(&self, max: usize) -> Vec<VerifiedItem> {
         self.inner.book().recent(max)
     }
-
-    /// Takes a version that a peer handed over. Whether it was news; then it is kept.
-    pub async fn learn(&self, item: VerifiedItem) -> bool {
-        let Ok(slot) = self.inner.store.reserve().await else { return false };
-        let is_news = {
-            let mut book = self.inner.book();
-            let is_news = book.peek(&item.target()).is_none_or(|known| item.replaces(&known.item));
-            slot.write(book.learn(item).changes);
-            is_news
-        };
-        self.inner.metrics.stored.set(self.count() as i64);
-        is_news
-    }
 }
 
 impl Inner {

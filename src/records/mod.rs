@@ -4,6 +4,9 @@
 //! verified, compared with the newest version known, written to disk and then sent to the DHT. The book (`book`) is pure
 //! and in memory; the store (`store`) keeps it on disk; the service ([`Records`]) joins both with the DHT.
 //!
+//! Who follows a record is told of each newer version, however it came: put here, found by the poll of the DHT that all its
+//! followers share (`topics` is pure, `poller` does it), or handed in by peers ([`Records::learn`]).
+//!
 //! The room knows nothing of who asks: WebSocket and HTTP are `web`'s. It knows the DHT as the trait `network::Network`.
 
 use std::time::Duration;
@@ -12,31 +15,54 @@ use crate::wire::id::Target;
 use crate::wire::item::{ItemError, VerifiedItem};
 use crate::wire::record_messages::SERVER_ERROR;
 
-pub use crate::wire::record_messages::Source;
+pub use crate::wire::record_messages::{Mode, Source};
+pub use following::Following;
 pub use listener::Listener;
+pub use quota::Asker;
 pub use service::Records;
 pub use store::{StartError, StoreError};
+pub use topics::{Follower, News, Subject, TooMany};
 
 mod absences;
 mod book;
 mod flights;
+mod floors;
+mod following;
 mod listener;
 #[cfg(test)]
 pub(crate) mod memory_dht;
 pub(crate) mod network;
+mod poller;
 mod publisher;
+mod quota;
 mod schedule;
 mod service;
 mod store;
 #[cfg(test)]
 mod tests;
+mod topics;
 mod values;
 
 /// How a get is to be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GetOptions {
+    /// Whether the DHT is to be asked.
+    pub mode: Mode,
     /// An answer checked with the DHT this recently will do; `None` leaves it to the configuration.
     pub max_age: Option<Duration>,
+    /// A version below this one will not do.
+    pub min_seq: Option<i64>,
+    /// Whose quota a lookup counts for.
+    pub asker: Asker,
+}
+
+/// How a put is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PutOptions {
+    /// Store only over the version of this number.
+    pub cas: Option<i64>,
+    /// Whose quota it counts for.
+    pub asker: Asker,
 }
 
 /// The answer to a get.
@@ -56,6 +82,9 @@ pub enum GetError {
     /// Too many lookups are under way.
     #[error("the server is busy with other lookups; try again later")]
     Busy,
+    /// The asker has used up its lookups.
+    #[error("this address has made too many lookups; try again later")]
+    OverQuota,
     /// The lookup did not end in time, and nothing is known here.
     #[error("the DHT did not answer in time")]
     TimedOut,
@@ -95,6 +124,12 @@ pub enum PutError {
     /// A newer version is known.
     #[error("the newest version has sequence number {}, which this one does not replace", .0.seq())]
     Stale(Box<VerifiedItem>),
+    /// A newer version is known by its number alone.
+    #[error("the newest version has sequence number {0}, which this one does not replace")]
+    BelowFloor(i64),
+    /// The asker has used up its puts.
+    #[error("this address has made too many puts; try again later")]
+    OverQuota,
     /// The newest version could not be made sure of.
     #[error("the newest version is not known: {0}")]
     Unsure(GetError),
@@ -110,12 +145,12 @@ impl PutError {
         match self {
             Self::Invalid(error) => error.code(),
             Self::CasMismatch(_) => 301,
-            Self::Stale(_) => 302,
-            Self::Unsure(_) | Self::Store(_) => SERVER_ERROR,
+            Self::Stale(_) | Self::BelowFloor(_) => 302,
+            Self::OverQuota | Self::Unsure(_) | Self::Store(_) => SERVER_ERROR,
         }
     }
 
-    /// The version that won, with 301 and 302.
+    /// The version that won, with 301 and 302, if it is still kept.
     #[must_use]
     pub fn current(&self) -> Option<&VerifiedItem> {
         match self {

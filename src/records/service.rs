@@ -12,10 +12,15 @@ use super::book::{Book, Refusal};
 use super::flights::Flights;
 use super::listener::Listener;
 use super::network::Network;
+use super::quota::Quota;
 use super::schedule::Schedule;
 use super::store::{self, Slot, Store};
+use super::topics::{Pace, Topics};
 use super::values::Values;
-use super::{GetError, GetOptions, Got, PutError, PutOk, Source, StartError, StoreError, publisher};
+use super::{
+    Asker, GetError, GetOptions, Got, Mode, PutError, PutOk, PutOptions, Source, StartError, StoreError, poller,
+    publisher,
+};
 use crate::dht::{Dht, PutOutcome};
 use crate::tasks::Tasks;
 use crate::wire::id::{InfoHash, PublicKey, Target};
@@ -46,8 +51,14 @@ pub(super) struct Inner {
     book: Mutex<Book>,
     values: Mutex<Values>,
     schedule: Mutex<Schedule>,
+    // Where two are held, topics before book.
+    topics: Mutex<Topics>,
+    lookups_left: Mutex<Quota>,
+    puts_left: Mutex<Quota>,
     /// The schedule has something earlier than before.
     pub(super) rescheduled: Notify,
+    /// A poll may be due earlier than before.
+    pub(super) replanned: Notify,
     lookups: Semaphore,
     records_looked_up: Arc<Flights<Looked>>,
     values_looked_up: Arc<Flights<Result<Option<Vec<u8>>, GetError>>>,
@@ -93,6 +104,9 @@ impl Records {
                 }
                 changes.extend(book.load(entry));
             })?;
+            for (target, seq) in store::read_floors(&connection, &directory)? {
+                changes.extend(book.load_floor(target, seq));
+            }
             Ok((connection, damaged, book, schedule, changes))
         });
         let (connection, damaged, book, schedule, changes) = opened.await.expect("opening the store does not panic")?;
@@ -114,13 +128,21 @@ impl Records {
             book: Mutex::new(book),
             values: Mutex::default(),
             schedule: Mutex::new(schedule),
+            topics: Mutex::new(Topics::new(
+                Pace { quickest: settings.poll_quickest, slowest: settings.poll_slowest.max(settings.poll_quickest) },
+                settings.max_subscriptions,
+            )),
+            lookups_left: Mutex::new(Quota::new(settings.lookups_per_minute, settings.lookup_burst)),
+            puts_left: Mutex::new(Quota::new(settings.puts_per_minute, settings.put_burst)),
             rescheduled: Notify::new(),
+            replanned: Notify::new(),
             lookups: Semaphore::new(LOOKUPS),
             records_looked_up: Arc::default(),
             values_looked_up: Arc::default(),
         };
         let records = Self { inner: Arc::new(inner) };
         tasks.spawn_cancellable(publisher::run(records.clone()));
+        tasks.spawn_cancellable(poller::run(records.clone(), settings.polls_per_second));
         Ok(records)
     }
 
@@ -139,20 +161,24 @@ impl Records {
     /// The newest version of the item of `key` and `salt`; never older than one that was answered before.
     ///
     /// # Errors
-    /// Nothing is known here and the DHT cannot be asked.
+    /// Nothing is known here and the DHT cannot be asked; or it was to be asked in any case ([`Mode::Network`]).
     pub async fn get(&self, key: PublicKey, salt: Salt, options: GetOptions) -> Result<Got, GetError> {
         let target = mutable_target(&key, &salt);
-        let max_age = options.max_age.unwrap_or(self.inner.settings.max_age);
         self.inner.asked(&key, &salt);
-        let looked = self.look_if_older(key, salt, max_age).await;
+        let looked = match self.max_age(&target, &options) {
+            Some(max_age) => self.look_if_older(key, salt, max_age, options.asker).await,
+            None => Ok(None),
+        };
         let source = if looked == Ok(Some(Looked::Held)) { Source::Dht } else { Source::Cache };
-        let entry = self.inner.book().find(&target);
+        let entry = self.inner.book().find(&target).filter(|entry| Some(entry.item.seq()) >= options.min_seq);
         let label = match (&entry, source) {
             (None, _) => "none",
             (Some(_), Source::Cache) => "cache",
             (Some(_), Source::Dht) => "dht",
         };
         self.inner.metrics.gets.with_label_values(&[label]).inc();
+        let asked = matches!(looked, Ok(None | Some(Looked::Held | Looked::NotHeld)));
+        let entry = entry.filter(|_| asked || options.mode != Mode::Network);
         match (entry, looked) {
             (Some(entry), _) => Ok(Got { item: Some(entry.item), source, conflict: entry.conflict }),
             (None, Ok(Some(Looked::TimedOut))) => Err(GetError::TimedOut),
@@ -161,17 +187,29 @@ impl Records {
         }
     }
 
+    /// How long ago the DHT may have been asked for this get; `None` when it is not to be asked at all.
+    fn max_age(&self, target: &Target, options: &GetOptions) -> Option<Duration> {
+        let too_old = || options.min_seq.is_some() && self.inner.book().seq(target) < options.min_seq;
+        match options.mode {
+            Mode::CacheOnly => None,
+            Mode::Network => Some(Duration::ZERO),
+            Mode::CacheFirst if too_old() => Some(Duration::ZERO),
+            Mode::CacheFirst => Some(options.max_age.unwrap_or(self.inner.settings.max_age)),
+        }
+    }
+
     /// The value whose hash is `target`: the raw bencode.
     ///
     /// # Errors
     /// It is not known here and the DHT cannot be asked.
-    pub async fn get_value(&self, target: Target) -> Result<Option<Vec<u8>>, GetError> {
+    pub async fn get_value(&self, target: Target, asker: Asker) -> Result<Option<Vec<u8>>, GetError> {
         if let Some(v) = self.inner.values().get(&target) {
             return Ok(Some(v));
         }
         let look = self.inner.clone().look_for_value(target);
-        let looked = self.inner.values_looked_up.join(target, &self.inner.tasks, look).await;
-        looked.map_err(|_| GetError::Busy)?.unwrap_or(Err(GetError::Stopping))
+        let admit = || self.inner.admit_lookup(asker);
+        let looked = self.inner.values_looked_up.join(target, &self.inner.tasks, admit, look).await;
+        looked?.unwrap_or(Err(GetError::Stopping))
     }
 
     /// Stores a version: on disk here, then in the DHT. With `cas`, only over the version of that number.
@@ -180,9 +218,12 @@ impl Records {
     ///
     /// # Errors
     /// The item is not valid, something newer is known, or it cannot be kept.
-    pub async fn put(&self, item: SignedItem, cas: Option<i64>) -> Result<PutOk, PutError> {
+    pub async fn put(&self, item: SignedItem, options: PutOptions) -> Result<PutOk, PutError> {
         let result = match item.verify() {
-            Ok(item) => self.to_the_end(async move |records| records.put_verified(item, cas).await).await,
+            Ok(item) if self.inner.admit_put(&item, options.asker) => {
+                self.to_the_end(async move |records| records.put_verified(item, options.cas).await).await
+            }
+            Ok(_) => Err(PutError::OverQuota),
             Err(error) => Err(error.into()),
         };
         self.count_put(result.as_ref().map(|_| ()).map_err(PutError::code));
@@ -193,8 +234,9 @@ impl Records {
     ///
     /// # Errors
     /// The value is not one that nodes take.
-    pub async fn put_value(&self, v: Vec<u8>) -> Result<PutOk, PutError> {
+    pub async fn put_value(&self, v: Vec<u8>, asker: Asker) -> Result<PutOk, PutError> {
         let result = match check_value(&v) {
+            Ok(()) if !self.inner.take_put(asker) => Err(PutError::OverQuota),
             Ok(()) => self.to_the_end(async move |records| Ok(records.put_checked_value(v).await?)).await,
             Err(error) => Err(error.into()),
         };
@@ -204,7 +246,8 @@ impl Records {
 
     async fn put_verified(&self, item: VerifiedItem, cas: Option<i64>) -> Result<PutOk, PutError> {
         if cas.is_some() {
-            let looked = self.look_if_older(*item.key(), item.salt().clone(), Duration::ZERO).await;
+            // The put itself was charged; what it has to know first is part of it.
+            let looked = self.look_if_older(*item.key(), item.salt().clone(), Duration::ZERO, Asker::Us).await;
             match looked {
                 Ok(Some(Looked::TimedOut)) => return Err(PutError::Unsure(GetError::TimedOut)),
                 Ok(_) => {}
@@ -212,17 +255,22 @@ impl Records {
             }
         }
         let slot = self.inner.store.reserve().await?;
-        let (taken, written) = {
+        let (is_news, taken, written) = {
             let mut book = self.inner.book();
+            let is_news = book.peek(&item.target()).is_none_or(|known| item.replaces(&known.item));
             let step = book.put(item.clone(), cas);
-            (step.outcome, slot.write_durably(step.changes))
+            (is_news, step.outcome, slot.write_durably(step.changes))
         };
         self.update_count();
         let entry = taken.map_err(|refusal| match refusal {
             Refusal::CasMismatch(current) => PutError::CasMismatch(Box::new(current)),
             Refusal::Stale(current) => PutError::Stale(Box::new(current)),
+            Refusal::BelowFloor(floor) => PutError::BelowFloor(floor),
         })?;
         written.await?;
+        if is_news {
+            self.inner.tell(&item);
+        }
         self.inner.asked(item.key(), item.salt());
         let outcome = self.publish(entry.item, cas).await;
         if let Some(stands) = outcome.newer {
@@ -254,11 +302,9 @@ impl Records {
         if let Some(stands) = &outcome.newer
             && let Ok(slot) = self.inner.store.reserve().await
         {
-            self.inner.learn(slot, Some(stands.clone()), target);
-            self.update_count();
-        } else {
-            self.inner.book().checked(target, now());
+            self.inner.learn(slot, stands.clone());
         }
+        self.inner.book().checked(target, now());
         self.inner.schedule().published(target, outcome.stored, now(), &mut rand::rng());
         self.inner.rescheduled.notify_one();
         outcome
@@ -276,14 +322,33 @@ impl Records {
     }
 
     /// Asks the DHT unless that was done at most `max_age` ago; `None` if it was.
-    async fn look_if_older(&self, key: PublicKey, salt: Salt, max_age: Duration) -> Result<Option<Looked>, GetError> {
+    async fn look_if_older(
+        &self,
+        key: PublicKey,
+        salt: Salt,
+        max_age: Duration,
+        asker: Asker,
+    ) -> Result<Option<Looked>, GetError> {
         let target = mutable_target(&key, &salt);
         if self.inner.book().is_fresh(&target, max_age.max(MIN_AGE), now()) {
             return Ok(None);
         }
         let look = self.inner.clone().look(key, salt, target);
-        let looked = self.inner.records_looked_up.join(target, &self.inner.tasks, look).await;
-        looked.map_err(|_| GetError::Busy)?.map(Some).ok_or(GetError::Stopping)
+        let admit = || self.inner.admit_lookup(asker);
+        let looked = self.inner.records_looked_up.join(target, &self.inner.tasks, admit, look).await;
+        looked?.map(Some).ok_or(GetError::Stopping)
+    }
+
+    /// Asks the DHT for the sake of all who follow the record. What came of it, for the metric.
+    pub(super) async fn poll(&self, key: PublicKey, salt: Salt) -> &'static str {
+        let target = mutable_target(&key, &salt);
+        let before = self.inner.book().seq(&target);
+        match self.look_if_older(key, salt, self.inner.settings.poll_quickest / 2, Asker::Us).await {
+            Ok(None) => "fresh",
+            Ok(Some(Looked::TimedOut)) | Err(_) => "failed",
+            Ok(Some(_)) if self.inner.book().seq(&target) > before => "changed",
+            Ok(Some(_)) => "unchanged",
+        }
     }
 
     /// Runs `work` as a task, so that it is not dropped half done when whoever asked goes away.
@@ -306,7 +371,7 @@ impl Records {
     }
 
     fn update_count(&self) {
-        self.inner.metrics.stored.set(self.count() as i64);
+        self.inner.update_count();
     }
 }
 
@@ -319,6 +384,18 @@ impl Inner {
         self.schedule.lock().expect("nothing panics while holding it")
     }
 
+    pub(super) fn topics(&self) -> MutexGuard<'_, Topics> {
+        self.topics.lock().expect("nothing panics while holding it")
+    }
+
+    fn lookups_left(&self) -> MutexGuard<'_, Quota> {
+        self.lookups_left.lock().expect("nothing panics while holding it")
+    }
+
+    fn puts_left(&self) -> MutexGuard<'_, Quota> {
+        self.puts_left.lock().expect("nothing panics while holding it")
+    }
+
     fn values(&self) -> MutexGuard<'_, Values> {
         self.values.lock().expect("nothing panics while holding it")
     }
@@ -327,10 +404,12 @@ impl Inner {
         let known_seq = self.book().seq(&target);
         let Ok(outcome) = self.lookup(self.network.get(key, salt, known_seq)).await else { return Looked::TimedOut };
         let held = outcome.holders > 0 || outcome.item.is_some();
-        if let Ok(slot) = self.store.reserve().await {
-            self.learn(slot, outcome.item, target);
+        if let Some(item) = outcome.item
+            && let Ok(slot) = self.store.reserve().await
+        {
+            self.learn(slot, item);
         }
-        self.metrics.stored.set(self.book().len() as i64);
+        self.book().checked(target, now());
         if held { Looked::Held } else { Looked::NotHeld }
     }
 
@@ -351,17 +430,47 @@ impl Inner {
         timeout(self.settings.timeout, in_turn).await.map_err(|_| GetError::TimedOut)
     }
 
-    /// Takes what the DHT said into the book. The slot is used under the book's lock, so that the disk sees the changes
-    /// in the order in which they were made.
-    fn learn(&self, slot: Slot, item: Option<VerifiedItem>, target: Target) {
-        let mut book = self.book();
-        let changes = item.as_ref().map(|item| book.learn(item.clone()).changes).unwrap_or_default();
-        book.checked(target, now());
-        slot.write(changes);
-        drop(book);
-        if let Some(item) = &item {
-            self.newer(item);
+    /// Takes what others had into the book, and tells whether it was news. The slot is used under the book's lock, so that
+    /// the disk sees the changes in the order in which they were made.
+    pub(super) fn learn(&self, slot: Slot, item: VerifiedItem) -> bool {
+        let newer = {
+            let mut book = self.book();
+            let step = book.learn(item.clone());
+            slot.write(step.changes);
+            step.outcome
+        };
+        self.update_count();
+        if newer {
+            self.tell(&item);
+            self.newer(&item);
         }
+        newer
+    }
+
+    fn admit_lookup(&self, asker: Asker) -> Result<(), GetError> {
+        if self.lookups_left().take(asker, now()) {
+            return Ok(());
+        }
+        self.metrics.over_quota.with_label_values(&["lookup"]).inc();
+        Err(GetError::OverQuota)
+    }
+
+    /// A put that the book refuses, or has already, costs the DHT nothing, and nobody anything.
+    fn admit_put(&self, item: &VerifiedItem, asker: Asker) -> bool {
+        let is_news = self.book().peek(&item.target()).is_none_or(|known| item.replaces(&known.item));
+        !is_news || self.take_put(asker)
+    }
+
+    fn take_put(&self, asker: Asker) -> bool {
+        let admitted = self.puts_left().take(asker, now());
+        if !admitted {
+            self.metrics.over_quota.with_label_values(&["put"]).inc();
+        }
+        admitted
+    }
+
+    fn update_count(&self) {
+        self.metrics.stored.set(self.book().len() as i64);
     }
 }
 

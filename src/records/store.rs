@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::book::{Change, Entry};
 use crate::tasks::Tasks;
-use crate::wire::id::{PublicKey, Signature};
+use crate::wire::id::{PublicKey, Signature, Target};
 use crate::wire::item::{Salt, SignedItem};
 
 /// Name of the file in the data directory.
@@ -23,7 +23,7 @@ pub(super) const FILE: &str = "records.sqlite";
 const APPLICATION_ID: i64 = 0x5377_5263;
 
 /// Layout of the tables; a file of a later layout is left alone.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
     CREATE TABLE record (
@@ -31,6 +31,9 @@ const SCHEMA: &str = "
         k BLOB NOT NULL, salt BLOB NOT NULL, seq INTEGER NOT NULL, v BLOB NOT NULL, sig BLOB NOT NULL,
         conflict INTEGER NOT NULL, put_here INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;";
+
+/// What layout 2 adds: the numbers of records that are no longer kept, in the order in which they went (`rowid`).
+const FLOORS: &str = "CREATE TABLE floor (target BLOB PRIMARY KEY, seq INTEGER NOT NULL) STRICT;";
 
 /// How long another process (a backup, somebody looking inside) may hold the file before a commit fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -109,6 +112,7 @@ pub(super) fn open(directory: &Path, load: impl FnMut(Entry)) -> Result<(Connect
     match (application, schema, tables) {
         (0, 0, 0) => create(&mut connection).map_err(failed)?,
         (APPLICATION_ID, SCHEMA_VERSION, _) => {}
+        (APPLICATION_ID, 1, _) => add_floors(&mut connection).map_err(failed)?,
         (APPLICATION_ID, found, _) => return Err(StartError::TooNew { path, found }),
         _ => return Err(StartError::Foreign { path }),
     }
@@ -122,9 +126,28 @@ pub(super) fn open(directory: &Path, load: impl FnMut(Entry)) -> Result<(Connect
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     transaction.execute_batch(SCHEMA)?;
+    transaction.execute_batch(FLOORS)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
+}
+
+fn add_floors(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(FLOORS)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()
+}
+
+/// The numbers below which records that are no longer kept do not go, oldest first.
+pub(super) fn read_floors(connection: &Connection, directory: &Path) -> Result<Vec<(Target, i64)>, StartError> {
+    let read = || -> rusqlite::Result<Vec<(Target, i64)>> {
+        let mut statement = connection.prepare("SELECT target, seq FROM floor ORDER BY rowid")?;
+        let rows = statement.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?)))?;
+        let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+        Ok(rows.into_iter().filter_map(|(target, seq)| Some((Target::from_slice(&target).ok()?, seq))).collect())
+    };
+    read().map_err(|error| StartError::Database { path: directory.join(FILE), error })
 }
 
 fn read(connection: &Connection, mut load: impl FnMut(Entry)) -> rusqlite::Result<usize> {
@@ -259,6 +282,10 @@ fn commit(connection: &mut Connection, batches: &[Batch]) -> rusqlite::Result<()
              VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         )?;
         let mut delete = transaction.prepare_cached("DELETE FROM record WHERE target = ?")?;
+        let mut floor = transaction.prepare_cached(
+            "INSERT INTO floor (target, seq) VALUES (?, ?) ON CONFLICT (target) DO UPDATE SET seq = max(seq, excluded.seq)",
+        )?;
+        let mut forget = transaction.prepare_cached("DELETE FROM floor WHERE target = ?")?;
         for change in batches.iter().flat_map(|batch| &batch.changes) {
             match change {
                 Change::Save(Entry { item, conflict, put_here }) => {
@@ -277,6 +304,12 @@ fn commit(connection: &mut Connection, batches: &[Batch]) -> rusqlite::Result<()
                 }
                 Change::Delete(target) => {
                     delete.execute([target.as_bytes()])?;
+                }
+                Change::Floor(target, seq) => {
+                    floor.execute(params![target.as_bytes(), seq])?;
+                }
+                Change::ForgetFloor(target) => {
+                    forget.execute([target.as_bytes()])?;
                 }
             }
         }
@@ -332,6 +365,26 @@ mod tests {
         assert_eq!(contents(directory.path()), (sorted(kept), 0));
     }
 
+    #[test]
+    fn floors_are_kept_also_in_a_store_of_the_first_layout() {
+        let directory = tempfile::tempdir().unwrap();
+        let connection = connect(directory.path());
+        connection.execute_batch("DROP TABLE floor; PRAGMA user_version = 1;").unwrap();
+        drop(connection);
+        let mut connection = connect(directory.path());
+        let target = |n| Target([n; 20]);
+        let changes = vec![
+            Change::Floor(target(2), 5),
+            Change::Floor(target(1), 7),
+            Change::Floor(target(2), 4),
+            Change::Floor(target(3), 1),
+            Change::ForgetFloor(target(3)),
+        ];
+        commit(&mut connection, &[Batch { changes, done: None }]).unwrap();
+        let floors = read_floors(&connect(directory.path()), directory.path()).unwrap();
+        assert_eq!(floors, [(target(2), 5), (target(1), 7)]);
+    }
+
     #[tokio::test]
     async fn stopping_writes_what_is_queued_and_refuses_more() {
         let directory = tempfile::tempdir().unwrap();
@@ -381,7 +434,7 @@ mod tests {
         Connection::open(inside("foreign").join(FILE)).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
         assert!(sentence(inside("foreign")).contains("is not a record store of swarmgate"));
 
-        connect(&inside("later")).pragma_update(None, "user_version", 2).unwrap();
-        assert!(sentence(inside("later")).ends_with("was written by a later version of swarmgate (layout 2)"));
+        connect(&inside("later")).pragma_update(None, "user_version", 3).unwrap();
+        assert!(sentence(inside("later")).ends_with("was written by a later version of swarmgate (layout 3)"));
     }
 }

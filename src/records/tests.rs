@@ -1,7 +1,9 @@
 //! The service over a DHT in memory. Time is paused: it moves when everybody waits.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+mod following;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
@@ -28,8 +30,11 @@ impl Node {
     }
 
     async fn start_in(directory: TempDir, dht: Arc<MemoryDht>) -> Self {
+        Self::start_with(config::Records::default(), directory, dht).await
+    }
+
+    async fn start_with(settings: config::Records, directory: TempDir, dht: Arc<MemoryDht>) -> Self {
         let tasks = Tasks::new();
-        let settings = config::Records::default();
         let metrics = metrics::Records::detached();
         let records = Records::start_on(dht.clone(), &settings, directory.path(), metrics, &tasks).await.unwrap();
         Self { records, dht, tasks, directory }
@@ -46,7 +51,10 @@ impl Node {
     }
 
     async fn get(&self, max_age: u64) -> Result<Got, GetError> {
-        let options = GetOptions { max_age: Some(Duration::from_secs(max_age)) };
+        self.get_with(GetOptions { max_age: Some(Duration::from_secs(max_age)), ..GetOptions::default() }).await
+    }
+
+    async fn get_with(&self, options: GetOptions) -> Result<Got, GetError> {
         self.records.get(*version(0).key(), Salt::default(), options).await
     }
 
@@ -57,7 +65,7 @@ impl Node {
     }
 
     async fn put(&self, item: &VerifiedItem, cas: Option<i64>) -> Result<PutOk, PutError> {
-        self.records.put(item.as_signed().clone(), cas).await
+        self.records.put(item.as_signed().clone(), PutOptions { cas, asker: Asker::Us }).await
     }
 }
 
@@ -181,7 +189,7 @@ async fn what_is_refused_changes_nothing() {
     let node = Node::start().await;
     node.put(&version(4), None).await.unwrap();
     for (item, cas, code, sentence) in table {
-        let error = node.records.put(item, cas).await.unwrap_err();
+        let error = node.records.put(item, PutOptions { cas, asker: Asker::Us }).await.unwrap_err();
         assert_eq!((error.code(), error.to_string().as_str()), (code, sentence));
         assert_eq!(error.current().map(VerifiedItem::seq), (code > 300).then_some(4));
         assert_eq!(node.seen(100).await, Some((4, Source::Cache)));
@@ -277,16 +285,16 @@ async fn puts_are_published_again() {
 async fn immutable_values() {
     let node = Node::start().await;
     let target = immutable_target(b"5:hello");
-    assert_eq!(node.records.get_value(target).await, Ok(None));
+    assert_eq!(node.records.get_value(target, Asker::Us).await, Ok(None));
     let other = Node::start_in(tempfile::tempdir().unwrap(), node.dht.clone()).await;
-    assert_eq!(other.records.put_value(b"5:hello".to_vec()).await.unwrap().target, target);
-    assert_eq!(node.records.get_value(target).await, Ok(Some(b"5:hello".to_vec())));
+    assert_eq!(other.records.put_value(b"5:hello".to_vec(), Asker::Us).await.unwrap().target, target);
+    assert_eq!(node.records.get_value(target, Asker::Us).await, Ok(Some(b"5:hello".to_vec())));
     let gets = node.dht.gets.load(SeqCst);
-    assert_eq!(node.records.get_value(target).await, Ok(Some(b"5:hello".to_vec())));
-    assert_eq!(other.records.get_value(target).await, Ok(Some(b"5:hello".to_vec())));
+    assert_eq!(node.records.get_value(target, Asker::Us).await, Ok(Some(b"5:hello".to_vec())));
+    assert_eq!(other.records.get_value(target, Asker::Us).await, Ok(Some(b"5:hello".to_vec())));
     assert_eq!(node.dht.gets.load(SeqCst), gets, "kept for a while");
-    assert_eq!(node.records.put_value(b"junk".to_vec()).await.unwrap_err().code(), 203);
-    assert_eq!(node.records.put_value(vec![b'0'; 1001]).await.unwrap_err().code(), 205);
+    assert_eq!(node.records.put_value(b"junk".to_vec(), Asker::Us).await.unwrap_err().code(), 203);
+    assert_eq!(node.records.put_value(vec![b'0'; 1001], Asker::Us).await.unwrap_err().code(), 205);
 }
 
 #[tokio::test(start_paused = true)]

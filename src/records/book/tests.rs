@@ -63,6 +63,7 @@ fn what_a_put_meets() {
             Ok(_) => None,
             Err(Refusal::CasMismatch(current)) => Some((301, current)),
             Err(Refusal::Stale(current)) => Some((302, current)),
+            Err(Refusal::BelowFloor(_)) => unreachable!("the record is there"),
         };
         let expected = code.map(|code| (code, &known));
         assert_eq!(refused, expected, "{known:?} {put:?} {cas:?}");
@@ -140,12 +141,33 @@ fn the_least_recently_used_goes_and_what_was_put_here_last() {
     let _ = book.learn(item(2, 1, b"le"));
     let _ = book.learn(item(3, 1, b"le"));
     book.find(&target(2));
-    assert_eq!(book.learn(item(4, 1, b"le")).changes[1..], [Change::Delete(target(3))]);
+    let gone = |author| [Change::Delete(target(author)), Change::Floor(target(author), 1)];
+    assert_eq!(book.learn(item(4, 1, b"le")).changes[1..], gone(3));
     let _ = book.put(item(5, 1, b"le"), None);
     let _ = book.put(item(6, 1, b"le"), None);
-    assert_eq!(book.learn(item(7, 1, b"le")).changes[1..], [Change::Delete(target(1))], "only puts are left");
+    assert_eq!(book.learn(item(7, 1, b"le")).changes[1..], gone(1), "only puts are left");
     assert!(book.find(&target(7)).is_some(), "what was just learnt stays for whoever waits for it");
     book.check_invariants();
+}
+
+#[test]
+fn an_evicted_record_does_not_come_back_older() {
+    let mut book = Book::new(1);
+    let target = item(1, 5, b"le").target();
+    let _ = book.learn(item(1, 5, b"le"));
+    let _ = book.learn(item(2, 1, b"le"));
+    let step = book.learn(item(1, 4, b"le"));
+    assert_eq!((step.outcome, step.changes), (false, vec![]));
+    assert_eq!(book.put(item(1, 4, b"le"), None).outcome, Err(Refusal::BelowFloor(5)));
+    assert_eq!(book.find(&target), None);
+    assert!(book.put(item(1, 5, b"le"), None).outcome.is_ok());
+    let _ = book.learn(item(2, 1, b"le"));
+    assert!(!book.learn(item(1, 4, b"le")).outcome, "the floor is still there");
+    book.check_invariants();
+
+    let mut restarted = Book::new(1);
+    assert_eq!(restarted.load_floor(target, 5), []);
+    assert!(!restarted.learn(item(1, 4, b"le")).outcome && restarted.learn(item(1, 6, b"le")).outcome);
 }
 
 #[derive(Debug, Clone)]
@@ -203,6 +225,7 @@ proptest! {
                 match change {
                     Change::Save(entry) => disk.insert(entry.item.target(), entry),
                     Change::Delete(target) => disk.remove(&target),
+                    Change::Floor(..) | Change::ForgetFloor(_) => None,
                 };
             }
             book.check_invariants();

@@ -1,0 +1,179 @@
+//! Following, modes, quotas and floors.
+
+use std::sync::Mutex;
+
+use futures_util::FutureExt;
+use tokio::sync::Notify;
+
+use super::*;
+
+/// Keeps what it is told.
+#[derive(Default)]
+struct Heard {
+    news: Mutex<Vec<i64>>,
+    changed: Notify,
+}
+
+impl Follower for Heard {
+    fn newer(self: Arc<Self>, news: &Arc<News>) {
+        self.news.lock().unwrap().push(news.item.seq());
+        self.changed.notify_one();
+    }
+}
+
+impl Heard {
+    fn so_far(&self) -> Vec<i64> {
+        self.news.lock().unwrap().clone()
+    }
+
+    /// How long it takes until the next news.
+    async fn next(&self) -> Duration {
+        let before = tokio::time::Instant::now();
+        tokio::time::timeout(seconds(600), self.changed.notified()).await.expect("there are news");
+        before.elapsed()
+    }
+}
+
+fn follow(node: &Node) -> (Following, Arc<Heard>) {
+    let heard = Arc::new(Heard::default());
+    let subject = (*version(0).key(), Salt::default());
+    (node.records.follow(subject, heard.clone()).unwrap(), heard)
+}
+
+#[tokio::test(start_paused = true)]
+async fn followers_hear_of_each_newer_version_however_it_comes() {
+    let node = Node::start().await;
+    let (following, heard) = follow(&node);
+    let (_other, other) = follow(&node);
+    node.put(&version(1), None).await.unwrap();
+    assert_eq!((heard.so_far(), other.so_far()), (vec![1], vec![1]), "put here: at once");
+    node.put(&version(1), None).await.unwrap();
+    node.put(&version(0), None).await.unwrap_err();
+    assert!(node.records.learn(version(2)).await, "from a peer");
+    assert!(!node.records.learn(version(2)).await);
+    assert!(!node.records.learn(version(1)).await);
+    assert_eq!(heard.so_far(), [1, 2], "once each, and never back");
+    drop(following);
+    node.put(&version(3), None).await.unwrap();
+    assert_eq!((heard.so_far(), other.so_far()), (vec![1, 2], vec![1, 2, 3]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn followers_share_a_poll_that_adapts() {
+    let node = Node::start().await;
+    let (_following, heard) = follow(&node);
+    let _others: Vec<_> = (0..100).map(|_| follow(&node)).collect();
+    heard.changed.notified().now_or_never();
+    node.dht.publish(&version(1));
+    assert!(heard.next().await < seconds(7));
+    let gets = node.dht.gets.load(SeqCst);
+    tokio::time::sleep(seconds(600)).await;
+    let polls = node.dht.gets.load(SeqCst) - gets;
+    assert!((8..22).contains(&polls), "{polls} polls in ten quiet minutes, for a hundred followers");
+    node.dht.publish(&version(2));
+    assert!(heard.next().await < seconds(80), "after a long quiet");
+    node.dht.publish(&version(3));
+    assert!(heard.next().await < seconds(7), "after a change");
+    assert_eq!(heard.so_far(), [1, 2, 3]);
+    let gets = node.dht.gets.load(SeqCst);
+    drop((_following, _others));
+    tokio::time::sleep(seconds(600)).await;
+    assert_eq!(node.dht.gets.load(SeqCst), gets, "nobody follows, nobody asks");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_followed_is_bounded() {
+    let settings = config::Records { max_subscriptions: 2, ..config::Records::default() };
+    let node = Node::start_with(settings, tempfile::tempdir().unwrap(), Arc::default()).await;
+    let following = (follow(&node), follow(&node));
+    let subject = (*version(0).key(), Salt::default());
+    assert!(matches!(node.records.follow(subject.clone(), Arc::<Heard>::default()), Err(TooMany)));
+    drop(following);
+    assert!(node.records.follow(subject, Arc::<Heard>::default()).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_an_answer_may_come_from() {
+    let node = Node::start().await;
+    let ask = async |mode, min_seq| {
+        let got = node.get_with(GetOptions { mode, min_seq, ..GetOptions::default() }).await;
+        got.map(|got| got.item.map(|item| (item.seq(), got.source)))
+    };
+    node.dht.publish(&version(1));
+    assert_eq!(ask(Mode::CacheOnly, None).await, Ok(None));
+    assert_eq!(node.dht.gets.load(SeqCst), 0);
+    assert_eq!(ask(Mode::CacheFirst, None).await, Ok(Some((1, Source::Dht))));
+    tokio::time::advance(seconds(2)).await;
+    node.dht.publish(&version(2));
+    assert_eq!(ask(Mode::CacheFirst, None).await, Ok(Some((1, Source::Cache))));
+    assert_eq!(ask(Mode::CacheOnly, Some(2)).await, Ok(None), "what is here is too old");
+    assert_eq!(ask(Mode::CacheFirst, Some(2)).await, Ok(Some((2, Source::Dht))), "so the DHT is asked");
+    tokio::time::advance(seconds(2)).await;
+    assert_eq!(ask(Mode::CacheFirst, Some(3)).await, Ok(None));
+    tokio::time::advance(seconds(2)).await;
+    assert_eq!(ask(Mode::Network, None).await, Ok(Some((2, Source::Dht))));
+    tokio::time::advance(seconds(2)).await;
+    node.dht.silent.store(true, SeqCst);
+    assert_eq!(ask(Mode::Network, None).await, Err(GetError::TimedOut));
+    assert_eq!(ask(Mode::CacheOnly, None).await, Ok(Some((2, Source::Cache))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn quotas_count_what_the_dht_is_asked_and_nothing_else() {
+    let settings = config::Records {
+        lookup_burst: 2,
+        lookups_per_minute: 1,
+        put_burst: 2,
+        puts_per_minute: 1,
+        ..config::Records::default()
+    };
+    let node = Node::start_with(settings, tempfile::tempdir().unwrap(), Arc::default()).await;
+    let asker = Asker::Address("192.0.2.1".parse().unwrap());
+    let network = GetOptions { mode: Mode::Network, asker, ..GetOptions::default() };
+    node.dht.publish(&version(1));
+    let many = futures_util::future::join_all((0..20).map(|_| node.get_with(network))).await;
+    assert!(many.iter().all(Result::is_ok), "who joins another's lookup pays nothing");
+    tokio::time::advance(seconds(2)).await;
+    assert!(node.get_with(network).await.is_ok());
+    tokio::time::advance(seconds(2)).await;
+    assert_eq!(node.get_with(network).await, Err(GetError::OverQuota));
+    for _ in 0..100 {
+        let got = node.get_with(GetOptions { asker, ..GetOptions::default() }).await.unwrap();
+        assert_eq!(got.source, Source::Cache, "cache hits are free");
+    }
+    tokio::time::advance(seconds(20)).await;
+    let stale = node.get_with(GetOptions { asker, ..GetOptions::default() }).await.unwrap();
+    assert_eq!(stale.source, Source::Cache, "what is known is answered all the same");
+    let other = Asker::Address("192.0.2.2".parse().unwrap());
+    assert!(node.get_with(GetOptions { asker: other, ..network }).await.is_ok());
+    tokio::time::advance(seconds(60)).await;
+    assert!(node.get_with(network).await.is_ok(), "the bucket fills again");
+
+    let put = async |seq| {
+        let result = node.records.put(version(seq).as_signed().clone(), PutOptions { cas: None, asker }).await;
+        result.map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!((put(2).await, put(3).await), (Ok(()), Ok(())));
+    assert_eq!(put(4).await, Err("this address has made too many puts; try again later".to_owned()));
+    assert_eq!(put(3).await, Ok(()), "what is known already costs nothing");
+    assert!(put(2).await.unwrap_err().contains("has sequence number 3"), "nor what is refused anyway");
+    assert_eq!(node.records.put_value(b"le".to_vec(), asker).await, Err(PutError::OverQuota));
+    assert_eq!(node.seen(100).await.unwrap().0, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_floor_outlives_the_record_and_the_process() {
+    let settings = config::Records { max_records: 1, ..config::Records::default() };
+    let node = Node::start_with(settings, tempfile::tempdir().unwrap(), Arc::default()).await;
+    node.put(&version(5), None).await.unwrap();
+    let other = VerifiedItem::sign(&SigningKey::from_bytes(&[2; 32]), Salt::default(), 1, b"le".to_vec()).unwrap();
+    node.put(&other, None).await.unwrap();
+    let node = node.kill_and_restart().await;
+    assert_eq!(node.records.count(), 1, "it had to make room");
+    node.dht.publish(&version(4));
+    assert_eq!(node.seen(0).await, None, "the DHT has only an older one");
+    let error = node.put(&version(3), None).await.unwrap_err();
+    assert_eq!((error.code(), error.current()), (302, None));
+    node.put(&version(6), None).await.unwrap();
+    assert_eq!(node.seen(100).await, Some((6, Source::Cache)));
+}
