@@ -1,22 +1,25 @@
-//! `dht_info`, `dht_get` and `dht_put` on the tracker's socket: `spec/dht-proxy.md` over [`Records`].
+//! The `dht_*` actions on the tracker's socket, and records in announces: `spec/dht-proxy.md` over [`Records`].
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use super::subscriptions::Subscriptions;
 use crate::dht::Dht;
-use crate::records::{GetError, GetOptions, Got, PutError, PutOk, Records};
-use crate::tracker::{Extension, Outbox};
-use crate::wire::id::Target;
+use crate::records::{Asker, GetError, GetOptions, Got, PutError, PutOk, PutOptions, Records, Subject};
+use crate::tracker::{Announced, Extension, Outbox};
+use crate::wire::id::{InfoHash, Target};
 use crate::wire::item::mutable_target;
-use crate::wire::record_messages::{self, Call, Failure, Reply, Request};
+use crate::wire::record_messages::{self, Call, Failure, Known, Reply, Request, SERVER_ERROR, announce_frame};
 
-/// Answers the `dht_*` actions.
+/// Answers the `dht_*` actions of one socket. Clones are the same socket's; with the last its subscriptions end.
 #[derive(Clone)]
 pub(super) struct DhtActions {
     records: Records,
     dht: Dht,
+    subscriptions: Arc<Subscriptions>,
 }
 
 impl Extension for DhtActions {
@@ -24,51 +27,104 @@ impl Extension for DhtActions {
         record_messages::handles(action)
     }
 
-    fn message(&self, frame: String, _: IpAddr, out: Outbox) -> BoxFuture<'static, ()> {
+    fn message(&self, frame: String, from: IpAddr, out: Outbox) -> BoxFuture<'static, ()> {
         let actions = self.clone();
         Box::pin(async move {
-            out.send(actions.answer(&frame).await);
+            let reply = match Request::parse(&frame) {
+                Ok(Request { id, call }) => {
+                    let action = call.action();
+                    actions.reply(call, Asker::Address(from), &out).await.to_frame(action, Some(&id))
+                }
+                Err(refused) => refused.to_frame(),
+            };
+            out.send(reply);
         })
+    }
+
+    fn announced(&self, announced: Announced, out: Outbox) -> BoxFuture<'static, ()> {
+        let actions = self.clone();
+        Box::pin(async move { actions.answer_announce(announced, &out).await })
+    }
+
+    fn left(&self, info_hash: &InfoHash) {
+        self.subscriptions.end_announced(&Target(info_hash.0));
     }
 }
 
 impl DhtActions {
+    /// Those of a new socket.
     pub(super) fn new(records: Records, dht: Dht) -> Self {
-        Self { records, dht }
+        Self { records, dht, subscriptions: Arc::default() }
     }
 
-    /// The frame that answers `frame`.
-    pub(super) async fn answer(&self, frame: &str) -> String {
-        match Request::parse(frame) {
-            Ok(request) => {
-                let action = request.call.action();
-                self.reply(request.call).await.to_frame(action, Some(&request.id))
-            }
-            Err(refused) => refused.to_frame(),
-        }
-    }
-
-    async fn reply(&self, call: Call) -> Reply {
+    async fn reply(&self, call: Call, asker: Asker, out: &Outbox) -> Reply {
         match call {
             Call::Info => {
                 let info = self.dht.info();
                 Reply::Info { nodes: info.good_nodes, ready: info.ready }
             }
-            Call::Get { key, salt, known_seq, max_age } => {
+            Call::Get { key, salt, known_seq, max_age, min_seq, mode } => {
                 let target = mutable_target(&key, &salt);
-                let options = GetOptions { max_age: max_age.map(Duration::from_secs) };
+                let options = GetOptions { mode, max_age: max_age.map(Duration::from_secs), min_seq, asker };
                 got(target, known_seq, self.records.get(key, salt, options).await)
             }
-            Call::GetValue { target } => match self.records.get_value(target).await {
+            Call::GetValue { target } => match self.records.get_value(target, asker).await {
                 Ok(Some(v)) => Reply::FoundValue { target, v },
                 Ok(None) => Reply::NotFound { target },
                 Err(error) => get_failed(error),
             },
             Call::Put { item, cas } => {
                 let seq = item.seq;
-                stored(Some(seq), self.records.put(*item, cas).await)
+                stored(Some(seq), self.records.put(*item, PutOptions { cas, asker }).await)
             }
-            Call::PutValue { v } => stored(None, self.records.put_value(v).await),
+            Call::PutValue { v } => stored(None, self.records.put_value(v, asker).await),
+            Call::Subscribe { key, salt, known_seq } => self.subscribe((key, salt), known_seq, asker, out).await,
+            Call::Unsubscribe { key, salt } => {
+                let target = mutable_target(&key, &salt);
+                self.subscriptions.end(&target);
+                Reply::Unsubscribed { target }
+            }
+        }
+    }
+
+    /// First the subscription, then the look at what there is: what comes in between is pushed.
+    async fn subscribe(&self, subject: Subject, known_seq: Option<i64>, asker: Asker, out: &Outbox) -> Reply {
+        let (key, salt) = subject.clone();
+        let target = mutable_target(&key, &salt);
+        let is_new = match self.subscriptions.begin(&self.records, target, subject, out) {
+            Ok(is_new) => is_new,
+            Err(error) => return failed(SERVER_ERROR, error.to_string()),
+        };
+        match self.records.get(key, salt, GetOptions { asker, ..GetOptions::default() }).await {
+            // The subscription stands, and a poll asks the DHT again soon.
+            Err(GetError::TimedOut) => Reply::NotFound { target },
+            Err(error) => {
+                if is_new {
+                    self.subscriptions.end(&target);
+                }
+                get_failed(error)
+            }
+            result => got(target, known_seq, result),
+        }
+    }
+
+    /// Follows the record of an announce, and sends it if it is newer than what the page has. A field that makes no sense
+    /// is ignored, as by trackers that do not know it.
+    async fn answer_announce(&self, announced: Announced, out: &Outbox) {
+        let Announced { info_hash, bep46, interval, counts, from } = announced;
+        let Ok(Known { seq, subject }) = Known::parse(&bep46, &info_hash) else { return };
+        let target = Target(info_hash.0);
+        let reply = (interval, counts);
+        if self.subscriptions.begin_announced(&self.records, target, subject.clone(), reply, out).is_err() {
+            return;
+        }
+        if let Some((key, salt)) = subject {
+            // What it finds is in the book, and looked up below; what it does not find comes later.
+            let options = GetOptions { asker: Asker::Address(from), ..GetOptions::default() };
+            let _ = self.records.get(key, salt, options).await;
+        }
+        if let Some(news) = self.records.known(&target).filter(|news| Some(news.item.seq()) > seq) {
+            out.send(announce_frame(info_hash, interval, counts, &news.item));
         }
     }
 }
@@ -88,7 +144,11 @@ fn got(target: Target, known_seq: Option<i64>, result: Result<Got, GetError>) ->
 }
 
 fn get_failed(error: GetError) -> Reply {
-    Reply::Failed(Failure { code: error.code(), sentence: error.to_string(), current: None })
+    failed(error.code(), error.to_string())
+}
+
+fn failed(code: i64, sentence: String) -> Reply {
+    Reply::Failed(Failure { code, sentence, current: None })
 }
 
 fn stored(seq: Option<i64>, result: Result<PutOk, PutError>) -> Reply {

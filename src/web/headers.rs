@@ -33,7 +33,10 @@ pub(super) async fn cross_origin(request: Request, next: Next) -> Response {
         let headers = response.headers_mut();
         allow_any_origin(headers);
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, PUT"));
-        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("content-type, if-none-match"));
+        headers.insert(
+            ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static("content-type, if-none-match, last-event-id"),
+        );
         // A day: browsers cap it anyway (Chromium at two hours).
         headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
         return response;

@@ -22,6 +22,8 @@ pub use listener::{Opening, serve};
 mod announce;
 mod app;
 mod client_address;
+mod counts_for;
+mod events;
 mod extension;
 mod headers;
 mod health;
@@ -31,6 +33,7 @@ mod proxy_protocol;
 mod record_api;
 mod socket;
 mod stats_page;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 
@@ -74,6 +77,7 @@ pub fn admin(rooms: Rooms) -> Router {
         .merge(health::routes())
         .route("/stats.json", get(health::stats))
         .route("/metrics", get(health::metrics))
+        .layer(from_fn(counts_for::nobody))
         .layer(from_fn(headers::safe))
         .with_state(rooms)
 }

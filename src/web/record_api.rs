@@ -1,5 +1,6 @@
-//! `GET` and `PUT /v1/records/{key}`: `spec/dht-proxy.md`, *The same over HTTP*.
+//! `GET` and `PUT /v1/records/{key}`, and where its events are: `spec/dht-proxy.md`, *The same over HTTP*.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -10,12 +11,14 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
+use super::counts_for::CountsFor;
+use super::events::{self, Streams};
 use super::{Rooms, headers};
-use crate::records::{GetError, GetOptions, PutError, Source};
+use crate::records::{GetError, GetOptions, Mode, PutError, PutOptions, Source, TooMany};
 use crate::wire::id::PublicKey;
 use crate::wire::item::{Salt, VerifiedItem};
 use crate::wire::pointer;
@@ -24,11 +27,15 @@ use crate::wire::record_messages::{FieldError, PROTOCOL_ERROR, Record, SERVER_ER
 /// Largest body of a put. A record with everything at its limit takes some 2,600 bytes.
 const MAX_BODY: usize = 8 * 1024;
 
+const WRONG_QUERY: &str = "max_age must be a whole number of seconds, min_seq a sequence number, and mode cache_first, \
+                           cache_only or network";
+
 /// How long a body may take to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 pub(super) fn routes() -> Router<Rooms> {
     Router::new()
+        .route("/records/{key}/events", get(events::follow).layer(Extension(Arc::<Streams>::default())))
         .route("/records/{key}", get(read).put(write).layer(DefaultBodyLimit::max(MAX_BODY)))
         .fallback(async || ApiError::plain(StatusCode::NOT_FOUND, "there is nothing at this address"))
         .method_not_allowed_fallback(async || {
@@ -38,27 +45,39 @@ pub(super) fn routes() -> Router<Rooms> {
 }
 
 #[derive(Deserialize)]
-struct Parameters {
+pub(super) struct Parameters {
     salt: Option<String>,
     max_age: Option<u64>,
+    min_seq: Option<i64>,
+    #[serde(default)]
+    mode: Mode,
 }
 
 impl Parameters {
-    fn salt(&self) -> Result<Option<Salt>, FieldError> {
+    pub(super) fn salt(&self) -> Result<Option<Salt>, FieldError> {
         self.salt.as_deref().map(salt_from_hex).transpose()
     }
 }
 
+/// A record as this door gives it out.
 #[derive(Serialize)]
-struct Found {
+pub(super) struct Found {
     #[serde(flatten)]
     record: Record,
     target: String,
     /// The info hash that the value points to (BEP 46).
     ih: Option<String>,
-    source: Source,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<Source>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     conflict: bool,
+}
+
+impl Found {
+    pub(super) fn new(item: &VerifiedItem, source: Option<Source>, conflict: bool) -> Self {
+        let ih = pointer::info_hash(item.v()).map(|ih| ih.to_hex());
+        Self { record: Record::from(item), target: item.target().to_hex(), ih, source, conflict }
+    }
 }
 
 #[derive(Serialize)]
@@ -72,6 +91,7 @@ struct Stored {
 
 async fn read(
     State(rooms): State<Rooms>,
+    CountsFor(asker): CountsFor,
     Path(key): Path<String>,
     parameters: Result<Query<Parameters>, QueryRejection>,
     request: HeaderMap,
@@ -79,7 +99,8 @@ async fn read(
     let Query(parameters) = parameters?;
     let key = PublicKey::from_hex(&key).map_err(FieldError::from)?;
     let salt = parameters.salt()?.unwrap_or_default();
-    let options = GetOptions { max_age: parameters.max_age.map(Duration::from_secs) };
+    let Parameters { min_seq, mode, .. } = parameters;
+    let options = GetOptions { mode, max_age: parameters.max_age.map(Duration::from_secs), min_seq, asker };
     let got = rooms.records.get(key, salt, options).await?;
     let Some(item) = got.item else {
         return Err(ApiError::plain(StatusCode::NOT_FOUND, "no record of this key and salt was found"));
@@ -89,18 +110,13 @@ async fn read(
     if headers::is_unmodified(&request, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, cache).into_response());
     }
-    let found = Found {
-        record: Record::from(&item),
-        target: item.target().to_hex(),
-        ih: pointer::info_hash(item.v()).map(|ih| ih.to_hex()),
-        source: got.source,
-        conflict: got.conflict,
-    };
+    let found = Found::new(&item, Some(got.source), got.conflict);
     Ok((cache, Json(found)).into_response())
 }
 
 async fn write(
     State(rooms): State<Rooms>,
+    CountsFor(asker): CountsFor,
     Path(key): Path<String>,
     parameters: Result<Query<Parameters>, QueryRejection>,
     request: Request,
@@ -111,7 +127,7 @@ async fn write(
     let body = std::str::from_utf8(&body).map_err(|_| FieldError::NotAnObject)?;
     let (item, cas) = parse_put_body(body, key, parameters.salt()?)?;
     let seq = item.seq;
-    let put = rooms.records.put(item, cas).await?;
+    let put = rooms.records.put(item, PutOptions { cas, asker }).await?;
     let stored = Stored { target: put.target.to_hex(), seq, stored: put.stored, conflict: put.conflict };
     Ok(Json(stored).into_response())
 }
@@ -129,7 +145,7 @@ async fn read_body(request: Request) -> Result<Bytes, ApiError> {
 
 /// What went wrong, for this door: a status, a sentence, and BEP 44's code when there is one.
 #[derive(Serialize)]
-struct ApiError {
+pub(super) struct ApiError {
     #[serde(skip)]
     status: StatusCode,
     code: Option<i64>,
@@ -139,7 +155,7 @@ struct ApiError {
 }
 
 impl ApiError {
-    fn plain(status: StatusCode, sentence: &str) -> Self {
+    pub(super) fn plain(status: StatusCode, sentence: &str) -> Self {
         Self { status, code: None, error: sentence.to_owned(), current: None }
     }
 
@@ -152,6 +168,11 @@ impl ApiError {
         };
         Self { status, code: Some(code), error, current: current.map(Record::from) }
     }
+
+    /// RFC 6585 §4: "429 […] the user has sent too many requests in a given amount of time".
+    pub(super) fn too_many_if(self, over_quota: bool) -> Self {
+        if over_quota { Self { status: StatusCode::TOO_MANY_REQUESTS, ..self } } else { self }
+    }
 }
 
 impl From<FieldError> for ApiError {
@@ -162,19 +183,26 @@ impl From<FieldError> for ApiError {
 
 impl From<GetError> for ApiError {
     fn from(error: GetError) -> Self {
-        Self::coded(error.code(), error.to_string(), None)
+        Self::coded(error.code(), error.to_string(), None).too_many_if(error == GetError::OverQuota)
     }
 }
 
 impl From<PutError> for ApiError {
     fn from(error: PutError) -> Self {
-        Self::coded(error.code(), error.to_string(), error.current())
+        let coded = Self::coded(error.code(), error.to_string(), error.current());
+        coded.too_many_if(error == PutError::OverQuota)
+    }
+}
+
+impl From<TooMany> for ApiError {
+    fn from(error: TooMany) -> Self {
+        Self::coded(SERVER_ERROR, error.to_string(), None)
     }
 }
 
 impl From<QueryRejection> for ApiError {
     fn from(_: QueryRejection) -> Self {
-        Self::coded(PROTOCOL_ERROR, "max_age must be a whole number of seconds".to_owned(), None)
+        Self::coded(PROTOCOL_ERROR, WRONG_QUERY.to_owned(), None)
     }
 }
 

@@ -13,14 +13,17 @@ use super::Rooms;
 use super::client_address::ClientAddress;
 use super::extension::DhtActions;
 use crate::config;
+use crate::dht::Dht;
+use crate::records::Records;
 use crate::tasks::Tasks;
-use crate::tracker::{Extension, Tracker};
+use crate::tracker::Tracker;
 
 /// Where sockets go.
 #[derive(Clone)]
 pub(super) struct Door {
     tracker: Tracker,
-    extension: Arc<dyn Extension>,
+    records: Records,
+    dht: Dht,
     tasks: Tasks,
     /// Whose pages may come; all where it is empty.
     origins: Arc<[String]>,
@@ -28,9 +31,8 @@ pub(super) struct Door {
 
 impl Door {
     pub(super) fn new(rooms: &Rooms, settings: &config::Web) -> Self {
-        let extension = Arc::new(DhtActions::new(rooms.records.clone(), rooms.dht.clone()));
-        let origins = settings.allowed_origins.as_slice().into();
-        Self { tracker: rooms.tracker.clone(), extension, tasks: rooms.tasks.clone(), origins }
+        let Rooms { tracker, records, dht, tasks, .. } = rooms.clone();
+        Self { tracker, records, dht, tasks, origins: settings.allowed_origins.as_slice().into() }
     }
 
     /// RFC 6455 §10.2: "Servers that … only intend to process inputs from certain sites SHOULD verify the |Origin|
@@ -64,7 +66,8 @@ pub(super) async fn upgrade(State(door): State<Door>, request: Request, next: Ne
         Ok(upgrade) => door.tracker.prepare(upgrade).on_upgrade(async move |socket| {
             // The framework runs this in a task that nobody owns, so it only starts the one that somebody does.
             let tasks = door.tasks.clone();
-            tasks.spawn(async move { door.tracker.serve_socket(socket, from, door.extension).await });
+            let extension = Arc::new(DhtActions::new(door.records, door.dht));
+            tasks.spawn(async move { door.tracker.serve_socket(socket, from, extension).await });
         }),
         Err(rejection) => rejection.into_response(),
     }

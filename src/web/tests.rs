@@ -1,5 +1,7 @@
 //! The doors over a DHT in memory: through the routers, and through a port where the connection itself matters.
 
+mod following;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -18,16 +20,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tower::ServiceExt;
 
-use super::extension::DhtActions;
 use super::*;
 use crate::config;
 use crate::dht::Mode;
 use crate::metrics;
+use crate::records::PutOptions;
 use crate::records::memory_dht::MemoryDht;
 use crate::wire::id::InfoHash;
 use crate::wire::item::{Salt, VerifiedItem};
 use crate::wire::pointer;
-use crate::wire::record_messages::Record;
+use crate::wire::record_messages::{MAX_SUBSCRIPTIONS, Record};
 use crate::wire::{bencode, hex};
 
 struct Server {
@@ -38,12 +40,15 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
+        Self::start_with(config::Records::default()).await
+    }
+
+    async fn start_with(settings: config::Records) -> Self {
         let (tasks, directory, network) = (Tasks::new(), tempfile::tempdir().unwrap(), Arc::new(MemoryDht::default()));
         let metrics = Arc::new(Metrics::default());
         let dht_settings =
             config::Dht { listen: "127.0.0.1:0".parse().unwrap(), bootstrap: Vec::new(), ..config::Dht::default() };
         let dht = Dht::start(&dht_settings, Mode::Client, None, metrics::Dht::detached(), &tasks).await.unwrap();
-        let settings = config::Records::default();
         let records = Records::start_on(network.clone(), &settings, directory.path(), metrics.records.clone(), &tasks);
         let records = records.await.unwrap();
         let tracker = Tracker::start(&config::Tracker::default(), metrics.tracker.clone(), &tasks);
@@ -59,7 +64,7 @@ impl Server {
     }
 
     async fn put(&self, item: &VerifiedItem) {
-        self.rooms.records.put(item.as_signed().clone(), None).await.unwrap();
+        self.rooms.records.put(item.as_signed().clone(), PutOptions::default()).await.unwrap();
     }
 
     /// Status and JSON body of a request to the public listener.
@@ -67,6 +72,11 @@ impl Server {
         let response = send(self.public(), method, uri, &[], body).await;
         let status = response.status().as_u16();
         (status, serde_json::from_slice(&body_of(response).await).unwrap_or_default())
+    }
+
+    async fn page(&self) -> Page {
+        let address = format!("ws://{}/announce", self.listen().await);
+        Page { socket: tokio_tungstenite::connect_async(address).await.unwrap().0 }
     }
 
     /// A port that the public listener serves.
@@ -79,6 +89,27 @@ impl Server {
         let addr = listener.local_addr().unwrap();
         serve(listener, self.public_with(settings), Opening::of(settings), &self.rooms.tasks);
         addr
+    }
+}
+
+/// A page with a socket to the server.
+struct Page {
+    socket: tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<TcpStream>>,
+}
+
+impl Page {
+    async fn send(&mut self, frame: Value) {
+        self.socket.send(Message::text(frame.to_string())).await.unwrap();
+    }
+
+    async fn receive(&mut self) -> Value {
+        let frame = self.socket.next().await.unwrap().unwrap().into_text().unwrap();
+        serde_json::from_str(&frame).unwrap()
+    }
+
+    async fn ask(&mut self, frame: Value) -> Value {
+        self.send(frame).await;
+        self.receive().await
     }
 }
 
@@ -201,13 +232,13 @@ async fn bad_puts_over_the_socket_get_a_code_and_a_sentence() {
     let server = Server::start().await;
     let known = sign(b"", 4, b"2:v4");
     server.put(&known).await;
-    let actions = DhtActions::new(server.rooms.records.clone(), server.rooms.dht.clone());
+    let mut page = server.page().await;
     for (comment, body, _, code) in bad_puts() {
         let Some(code) = code.filter(|_| body.is_object()) else { continue };
         // Over HTTP the address names the key, here only the record does.
         let code = if comment == "another's key" { 206 } else { code };
         let frame = with(with(body, "action", "dht_put"), "id", "x");
-        let reply: Value = serde_json::from_str(&actions.answer(&frame.to_string()).await).unwrap();
+        let reply = page.ask(frame).await;
         assert_eq!(reply["code"], code, "{comment}: {reply}");
         assert_eq!((&reply["action"], &reply["id"]), (&json!("dht_put"), &json!("x")), "{comment}");
         assert!(reply["failure reason"].as_str().is_some_and(|sentence| sentence.len() > 10), "{comment}");
@@ -219,16 +250,14 @@ async fn bad_puts_over_the_socket_get_a_code_and_a_sentence() {
 #[tokio::test]
 async fn the_dht_actions() {
     let server = Server::start().await;
-    let actions = DhtActions::new(server.rooms.records.clone(), server.rooms.dht.clone());
-    let ask = async |frame: Value| -> Value {
-        serde_json::from_str(&actions.answer(&with(frame, "id", "x").to_string()).await).unwrap()
-    };
+    let mut page = server.page().await;
+    let mut ask = async |frame: Value| page.ask(with(frame, "id", "x")).await;
     let item = sign(b"", 4, b"2:v4");
     let (k, target) = (item.key().to_hex(), item.target().to_hex());
     let get = json!({"action": "dht_get", "k": k});
 
     let info = ask(json!({"action": "dht_info"})).await;
-    assert_eq!(info["limits"], json!({"v": 1000, "salt": 64, "seq": 9_007_199_254_740_991_i64}));
+    assert_eq!(info["limits"], json!({"v": 1000, "salt": 64, "seq": 9_007_199_254_740_991_i64, "subscriptions": 256}));
     assert_eq!(info["dht"]["nodes"], 0);
     assert_eq!(ask(get.clone()).await, json!({"action": "dht_get", "id": "x", "found": false, "target": target}));
     let stored = ask(with(record(&item), "action", "dht_put")).await;
@@ -257,6 +286,7 @@ async fn the_dht_actions() {
 async fn addresses_that_make_no_sense() {
     let server = Server::start().await;
     let key = "ab".repeat(32);
+    let wrong_query = "max_age must be a whole number of seconds, min_seq a sequence number, and mode cache_first, cache_only or network";
     let table = [
         (
             "GET",
@@ -286,9 +316,17 @@ async fn addresses_that_make_no_sense() {
             json!(207),
             "the salt is larger than 64 bytes",
         ),
-        ("GET", format!("/v1/records/{key}?max_age=-1"), 400, json!(203), "max_age must be a whole number of seconds"),
-        ("GET", format!("/v1/records/{key}?max_age=x"), 400, json!(203), "max_age must be a whole number of seconds"),
+        ("GET", format!("/v1/records/{key}?max_age=-1"), 400, json!(203), wrong_query),
+        ("GET", format!("/v1/records/{key}?max_age=x"), 400, json!(203), wrong_query),
         ("GET", format!("/v1/records/{key}"), 404, Value::Null, "no record of this key and salt was found"),
+        ("GET", format!("/v1/records/{key}?mode=later"), 400, json!(203), wrong_query),
+        (
+            "GET",
+            format!("/v1/records/{key}/events?salt=xyz"),
+            400,
+            json!(203),
+            "the field \"salt\" must be hexadecimal, two digits a byte",
+        ),
         ("GET", "/v1/nothing".to_owned(), 404, Value::Null, "there is nothing at this address"),
         ("GET", "/v1".to_owned(), 404, Value::Null, "there is nothing at this address"),
         ("DELETE", format!("/v1/records/{key}"), 405, Value::Null, "this address takes GET and PUT"),
@@ -313,7 +351,7 @@ async fn pages_of_every_origin_may_use_records() {
     }
     let preflight = send(server.public(), "OPTIONS", &uri, &[], "").await;
     assert_eq!(header(&preflight, "access-control-allow-methods"), Some("GET, HEAD, PUT"));
-    assert_eq!(header(&preflight, "access-control-allow-headers"), Some("content-type, if-none-match"));
+    assert_eq!(header(&preflight, "access-control-allow-headers"), Some("content-type, if-none-match, last-event-id"));
     let response = send(server.public(), "GET", "/stats.json", &[], "").await;
     assert_eq!(header(&response, "access-control-allow-origin"), None);
 }

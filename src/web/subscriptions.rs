@@ -1,0 +1,152 @@
+//! What one socket follows. However fast a record changes and however slowly the client reads, at most one update of each
+//! record waits for it, and that is the newest: it is made when it can be written.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use axum::extract::ws::Utf8Bytes;
+
+use crate::records::{Follower, Following, News, Records, Subject, TooMany};
+use crate::tracker::{Late, Outbox};
+use crate::wire::id::{InfoHash, Target};
+use crate::wire::record_messages::{MAX_SUBSCRIPTIONS, announce_frame, update_frame};
+use crate::wire::tracker::Counts;
+
+/// One socket's subscriptions.
+#[derive(Default)]
+pub(super) struct Subscriptions {
+    // A std mutex: it is held for a few synchronous lines. Below it are the topics' and then each subscription's.
+    open: Mutex<HashMap<(Target, Kind), Subscription>>,
+}
+
+/// How a client asked. It may do so in both ways, and then hears in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Subscribed,
+    Announced,
+}
+
+/// Why a subscription is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum SubscribeError {
+    #[error("this connection follows {MAX_SUBSCRIPTIONS} records already")]
+    ConnectionFull,
+    #[error(transparent)]
+    ServerFull(#[from] TooMany),
+}
+
+struct Subscription {
+    listener: Arc<Listener>,
+    /// Held for its end.
+    _following: Following,
+}
+
+/// Interval and counts of the last reply to an announce: pushes repeat them.
+type AnnounceReply = (u64, Counts);
+
+/// Turns news into frames. Small, since there may be hundreds of thousands.
+struct Listener {
+    outbox: Outbox,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What waits to be written; its place in the outbox is taken.
+    pending: Option<Arc<News>>,
+    /// For announces.
+    reply: Option<Box<AnnounceReply>>,
+}
+
+impl Subscriptions {
+    /// Begins a subscription. Whether it is new.
+    pub(super) fn begin(
+        &self,
+        records: &Records,
+        target: Target,
+        subject: Subject,
+        out: &Outbox,
+    ) -> Result<bool, SubscribeError> {
+        self.follow(records, (target, Kind::Subscribed), Some(subject), None, out)
+    }
+
+    /// Begins or renews what an announce asks for.
+    pub(super) fn begin_announced(
+        &self,
+        records: &Records,
+        target: Target,
+        subject: Option<Subject>,
+        reply: AnnounceReply,
+        out: &Outbox,
+    ) -> Result<bool, SubscribeError> {
+        self.follow(records, (target, Kind::Announced), subject, Some(reply), out)
+    }
+
+    pub(super) fn end(&self, target: &Target) {
+        self.open().remove(&(*target, Kind::Subscribed));
+    }
+
+    pub(super) fn end_announced(&self, target: &Target) {
+        self.open().remove(&(*target, Kind::Announced));
+    }
+
+    fn follow(
+        &self,
+        records: &Records,
+        what: (Target, Kind),
+        subject: Option<Subject>,
+        reply: Option<AnnounceReply>,
+        out: &Outbox,
+    ) -> Result<bool, SubscribeError> {
+        let mut open = self.open();
+        let reply = reply.map(Box::new);
+        if let Some(known) = open.get(&what) {
+            known.listener.state().reply = reply;
+            return Ok(false);
+        }
+        if open.len() >= MAX_SUBSCRIPTIONS {
+            return Err(SubscribeError::ConnectionFull);
+        }
+        let listener = Arc::new(Listener { outbox: out.clone(), state: Mutex::new(State { pending: None, reply }) });
+        let following = records.follow_target(what.0, subject, listener.clone())?;
+        open.insert(what, Subscription { listener, _following: following });
+        Ok(true)
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<(Target, Kind), Subscription>> {
+        self.open.lock().expect("nothing panics while holding it")
+    }
+}
+
+impl Listener {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while holding it")
+    }
+}
+
+impl Follower for Listener {
+    fn newer(self: Arc<Self>, news: &Arc<News>) {
+        let waits = self.state().pending.replace(news.clone()).is_some();
+        if !waits {
+            // A full outbox closes the socket, and with it goes the subscription.
+            self.outbox.clone().send_late(self);
+        }
+    }
+}
+
+impl Late for Listener {
+    fn frame(&self) -> Option<Utf8Bytes> {
+        let mut state = self.state();
+        let news = state.pending.take()?;
+        match state.reply.as_deref() {
+            None => {
+                let frame = news.frame(|news| update_frame(&news.item, news.conflict));
+                Some(Utf8Bytes::try_from(frame).expect("JSON is UTF-8"))
+            }
+            Some(&(interval, counts)) => {
+                let info_hash = InfoHash(news.item.target().0);
+                Some(announce_frame(info_hash, interval, counts, &news.item).into())
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Following records over the socket, in announces and as events; and quotas.
+
+use futures_util::FutureExt;
+
+use super::*;
+
+#[tokio::test]
+async fn subscribers_are_pushed_each_newer_version() {
+    let server = Server::start().await;
+    let (mut page, mut other) = (server.page().await, server.page().await);
+    let [one, two, three] = [1, 2, 3].map(|seq| sign(b"", seq, b"le"));
+    let (k, target) = (one.key().to_hex(), one.target().to_hex());
+    let subscribe = json!({"action": "dht_subscribe", "id": "s", "k": k});
+    assert_eq!(
+        page.ask(subscribe.clone()).await,
+        json!({"action": "dht_subscribe", "id": "s", "found": false, "target": target})
+    );
+    server.put(&one).await;
+    let update = |item: &VerifiedItem| with(with(record(item), "action", "dht_update"), "target", target.clone());
+    assert_eq!(page.receive().await, update(&one));
+    assert_eq!(other.ask(with(subscribe.clone(), "seq", 0)).await["seq"], 1);
+    assert_eq!(other.ask(with(subscribe.clone(), "seq", 1)).await["unchanged"], true, "twice is once");
+    server.put(&two).await;
+    assert_eq!((page.receive().await, other.receive().await), (update(&two), update(&two)));
+    let end = json!({"action": "dht_unsubscribe", "id": "u", "k": k});
+    for _ in 0..2 {
+        assert_eq!(page.ask(end.clone()).await, json!({"action": "dht_unsubscribe", "id": "u", "target": target}));
+    }
+    server.put(&three).await;
+    assert_eq!(other.receive().await, update(&three));
+    assert_eq!(page.ask(json!({"action": "dht_info", "id": "i"})).await["id"], "i", "nothing more came");
+    let followers = || server.rooms.metrics.text().contains("swarmgate_records_subscriptions 1\n");
+    assert!(followers());
+    drop(other);
+    while followers() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_sees_only_the_newest() {
+    let server = Server::start().await;
+    let mut page = server.page().await;
+    let item = |seq| sign(b"", seq, format!("900:{}", "x".repeat(900)).as_bytes());
+    page.ask(json!({"action": "dht_subscribe", "id": "s", "k": item(0).key().to_hex()})).await;
+    // The test runs on one thread, and nothing here waits: the page's session cannot write before the last is known.
+    let last = 100;
+    for seq in 1..=last {
+        assert_eq!(server.rooms.records.learn(item(seq)).now_or_never(), Some(true));
+    }
+    let mut seen = Vec::new();
+    while seen.last() != Some(&last) {
+        seen.push(page.receive().await["seq"].as_i64().unwrap());
+    }
+    assert_eq!(seen, [last]);
+}
+
+#[tokio::test]
+async fn a_connection_follows_so_many_records() {
+    let server = Server::start().await;
+    let mut page = server.page().await;
+    let k = sign(b"", 1, b"le").key().to_hex();
+    let subscribe = |n: usize| json!({"action": "dht_subscribe", "id": "s", "k": k, "salt": format!("{n:04x}")});
+    for n in 0..MAX_SUBSCRIPTIONS {
+        assert_eq!(page.ask(subscribe(n)).await["found"], false);
+    }
+    let refused = page.ask(subscribe(MAX_SUBSCRIPTIONS)).await;
+    assert_eq!((&refused["code"], &refused["id"]), (&json!(202), &json!("s")));
+    assert_eq!(page.ask(subscribe(0)).await["found"], false, "what it follows it may ask for again");
+}
+
+#[tokio::test]
+async fn an_announce_carries_the_record() {
+    let server = Server::start().await;
+    let mut page = server.page().await;
+    let [one, two, three] = [1, 2, 3].map(|seq| sign(b"", seq, b"le"));
+    server.put(&one).await;
+    let latin1: String = one.target().0.iter().map(|&byte| char::from(byte)).collect();
+    let announce = |bep46: Value| json!({"action": "announce", "info_hash": latin1, "peer_id": "-WW0001-000000000000", "bep46": bep46});
+    let plain = page.ask(announce(json!({"seq": "junk"}))).await;
+    assert_eq!((&plain["incomplete"], plain.get("bep46")), (&json!(1), None), "nonsense is ignored");
+    let carries = |item: &VerifiedItem| with(plain.clone(), "bep46", record(item));
+    assert_eq!(page.ask(announce(json!({}))).await, plain);
+    assert_eq!(page.receive().await, carries(&one), "at once");
+    server.put(&two).await;
+    assert_eq!(page.receive().await, carries(&two), "and later");
+    assert_eq!(page.ask(announce(json!({"seq": 2, "k": two.key().to_hex()}))).await, plain);
+    page.ask(with(announce(json!({"seq": 2})), "event", "stopped")).await;
+    assert_eq!(page.ask(json!({"action": "dht_info", "id": "i"})).await["id"], "i");
+    server.put(&three).await;
+    assert_eq!(page.ask(json!({"action": "dht_info", "id": "j"})).await["id"], "j", "who left hears no more");
+}
+
+#[tokio::test]
+async fn a_record_as_events() {
+    let server = Server::start().await;
+    let [one, two, three] = [1, 2, 3].map(|seq| sign(b"n", seq, b"le"));
+    server.put(&one).await;
+    let uri = format!("/v1/records/{}/events?salt=6e", one.key());
+    let open = async |headers: &[(&str, &str)]| {
+        let response = send(server.public(), "GET", &uri, headers, "").await;
+        assert_eq!(header(&response, "content-type"), Some("text/event-stream"));
+        assert_eq!(header(&response, "access-control-allow-origin"), Some("*"));
+        response.into_body().into_data_stream()
+    };
+    let event = |item: &VerifiedItem| {
+        let data = with(with(record(item), "target", item.target().to_hex()), "ih", Value::Null);
+        (item.seq(), data)
+    };
+    let next = async |stream: &mut axum::body::BodyDataStream| {
+        let text = String::from_utf8(stream.next().await.unwrap().unwrap().to_vec()).unwrap();
+        let (id, data) = text.strip_prefix("id: ").unwrap().split_once("\ndata: ").unwrap();
+        let data: Value = serde_json::from_str(data.strip_suffix("\n\n").unwrap()).unwrap();
+        (id.parse::<i64>().unwrap(), data)
+    };
+    let mut stream = open(&[]).await;
+    assert_eq!(next(&mut stream).await, event(&one), "the newest first");
+    let mut again = open(&[("last-event-id", "1")]).await;
+    server.put(&two).await;
+    assert_eq!(next(&mut stream).await, event(&two), "then live");
+    server.put(&three).await;
+    assert_eq!(next(&mut again).await, event(&three), "who has not read sees only the newest");
+    assert_eq!(next(&mut stream).await, event(&three));
+    tokio::time::pause();
+    assert_eq!(stream.next().await.unwrap().unwrap(), b":\n\n".as_slice(), "a sign of life");
+    server.rooms.tasks.token().cancel();
+    assert!(stream.next().await.is_none());
+}
+
+#[tokio::test]
+async fn one_address_opens_so_many_streams() {
+    let server = Server::start().await;
+    let (router, uri) = (server.public(), format!("/v1/records/{}/events", "ab".repeat(32)));
+    let mut open = Vec::new();
+    let refused = loop {
+        let response = send(router.clone(), "GET", &uri, &[], "").await;
+        if response.status() != 200 {
+            break response;
+        }
+        open.push(response);
+    };
+    assert_eq!((open.len(), refused.status().as_u16()), (32, 429));
+    open.pop();
+    assert_eq!(send(router, "GET", &uri, &[], "").await.status(), 200);
+}
+
+#[tokio::test]
+async fn who_asks_the_dht_too_often_is_told_so() {
+    let settings =
+        config::Records { lookup_burst: 1, lookups_per_minute: 1, put_burst: 1, ..config::Records::default() };
+    let server = Server::start_with(settings).await;
+    let uri = |n: u8| format!("/v1/records/{}", hex::encode(&[n; 32]));
+    assert_eq!(server.call("GET", &uri(1), "").await.0, 404);
+    let response = send(server.public(), "GET", &uri(2), &[], "").await;
+    assert_eq!((response.status().as_u16(), header(&response, "retry-after")), (429, Some("5")));
+    let body: Value = serde_json::from_slice(&body_of(response).await).unwrap();
+    assert_eq!(
+        (&body["code"], &body["error"]),
+        (&json!(202), &json!("this address has made too many lookups; try again later"))
+    );
+    assert_eq!(send(admin(server.rooms.clone()), "GET", &uri(2), &[], "").await.status(), 404, "the operator may");
+    let put = async |seq| {
+        let item = sign(b"", seq, b"le");
+        server.call("PUT", &format!("/v1/records/{}", item.key()), record(&item).to_string()).await.0
+    };
+    assert_eq!((put(1).await, put(2).await, put(1).await), (200, 429, 200));
+}
