@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict'
 import { trial } from './testkit/lab.mjs'
 import { Key, pointer } from './testkit/record.mjs'
+import { Socket } from './testkit/socket.mjs'
 import { eventually } from './testkit/wait.mjs'
 
 /** @typedef {import('playwright-core').Page} Page */
@@ -40,6 +41,25 @@ trial('pages update each other after the server is gone', async (lab) => {
   await tell(reader, key, 4)
   await has(late, 4)
   for (const page of [reader, late]) assert.equal(await newest(page), 4)
+})
+
+trial('a server is a peer like any other: what is put through it comes over the swarm', async (lab) => {
+  const server = await lab.server()
+  const key = new Key()
+  const socket = await Socket.open(server.socket)
+  const put = (/** @type {number} */ seq) => {
+    const { k, v, sig } = key.record({ v: pointer('a5'.repeat(20)), seq })
+    const record = { k: k.toString('hex'), v: v.toString('hex'), sig: sig.toString('hex'), seq }
+    return socket.ask({ action: 'dht_put', ...record })
+  }
+  await put(1)
+  const page = await (await lab.webTorrentSite()).open(await lab.browser())
+  await join(page, server, key)
+  await has(page, 1)
+  await put(2)
+  await has(page, 2)
+  assert.equal(await peers(page), 1)
+  await socket.close()
 })
 
 /** @param {Page} page @param {import('./testkit/swarmgate.mjs').Server} server @param {Key} key */
