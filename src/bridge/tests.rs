@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sha1::{Digest, Sha1};
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -15,6 +16,10 @@ use super::*;
 use crate::config::BridgePolicy;
 use crate::dht::Mode;
 use crate::tasks::Tasks;
+use crate::wire::extension::ExtendedHandshake;
+use crate::wire::item::{Salt, VerifiedItem};
+use crate::wire::peer::Message;
+use crate::wire::record_exchange::{self, ExchangeMessage};
 
 /// A bridge, its folder, and what ends its tasks.
 struct Node {
@@ -31,6 +36,10 @@ impl Node {
     }
 
     async fn start_in(policy: BridgePolicy, dir: &Path) -> (Bridge, Tasks) {
+        Self::start_with(policy, dir, None).await
+    }
+
+    async fn start_with(policy: BridgePolicy, dir: &Path, gossip: Option<Gossip>) -> (Bridge, Tasks) {
         let tasks = Tasks::new();
         let localhost = "127.0.0.1:0".parse().unwrap();
         let dht = config::Dht { listen: localhost, bootstrap: Vec::new(), ..config::Dht::default() };
@@ -41,7 +50,7 @@ impl Node {
             webrtc: config::WebRtc { listen: localhost, ..config::WebRtc::default() },
         };
         let metrics = metrics::Bridge::detached();
-        let rooms = Rooms { dht, tracker: None, gossip: None, allowed: Arc::new(|_| false) };
+        let rooms = Rooms { dht, tracker: None, gossip, allowed: Arc::new(|_| false) };
         let bridge = Bridge::start(settings, dir.to_owned(), rooms, metrics, &tasks).await.unwrap();
         (bridge, tasks)
     }
@@ -193,4 +202,75 @@ async fn what_only_a_page_has_reaches_a_native_peer_and_outlives_the_page() {
     assert!(read_back(&metainfo, &target.join("site")) == content);
     restarted.stop(DEADLINE).await;
     native.stop().await;
+}
+
+/// The id a puppet wants on messages of the record exchange.
+const EXCHANGE: u8 = 9;
+
+impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Puppet<S> {
+    /// Offers the record exchange. Returns the id that the other side wants on its messages.
+    async fn offer_records(&mut self) -> u8 {
+        let extensions = [(record_exchange::NAME.to_owned(), EXCHANGE)].into();
+        let hello = ExtendedHandshake { extensions, ..Default::default() };
+        self.say(Message::Extended { id: 0, payload: &hello.encode() }).await;
+        self.hear(|_, message| match message {
+            Message::Extended { id: 0, payload } => {
+                ExtendedHandshake::decode(payload).unwrap().extensions.get(record_exchange::NAME).copied()
+            }
+            _ => None,
+        })
+        .await
+    }
+
+    /// The next message of the exchange.
+    async fn hear_of_records(&mut self) -> ExchangeMessage {
+        self.hear(|_, message| match message {
+            Message::Extended { id: EXCHANGE, payload } => Some(ExchangeMessage::decode(payload).unwrap()),
+            _ => None,
+        })
+        .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_goes_from_a_page_to_a_native_peer_in_its_topic_swarm() {
+    let key = ed25519_dalek::SigningKey::from_bytes(&[5; 32]);
+    let version = |seq| VerifiedItem::sign(&key, Salt::default(), seq, b"1:x".to_vec()).unwrap();
+    let (old, new) = (version(1), version(2));
+    let topic = InfoHash::from(old.target());
+    let (gossip, mut news) = Gossip::new(&config::Gossip::default(), metrics::Gossip::detached());
+    let dir = tempfile::tempdir().unwrap();
+    let (bridge, tasks) = Node::start_with(BridgePolicy::Off, dir.path(), Some(gossip.clone())).await;
+    assert!(!bridge.wants(&topic));
+    gossip.follow(*old.key(), Salt::default(), Some(&old), false);
+    while !bridge.wants(&topic) {
+        tokio::task::yield_now().await;
+    }
+
+    let stream = TcpStream::connect(bridge.bittorrent_addr()).await.unwrap();
+    let mut native = Puppet::greet(stream, topic, PeerId([1; 20])).await;
+    let page = Page::open(&tasks, 2).await;
+    let mut page = page.puppet(&bridge, topic).await;
+    let summary = |item: &VerifiedItem| record_exchange::Summary {
+        key: *item.key(),
+        salt: Salt::default(),
+        version: Some(record_exchange::Version::of(item)),
+    };
+    let (to_native, to_page) = (native.offer_records().await, page.offer_records().await);
+    assert_eq!(native.hear_of_records().await, ExchangeMessage::Have(vec![summary(&old)]));
+    assert_eq!(page.hear_of_records().await, ExchangeMessage::Have(vec![summary(&old)]));
+    let have = record_exchange::have([&summary(&old)]);
+    native.say(Message::Extended { id: to_native, payload: &have }).await;
+    let brought = record_exchange::bring(new.as_signed());
+    page.say(Message::Extended { id: to_page, payload: &brought }).await;
+    assert_eq!(native.hear_of_records().await, ExchangeMessage::Record(new.as_signed().clone()));
+    assert_eq!(timeout(DEADLINE, news.recv()).await.unwrap(), Some(new.clone()));
+
+    let mut forged = new.as_signed().clone();
+    forged.seq = 3;
+    native.say(Message::Extended { id: to_native, payload: &record_exchange::bring(&forged) }).await;
+    while native.next().await.is_some() {}
+    assert!(news.try_recv().is_err());
+    drop(page);
+    assert_eq!(tasks.stop(DEADLINE).await, 0, "every task ends");
 }
