@@ -2,6 +2,7 @@
 
     python3 second-client vectors DIR     agrees with every case of items.json and messages.json
     python3 second-client talk URL SEED   holds a conversation with a server; prints what it put, as JSON
+    python3 second-client follow URL KEY  prints the sequence number of each version as it comes, until number 2
 """
 
 import hashlib
@@ -18,7 +19,8 @@ def vectors(folder: str) -> None:
     messages = json.loads((Path(folder) / "messages.json").read_text())
     cases = [(item_outcome, case) for case in items["items"]]
     cases += [(target_outcome, case) for case in items["targets"]]
-    cases += [(reply_outcome, case) for case in messages["replies"]]
+    cases += [(reply_outcome, case) for case in messages["replies"] + messages["subscriptions"]]
+    cases += [(update_outcome, case) for case in messages["updates"]]
     wrong = [case["comment"] for outcome, case in cases if not outcome(case)]
     print(json.dumps({"cases": len(cases), "wrong": wrong}))
 
@@ -54,6 +56,15 @@ def reply_outcome(case: dict) -> bool:
     except (proxy.Malformed, proxy.NotAsked, proxy.BadSignature, proxy.Rollback) as error:
         return case["result"] == "invalid" and case["error"] == type(error).__name__
     return case["result"] == "valid" and describe(answer).items() >= case["expected"].items()
+
+
+def update_outcome(case: dict) -> bool:
+    given = case["input"]
+    try:
+        record = proxy.read_update(given["following"], proxy.read_frame(given["update"]), given["seq"])
+    except (proxy.Malformed, proxy.NotAsked, proxy.BadSignature, proxy.Rollback) as error:
+        return case["result"] == "invalid" and case["error"] == type(error).__name__
+    return case["result"] == "valid" and proxy.fields(record) == case["expected"]["record"]
 
 
 def describe(answer) -> dict:
@@ -112,6 +123,18 @@ def talk(url: str, seed: str) -> None:
     print(json.dumps({"put": put}))
 
 
+def follow(url: str, key: str) -> None:
+    server = proxy.Proxy(url)
+    assert "dht_subscribe" in server.info.actions, server.info
+    k = bytes.fromhex(key)
+    for record in server.follow(k):
+        print(record.seq, flush=True)
+        if record.seq == 2:
+            break
+    server.unfollow(k)
+    server.close()
+
+
 def refusal(call, *arguments, **options) -> tuple:
     try:
         answer = call(*arguments, **options)
@@ -121,4 +144,4 @@ def refusal(call, *arguments, **options) -> tuple:
 
 
 if __name__ == "__main__":
-    {"vectors": vectors, "talk": talk}[sys.argv[1]](*sys.argv[2:])
+    {"vectors": vectors, "talk": talk, "follow": follow}[sys.argv[1]](*sys.argv[2:])

@@ -57,6 +57,11 @@ class Absent:
 
 
 @dataclass
+class Unsubscribed:
+    pass
+
+
+@dataclass
 class Value:
     v: bytes
 
@@ -102,7 +107,23 @@ def read_reply(request: dict, reply: dict, floor: int = -1):
         if _bytes(reply, "target", 20) != asked_target(request):
             raise NotAsked("stored under another target")
         return Stored(_count(reply, "stored"), reply.get("conflict") is True)
+    if request["action"] == "dht_unsubscribe":
+        return Unsubscribed()
     return _got(request, reply, floor)
+
+
+def read_update(following: list[dict], update: dict, newest: int = -1) -> Record:
+    """The record that a server sends by itself to who follows these items (`k`, `salt`) and has number `newest`."""
+    if update.get("action") != "dht_update":
+        raise Malformed("not an update")
+    record = read_record(update)
+    request = next((item for item in following if asked_target(item) == record.target), None)
+    if request is None:
+        raise NotAsked("not followed")
+    record = _believed(request, record)
+    if record.seq <= newest:
+        raise Rollback(f"{record.seq} after {newest}")
+    return record
 
 
 def asked_target(request: dict) -> bytes:
@@ -206,6 +227,25 @@ class Proxy:
 
     def put_value(self, v: bytes) -> Stored:
         return self._ask({"action": "dht_put", "v": v.hex()})
+
+    def follow(self, k: bytes, salt: bytes = b""):
+        """The newest version if there is one, then every newer one as it comes."""
+        request = {"action": "dht_subscribe", "k": k.hex(), **_given({"salt": salt.hex() or None})}
+        newest = self._ask(request)
+        floor = -1
+        if isinstance(newest, Found):
+            floor = newest.record.seq
+            yield newest.record
+        while True:
+            try:
+                record = read_update([request], read_frame(self._socket.receive()), floor)
+            except (Malformed, NotAsked, BadSignature, Rollback):
+                continue
+            floor = record.seq
+            yield record
+
+    def unfollow(self, k: bytes) -> None:
+        self._exchange({"action": "dht_unsubscribe", "k": k.hex()})
 
     def code(self, request: dict) -> int | None:
         """The code that a request is refused with; it goes out as it is, however wrong."""
