@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::completed::{Downloads, Recorder};
@@ -50,9 +50,12 @@ pub(super) struct Socket {
     pub(super) outbox: Outbox,
 }
 
+/// Held while an announce waits for its shard: a socket has only so many.
+pub(super) type Turn = OwnedSemaphorePermit;
+
 #[derive(Debug)]
 enum Command {
-    Web { socket: Socket, announce: Announce, resident: bool },
+    Web { socket: Socket, announce: Announce, resident: bool, turn: Turn },
     Closed { socket: SocketId },
     Native { question: NativeQuestion, reply: oneshot::Sender<Result<NativeReply, Full>> },
     NativePeers { info_hash: InfoHash, max: usize, reply: oneshot::Sender<Vec<SocketAddr>> },
@@ -94,9 +97,15 @@ impl Shards {
     }
 
     /// Hands over what a socket announced. Waits for a place in the queue; until then its socket is not read.
-    pub(super) async fn web(&self, socket: Socket, announce: Announce, resident: bool) -> Result<(), Stopped> {
+    pub(super) async fn web(
+        &self,
+        socket: Socket,
+        announce: Announce,
+        resident: bool,
+        turn: Turn,
+    ) -> Result<(), Stopped> {
         let shard = self.shard_of(&announce.info_hash);
-        self.send(shard, Command::Web { socket, announce, resident }).await
+        self.send(shard, Command::Web { socket, announce, resident, turn }).await
     }
 
     /// Takes everything that a socket brought out of these shards.
@@ -239,7 +248,7 @@ impl Shard {
 
     fn handle(&mut self, now: Instant, command: Command) {
         match command {
-            Command::Web { socket, announce, resident } => {
+            Command::Web { socket, announce, resident, turn } => {
                 let room = self.has_room();
                 let event = Event::Announce { socket: socket.id, announce, resident, room };
                 let Effects(effects) = self.table.handle(now, &mut self.rng, event);
@@ -247,6 +256,7 @@ impl Shard {
                 for effect in effects {
                     self.perform(&socket, effect);
                 }
+                drop(turn);
             }
             Command::Closed { socket } => {
                 self.sockets.remove(&socket);

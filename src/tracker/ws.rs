@@ -29,6 +29,9 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 /// Frames written between two looks at anything else.
 const BATCH: usize = 64;
 
+/// Announces of one socket that may wait for shards: a page's burst in a few goes, and well below what an outbox holds.
+const MAX_WAITING: usize = 64;
+
 pub(super) struct Session {
     tracker: Arc<Inner>,
     extension: Arc<dyn Extension>,
@@ -39,6 +42,9 @@ pub(super) struct Session {
     peers: HashSet<(InfoHash, PeerId)>,
     /// The shards that know this socket.
     shards: HashSet<usize>,
+    /// Announces that may wait for shards, so that their replies never fill up the outbox while this session has no
+    /// chance to write: that would end the socket of a client that only announces quickly.
+    turns: Arc<Semaphore>,
     /// Places for extension messages in flight; made when the first one comes, which for most sockets is never.
     in_flight: Option<Arc<Semaphore>>,
     pulse: Pulse,
@@ -77,6 +83,7 @@ impl Session {
             inbox,
             peers: HashSet::new(),
             shards: HashSet::new(),
+            turns: Arc::new(Semaphore::new(MAX_WAITING)),
             in_flight: None,
             pulse: Pulse::default(),
         }
@@ -216,7 +223,8 @@ impl Session {
             Intent::Answer { .. } => {}
         }
         self.shards.insert(self.tracker.shards.shard_of(&info_hash));
-        self.tracker.shards.web(self.socket.clone(), announce, resident).await?;
+        let turn = self.turns.clone().acquire_owned().await.expect("the semaphore is never closed");
+        self.tracker.shards.web(self.socket.clone(), announce, resident, turn).await?;
         Ok(true)
     }
 
