@@ -78,9 +78,17 @@ enum State {
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     table: HashMap<SocketAddr, Candidate>,
+    /// By how much our waits are longer than others', as a part of them: two peers that dial each other at the same moment
+    /// both hang up, and must not do so again and again.
+    patience: f64,
 }
 
 impl Candidates {
+    /// An empty table. `patience` is drawn by chance, below 1.
+    pub(super) fn new(patience: f64) -> Self {
+        Self { table: HashMap::new(), patience }
+    }
+
     /// Takes an address that may be dialled; whether it is new. A full table forgets the address that failed most.
     pub(super) fn add(&mut self, addr: SocketAddr, source: Source, now: Instant) -> bool {
         if self.table.contains_key(&addr) || (self.table.len() >= MAX_CANDIDATES && !self.forget_worst()) {
@@ -122,7 +130,9 @@ impl Candidates {
         candidate.complete = matches!(outcome, Outcome::Left { complete: true, .. });
         candidate.state = match outcome {
             Outcome::Ourselves => State::Never,
-            Outcome::Failed | Outcome::Left { .. } => State::Waiting { until: now + backoff(candidate.failures) },
+            Outcome::Failed | Outcome::Left { .. } => {
+                State::Waiting { until: now + backoff(candidate.failures).mul_f64(1.0 + self.patience) }
+            }
         };
     }
 
@@ -203,6 +213,19 @@ mod tests {
         table.ended(addr(1), Outcome::Ourselves, now);
         assert_eq!((table.next(false, later), table.wake(false)), (None, None));
         assert!(!table.add(addr(1), Source::Given, later));
+    }
+
+    #[test]
+    fn two_that_met_in_the_middle_wait_for_different_times() {
+        let now = Instant::now();
+        let wait = |patience| {
+            let mut table = Candidates::new(patience);
+            table.add(addr(1), Source::Local, now);
+            table.next(false, now);
+            table.ended(addr(1), Outcome::Failed, now);
+            table.wake(false).unwrap() - now
+        };
+        assert_eq!((wait(0.0), wait(0.5)), (FIRST_BACKOFF, FIRST_BACKOFF.mul_f64(1.5)));
     }
 
     #[test]

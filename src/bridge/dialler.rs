@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::RngExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -51,7 +52,7 @@ enum Report {
 
 /// Dials peers of `swarm` for as long as it is polled. `given` are addresses that the user named.
 pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAddr>) -> Infallible {
-    let mut candidates = Candidates::default();
+    let mut candidates = Candidates::new(rand::rng().random_range(0.0..0.5));
     for addr in given {
         candidates.add(addr, Source::Given, Instant::now());
     }
