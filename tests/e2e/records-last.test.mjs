@@ -1,0 +1,98 @@
+// What was acknowledged is there after a kill; two devices that publish at once get one winner and one clear conflict.
+
+import assert from 'node:assert/strict'
+import { trial } from './testkit/lab.mjs'
+import { Key, pointer } from './testkit/record.mjs'
+import { Socket } from './testkit/socket.mjs'
+import { Server } from './testkit/swarmgate.mjs'
+import { within } from './testkit/wait.mjs'
+
+/** @typedef {{ k: Buffer, v: Buffer, seq: number, salt?: Buffer | undefined, sig: Buffer }} Item */
+
+/** A record as a message has it. @param {Item} item */
+const fields = ({ k, v, seq, salt, sig }) => ({
+  k: k.toString('hex'),
+  ...(salt && { salt: salt.toString('hex') }),
+  seq,
+  v: v.toString('hex'),
+  sig: sig.toString('hex'),
+})
+
+const value = (/** @type {number} */ n) => pointer(n.toString(16).padStart(2, '0').repeat(20))
+
+trial('every put that was acknowledged is there after a kill', async (lab) => {
+  const dataDir = await lab.directory()
+  const server = await Server.start({ dataDir })
+  const key = new Key()
+  const socket = await Socket.open(server.socket)
+  /** The newest acknowledged number of each of eight records. @type {Map<number, number>} */
+  const acknowledged = new Map()
+  const put = (/** @type {number} */ n, /** @type {number} */ seq) => {
+    const item = key.record({ v: value(seq % 200), seq, salt: Buffer.from([n]) })
+    socket.send(JSON.stringify({ action: 'dht_put', id: `${n}`, ...fields(item) }))
+  }
+  const enough = new Promise((resolve) => {
+    let acknowledgements = 0
+    socket.ws.on('message', (data) => {
+      const { id, seq, ...reply } = JSON.parse(String(data))
+      assert.equal(reply['failure reason'], undefined)
+      acknowledged.set(Number(id), seq)
+      if (++acknowledgements === 100) resolve(undefined)
+      put(Number(id), seq + 1)
+    })
+  })
+  for (let n = 0; n < 8; n++) put(n, 1)
+  await within(60, 'a hundred acknowledged puts', enough)
+  server.child.kill('SIGKILL')
+  await within(10, 'end of the killed server', server.exit)
+
+  const again = await lab.server({ dataDir })
+  const reader = await Socket.open(again.socket)
+  for (const [n, seq] of acknowledged) {
+    const salt = Buffer.from([n]).toString('hex')
+    const found = await reader.ask({ action: 'dht_get', k: key.hex, salt, mode: 'cache_only' })
+    assert.ok(found.found && found.seq >= seq, `record ${n}: ${seq} was acknowledged, ${found.seq} is there`)
+  }
+  await reader.close()
+})
+
+trial('two devices that publish at once: one winner, one clear conflict', async (lab) => {
+  const server = await lab.server()
+  const key = new Key()
+  const devices = await Promise.all([Socket.open(server.socket), Socket.open(server.socket)])
+  const [first] = devices
+  const follower = await Socket.open(server.socket)
+  await first.ask({ action: 'dht_put', ...fields(key.record({ v: value(0), seq: 1 })) })
+  assert.equal((await follower.ask({ action: 'dht_subscribe', k: key.hex })).seq, 1)
+  const told = follower.reply({ action: 'dht_info', id: 'now' }, (message) => message.action === 'dht_update')
+
+  const versions = [value(1), value(2)].map((v) => fields(key.record({ v, seq: 2 })))
+  const replies = await Promise.all(
+    devices.map((device, n) => device.ask({ action: 'dht_put', ...versions[n], cas: 1 })),
+  )
+  const won = replies.findIndex((reply) => reply['failure reason'] === undefined)
+  const lost = 1 - won
+  assert.equal(replies.filter((reply) => reply['failure reason'] === undefined).length, 1, JSON.stringify(replies))
+  assert.equal(replies[lost].code, 301)
+  assert.deepEqual(replies[lost].current, versions[won])
+  assert.equal((await told).v, versions[won]?.v)
+  assert.equal((await first.ask({ action: 'dht_get', k: key.hex })).v, versions[won]?.v)
+  await Promise.all([...devices, follower].map((socket) => socket.close()))
+})
+
+trial('a put reaches the subscriber of another server, by the DHT or the topic swarm', async (lab) => {
+  const dht = await lab.dht()
+  const [home, away] = [await lab.server({ dht }), await lab.server({ dht })]
+  const key = new Key()
+  const [author, reader] = [await Socket.open(home.socket), await Socket.open(away.socket)]
+  await author.ask({ action: 'dht_put', ...fields(key.record({ v: value(1), seq: 1 })) })
+  assert.equal((await reader.ask({ action: 'dht_subscribe', k: key.hex })).seq, 1)
+  const update = reader.reply({ action: 'dht_info', id: 'now' }, (message) => message.action === 'dht_update')
+  const before = Date.now()
+  await author.ask({ action: 'dht_put', ...fields(key.record({ v: value(2), seq: 2 })), cas: 1 })
+  const { seq, v } = await update
+  assert.deepEqual({ seq, v }, { seq: 2, v: value(2).toString('hex') })
+  lab.note(`heard after ${Date.now() - before} ms`)
+  assert.ok(Date.now() - before < 25_000, `${Date.now() - before} ms`)
+  await Promise.all([author.close(), reader.close()])
+})
