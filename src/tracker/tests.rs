@@ -7,6 +7,7 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{ConnectInfo, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::ListenerExt;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -57,13 +58,17 @@ impl Server {
             .into_make_service_with_connect_info::<SocketAddr>();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        tasks.spawn_cancellable(async move { axum::serve(listener, app).await.unwrap() });
+        tasks.spawn_cancellable(async move {
+            axum::serve(listener.tap_io(|stream| stream.set_nodelay(true).unwrap()), app).await.unwrap()
+        });
         Self { addr, tracker, tasks, metrics, extension, data_dir }
     }
 
     async fn page(&self) -> Page {
         let (socket, _) =
-            within(tokio_tungstenite::connect_async(format!("ws://{}/announce", self.addr))).await.unwrap();
+            within(tokio_tungstenite::connect_async_with_config(format!("ws://{}/announce", self.addr), None, true))
+                .await
+                .unwrap();
         Page { socket }
     }
 
