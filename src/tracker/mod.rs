@@ -10,6 +10,7 @@
 mod access;
 mod admission;
 mod completed;
+mod connection;
 mod http;
 mod outbox;
 mod rate;
@@ -17,22 +18,24 @@ mod shard;
 mod swarm;
 mod table;
 mod udp;
+mod upgrade;
 mod ws;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use axum::extract::ws::{CloseFrame, Message as Frame, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
-use tokio::net::UdpSocket;
-use tokio::time::timeout;
+use tokio::net::{TcpStream, UdpSocket};
 
 use self::access::{Access, Refused};
 use self::admission::Admission;
 use self::completed::{Downloads, Recorder};
+use self::connection::Connection;
 use self::shard::{Shards, Socket};
 use self::table::SocketId;
 use self::ws::Session;
@@ -171,16 +174,9 @@ struct Inner {
 /// Where the resident will be, once it is there.
 type ResidentSlot = Arc<OnceLock<Arc<dyn Resident>>>;
 
-/// The read buffer of a WebSocket. tungstenite's default of 128 KiB is kept for as long as a connection lasts, and idle
-/// connections are what a tracker mostly has.
-const READ_BUFFER: usize = 4 * 1024;
-
-/// Bytes gathered before they are written, so that a burst of replies takes few system calls.
-const WRITE_BUFFER: usize = 16 * 1024;
-
 impl Tracker {
     /// Starts the tracker with what it kept in `data_dir`. The doors are opened by whoever owns the listeners: see
-    /// [`Self::serve_socket`], [`Self::http_announce`], [`Self::serve_udp`].
+    /// [`Self::upgrade`], [`Self::http_announce`], [`Self::serve_udp`].
     ///
     /// # Errors
     /// A list of info hashes or passkeys, or the kept counts, cannot be read.
@@ -230,33 +226,45 @@ impl Tracker {
         debug_assert!(first, "one resident per tracker");
     }
 
-    /// Sets the limits of a WebSocket before it is upgraded. Every upgrade that ends in [`Self::serve_socket`] needs it:
-    /// without it each connection costs a 128 KiB read buffer and accepts messages of 64 MiB.
-    pub fn prepare(&self, upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
-        let largest = usize::try_from(self.inner.settings.max_message_size.as_u64()).unwrap_or(usize::MAX);
-        upgrade
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(WRITE_BUFFER)
-            .max_message_size(largest)
-            .max_frame_size(largest)
+    /// Answers a request for a WebSocket, and serves it in a task of the node's until it closes or the node stops.
+    /// `from` is the client's address as the operator wants it seen (behind a proxy, not the proxy's). `extension` may be
+    /// this socket's own: it is dropped with it.
+    pub fn upgrade(&self, mut request: Request, from: IpAddr, extension: Arc<dyn Extension>) -> Response {
+        let (response, upgrade) = match upgrade::handshake(&mut request) {
+            Ok(accepted) => accepted,
+            Err(refused) => return refused.into_response(),
+        };
+        let tracker = self.clone();
+        // Two tasks, so that the one that lives as long as the socket is no larger than it must be.
+        self.inner.tasks.spawn_cancellable(async move {
+            if let Some((stream, early)) = upgrade::upgraded(upgrade).await {
+                let tasks = tracker.inner.tasks.clone();
+                tasks.spawn(tracker.serve(stream, early, from.to_canonical(), extension));
+            }
+        });
+        response
     }
 
-    /// Serves one WebSocket until it closes or the node stops; runs in a task of the node's. `from` is the client's
-    /// address as the operator wants it seen (behind a proxy, not the proxy's). `extension` may be this socket's own: it is
-    /// dropped with it.
-    pub async fn serve_socket(&self, mut websocket: WebSocket, from: IpAddr, extension: Arc<dyn Extension>) {
-        let Some(_permit) = self.inner.admission.admit(from.to_canonical()) else {
-            let reason = Utf8Bytes::from_static("too many connections");
-            let frame = Frame::Close(Some(CloseFrame { code: close_code::AGAIN, reason }));
-            // Told or not, the connection ends here.
-            let _ = timeout(Duration::from_secs(1), websocket.send(frame)).await;
-            return;
-        };
-        let id = SocketId(self.inner.next_socket.fetch_add(1, Ordering::Relaxed));
-        let (outbox, inbox) = outbox::channel(self.inner.metrics.clone());
-        let socket = Socket { id, from: from.to_canonical(), outbox };
-        let session = Session::new(self.inner.clone(), extension, websocket, socket, inbox);
-        session.run().await;
+    fn serve(
+        self,
+        stream: TcpStream,
+        early: Vec<u8>,
+        from: IpAddr,
+        extension: Arc<dyn Extension>,
+    ) -> impl Future<Output = ()> + Send {
+        let Self { inner } = self;
+        let max_message = usize::try_from(inner.settings.max_message_size.as_u64()).unwrap_or(usize::MAX);
+        let connection = Connection::new(stream, early, max_message);
+        let permit = inner.admission.admit(from);
+        let id = SocketId(inner.next_socket.fetch_add(1, Ordering::Relaxed));
+        let (outbox, inbox) = outbox::channel(inner.metrics.clone());
+        let session = Session::new(inner, extension, connection, Socket { id, from, outbox }, inbox);
+        async move {
+            match permit {
+                Some(_permit) => session.run().await,
+                None => session.turn_away().await,
+            }
+        }
     }
 
     /// Answers an announce (BEP 3, 7, 23): the bencoded body, failures too. `query` is the raw query string.

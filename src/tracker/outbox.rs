@@ -1,12 +1,13 @@
 //! What waits to be written to one WebSocket.
 
-use std::sync::Arc;
-
-use axum::extract::ws::Utf8Bytes;
-use tokio::sync::{Notify, mpsc};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use crate::metrics;
 use crate::wire::tracker_ws::Message;
+use crate::wire::websocket;
 
 /// Messages that may wait for one socket. A page with a hundred torrents gets a hundred replies at once, and an offer or
 /// two with each; what cannot be taken after that belongs to a reader that does not read.
@@ -16,67 +17,81 @@ const CAPACITY: usize = 512;
 /// can do without, since the offerer has made several.
 const RESERVED_FOR_REPLIES: usize = CAPACITY / 4;
 
+/// Messages taken out at once. Few, because a [`Late`] one is made when it is taken.
+const BATCH: usize = 64;
+
 /// Sends to one WebSocket. Clones send to the same one.
 ///
 /// A full outbox means a slow reader, and its socket is closed: a client that reconnects and announces again is better
 /// off than one that silently lost an answer.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Outbox {
-    sender: mpsc::Sender<Queued>,
     shared: Arc<Shared>,
 }
 
 /// A message that is made only when it can be written, so that what waits for a slow reader is never out of date.
 pub trait Late: Send + Sync + 'static {
-    /// The frame, if there still is something to say. From now on the message is no longer queued.
-    fn frame(&self) -> Option<Utf8Bytes>;
+    /// The message, if there still is something to say. From now on it is no longer queued.
+    fn message(&self) -> Option<String>;
 }
 
 enum Queued {
-    Frame(Utf8Bytes),
+    Frame(Box<[u8]>),
     Late(Arc<dyn Late>),
 }
 
-#[derive(Debug)]
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox").field("queued", &self.shared.queue().messages.len()).finish_non_exhaustive()
+    }
+}
+
 struct Shared {
-    overflowed: Notify,
+    // A std mutex: it is held while a frame is put in or frames are taken out, never across an await. A channel would
+    // keep a block of places for every idle socket; this keeps none.
+    queue: Mutex<Queue>,
     metrics: Arc<metrics::Tracker>,
 }
 
+#[derive(Default)]
+struct Queue {
+    messages: VecDeque<Queued>,
+    overflowed: bool,
+    /// The session is gone.
+    closed: bool,
+    /// The session, while it waits.
+    session: Option<Waker>,
+}
+
+/// A message has found no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Overflowed;
+
 /// The session's end of an [`Outbox`].
-#[derive(Debug)]
 pub(super) struct Inbox {
-    messages: mpsc::Receiver<Queued>,
     shared: Arc<Shared>,
 }
 
 pub(super) fn channel(metrics: Arc<metrics::Tracker>) -> (Outbox, Inbox) {
-    let (sender, messages) = mpsc::channel(CAPACITY);
-    let shared = Arc::new(Shared { overflowed: Notify::new(), metrics });
-    (Outbox { sender, shared: shared.clone() }, Inbox { messages, shared })
+    let shared = Arc::new(Shared { queue: Mutex::default(), metrics });
+    (Outbox { shared: shared.clone() }, Inbox { shared })
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Outbox {
-    /// Queues one text frame. `false` when the socket is closed, or is now being closed because it reads too slowly.
-    pub fn send(&self, frame: impl Into<Utf8Bytes>) -> bool {
-        self.queue(Queued::Frame(frame.into()))
+    /// Queues one text message. `false` when the socket is closed, or is now being closed because it reads too slowly.
+    pub fn send(&self, message: impl AsRef<str>) -> bool {
+        self.push(Queued::Frame(websocket::text(message.as_ref())))
     }
 
     /// Queues a place for a message that is made when its turn comes. Who queues it again before that takes another place.
     pub fn send_late(&self, late: Arc<dyn Late>) -> bool {
-        self.queue(Queued::Late(late))
-    }
-
-    fn queue(&self, message: Queued) -> bool {
-        match self.sender.try_send(message) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                self.shared.metrics.dropped.with_label_values(&["slow_reader"]).inc();
-                self.shared.overflowed.notify_one();
-                false
-            }
-        }
+        self.push(Queued::Late(late))
     }
 
     /// Queues a message of the tracker's own, and counts what it is.
@@ -93,7 +108,7 @@ impl Outbox {
 
     /// Queues an offer if there is plenty of room, and drops it otherwise.
     pub(super) fn send_offer(&self, offer: &Message) -> bool {
-        if self.sender.capacity() < RESERVED_FOR_REPLIES {
+        if CAPACITY - self.shared.queue().messages.len() < RESERVED_FOR_REPLIES {
             self.shared.metrics.dropped.with_label_values(&["busy_reader"]).inc();
             return false;
         }
@@ -104,37 +119,97 @@ impl Outbox {
     pub(super) fn count_relayed(&self, kind: &str) {
         self.shared.metrics.relayed.with_label_values(&[kind]).inc();
     }
+
+    fn push(&self, message: Queued) -> bool {
+        let mut queue = self.shared.queue();
+        if queue.closed {
+            return false;
+        }
+        let sent = queue.messages.len() < CAPACITY;
+        if sent {
+            queue.messages.push_back(message);
+        } else {
+            queue.overflowed = true;
+        }
+        let session = queue.session.take();
+        drop(queue);
+        if !sent {
+            self.shared.metrics.dropped.with_label_values(&["slow_reader"]).inc();
+        }
+        if let Some(session) = session {
+            session.wake();
+        }
+        sent
+    }
 }
 
-impl Queued {
-    fn frame(self) -> Option<Utf8Bytes> {
-        match self {
-            Self::Frame(frame) => Some(frame),
-            Self::Late(late) => late.frame(),
+impl Queue {
+    fn take(&mut self) -> VecDeque<Queued> {
+        if self.messages.len() <= BATCH {
+            return std::mem::take(&mut self.messages);
         }
+        self.messages.drain(..BATCH).collect()
     }
+}
+
+/// Called without the queue: a late message may be queued again while it is made.
+fn frames(messages: VecDeque<Queued>) -> VecDeque<Box<[u8]>> {
+    let frame = |queued| match queued {
+        Queued::Frame(frame) => Some(frame),
+        Queued::Late(late) => late.message().map(|message| websocket::text(&message)),
+    };
+    messages.into_iter().filter_map(frame).collect()
 }
 
 impl Inbox {
-    /// The next message. The session holds an [`Outbox`] of its own, so there is always one to come.
-    pub(super) async fn next(&mut self) -> Utf8Bytes {
-        loop {
-            let queued = self.messages.recv().await.expect("the session holds a sender");
-            if let Some(frame) = queued.frame() {
-                return frame;
-            }
-        }
+    /// Waits for messages, and takes some: as frames, for which there may be none when there was nothing to say.
+    pub(super) async fn take(&self) -> Result<VecDeque<Box<[u8]>>, Overflowed> {
+        let taken = poll_fn(|cx| match self.poll_overflowed(cx) {
+            (Poll::Ready(overflowed), _) => Poll::Ready(Err(overflowed)),
+            (Poll::Pending, queue) if queue.messages.is_empty() => Poll::Pending,
+            (Poll::Pending, mut queue) => Poll::Ready(Ok(queue.take())),
+        });
+        taken.await.map(frames)
     }
 
-    /// The next message, if one waits already.
-    pub(super) fn try_next(&mut self) -> Option<Utf8Bytes> {
-        std::iter::from_fn(|| self.messages.try_recv().ok()).find_map(Queued::frame)
+    /// Whether it had better be emptied before it is given more.
+    pub(super) fn is_filling(&self) -> bool {
+        self.shared.queue().messages.len() >= CAPACITY / 4
+    }
+
+    /// As [`Self::take`], of what is there now.
+    pub(super) fn take_now(&self) -> VecDeque<Box<[u8]>> {
+        let taken = self.shared.queue().take();
+        frames(taken)
     }
 
     /// Resolves once a message has found no place.
-    pub(super) fn overflowed(&self) -> impl Future<Output = ()> + use<> {
-        let shared = self.shared.clone();
-        async move { shared.overflowed.notified().await }
+    pub(super) async fn overflowed(&self) -> Overflowed {
+        poll_fn(|cx| self.poll_overflowed(cx).0).await
+    }
+
+    fn poll_overflowed(&self, cx: &mut Context<'_>) -> (Poll<Overflowed>, MutexGuard<'_, Queue>) {
+        let mut queue = self.shared.queue();
+        if queue.overflowed {
+            return (Poll::Ready(Overflowed), queue);
+        }
+        match &mut queue.session {
+            Some(session) => session.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        (Poll::Pending, queue)
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        let mut queue = self.shared.queue();
+        queue.closed = true;
+        queue.session = None;
+        let unread = std::mem::take(&mut queue.messages);
+        // A late message may hold the last of something that sends here.
+        drop(queue);
+        drop(unread);
     }
 }
 
@@ -151,28 +226,28 @@ mod tests {
     struct Count(std::sync::atomic::AtomicUsize);
 
     impl Late for Count {
-        fn frame(&self) -> Option<Utf8Bytes> {
+        fn message(&self) -> Option<String> {
             let asked = self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            (asked != 1).then(|| asked.to_string().into())
+            (asked != 1).then(|| asked.to_string())
         }
     }
 
     #[test]
     fn late_messages_are_made_when_they_are_read() {
-        let (outbox, mut inbox) = channel(Arc::new(metrics::Tracker::detached()));
+        let (outbox, inbox) = channel(Arc::new(metrics::Tracker::detached()));
         let late = Arc::new(Count::default());
         for _ in 0..3 {
             assert!(outbox.send_late(late.clone()));
         }
         assert_eq!(late.0.load(std::sync::atomic::Ordering::SeqCst), 0);
-        assert_eq!(inbox.try_next().as_deref(), Some("0"));
-        assert_eq!(inbox.next().now_or_never().as_deref(), Some("2"), "the second has nothing to say");
+        let taken = inbox.take().now_or_never().unwrap().unwrap();
+        assert_eq!(taken, [websocket::text("0"), websocket::text("2")], "the second has nothing to say");
     }
 
     #[test]
     fn offers_leave_room_for_replies_and_replies_overflow() {
         let metrics = Arc::new(metrics::Tracker::detached());
-        let (outbox, mut inbox) = channel(metrics.clone());
+        let (outbox, inbox) = channel(metrics.clone());
         let dropped = |reason| metrics.dropped.with_label_values(&[reason]).get();
         let offer = Message::Offer {
             info_hash: InfoHash([0; 20]),
@@ -187,10 +262,21 @@ mod tests {
         assert_eq!((queued..CAPACITY).filter(|_| outbox.send("reply")).count(), CAPACITY - queued);
         assert!(!outbox.send("one too many"));
         assert_eq!(dropped("slow_reader"), 1);
-        assert!(inbox.overflowed().now_or_never().is_some());
+        assert_eq!(inbox.overflowed().now_or_never(), Some(Overflowed));
+        assert_eq!(inbox.take().now_or_never(), Some(Err(Overflowed)));
+    }
 
-        assert!(inbox.try_next().is_some());
-        assert!(outbox.send("there is room again"));
+    #[test]
+    fn frames_come_out_in_order_and_leave_nothing() {
+        let (outbox, inbox) = channel(Arc::new(metrics::Tracker::detached()));
+        assert!(inbox.take().now_or_never().is_none());
+        assert!(outbox.send("one") && outbox.send("two"));
+        let taken = inbox.take().now_or_never().unwrap().unwrap();
+        assert_eq!(taken, [websocket::text("one"), websocket::text("two")]);
+        assert_eq!(inbox.shared.queue().messages.capacity(), 0);
+
+        outbox.send("three");
+        assert_eq!(inbox.take_now().len(), 1);
         drop(inbox);
         assert!(!outbox.send("nobody reads"));
     }

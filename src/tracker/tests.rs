@@ -1,18 +1,21 @@
 //! The tracker behind real sockets.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{ConnectInfo, RawQuery, State};
-use axum::response::{IntoResponse, Response};
+use axum::extract::{RawQuery, State};
+use axum::http::header::UPGRADE;
 use axum::routing::get;
-use axum::serve::ListenerExt;
 use futures_util::{FutureExt, SinkExt, StreamExt};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_tungstenite::MaybeTlsStream;
 use tokio_tungstenite::tungstenite::Message as ClientFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -54,12 +57,17 @@ impl Server {
         let app = Router::new()
             .route("/announce", get(announce))
             .route("/scrape", get(scrape))
-            .with_state(Doors { tracker: tracker.clone(), extension: extension.clone(), tasks: tasks.clone() })
-            .into_make_service_with_connect_info::<SocketAddr>();
+            .with_state(Doors { tracker: tracker.clone(), extension: extension.clone() });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
+        let all = tasks.clone();
         tasks.spawn_cancellable(async move {
-            axum::serve(listener.tap_io(|stream| stream.set_nodelay(true).unwrap()), app).await.unwrap()
+            while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).unwrap();
+                let service = TowerToHyperService::new(app.clone());
+                let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                all.spawn_cancellable(async move { drop(connection.with_upgrades().await) });
+            }
         });
         Self { addr, tracker, tasks, metrics, extension, data_dir }
     }
@@ -88,21 +96,18 @@ impl Server {
 struct Doors {
     tracker: Tracker,
     extension: Arc<TestExtension>,
-    tasks: Tasks,
 }
 
 async fn announce(
-    State(Doors { tracker, extension, tasks }): State<Doors>,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    State(Doors { tracker, extension }): State<Doors>,
     RawQuery(query): RawQuery,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    request: Request,
 ) -> Response {
-    match upgrade {
-        Ok(upgrade) => tracker.prepare(upgrade).on_upgrade(async move |socket| {
-            tasks.spawn(async move { tracker.serve_socket(socket, from.ip(), extension).await });
-        }),
-        Err(_) => tracker.http_announce("/announce", &query.unwrap_or_default(), from.ip()).await.into_response(),
+    let from = IpAddr::from([127, 0, 0, 1]);
+    if request.headers().contains_key(UPGRADE) {
+        return tracker.upgrade(request, from, extension);
     }
+    tracker.http_announce("/announce", &query.unwrap_or_default(), from).await.into_response()
 }
 
 async fn scrape(State(doors): State<Doors>, RawQuery(query): RawQuery) -> Vec<u8> {

@@ -1,20 +1,20 @@
 //! One WebSocket: reads requests, asks the shards, writes what is in its outbox.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message as Frame, Utf8Bytes, WebSocket, close_code};
-use futures_util::SinkExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use super::outbox::Inbox;
+use super::connection::{Broken, Connection, Incoming};
+use super::outbox::{Inbox, Overflowed};
 use super::shard::{Socket, Stopped};
 use super::{Announced, Extension, Inner, MAX_IN_FLIGHT, Refused};
 use crate::wire::id::{InfoHash, PeerId};
-use crate::wire::tracker_ws::{self, Announce, Failure, Intent, Message, Offer, Other, Reason, Request};
+use crate::wire::tracker_ws::{self, Announce, Failure, Intent, Message, Offer, Other, Reason};
+use crate::wire::websocket::{self, CloseCode, Violation};
 
 /// How often a session looks whether its socket has fallen silent. Two of these stay below the minute after which
 /// common proxies (nginx's `proxy_read_timeout`) cut an idle connection.
@@ -26,16 +26,13 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a closing socket may take to take the reason.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Frames written between two looks at anything else.
-const BATCH: usize = 64;
-
 /// Announces of one socket that may wait for shards: a page's burst in a few goes, and well below what an outbox holds.
 const MAX_WAITING: usize = 64;
 
 pub(super) struct Session {
     tracker: Arc<Inner>,
     extension: Arc<dyn Extension>,
-    websocket: WebSocket,
+    connection: Connection,
     socket: Socket,
     inbox: Inbox,
     /// The peers this socket has announced and not stopped.
@@ -51,18 +48,16 @@ pub(super) struct Session {
 }
 
 /// Why a session ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
-    /// The client closed, or the connection broke.
-    Client,
+    /// The client closed, and hears this in return; or the connection broke.
+    Client(Option<Box<[u8]>>),
     /// It did not answer to pings.
     Silent,
     /// It does not read what is sent to it.
     Slow,
-    /// It sent a message past the limit.
-    TooLarge,
-    /// It sent something that is not WebSocket.
-    Broken,
+    /// It sent something that is not WebSocket, or too much.
+    Violated(Violation),
     /// The node stops.
     Stopping,
 }
@@ -71,14 +66,14 @@ impl Session {
     pub(super) fn new(
         tracker: Arc<Inner>,
         extension: Arc<dyn Extension>,
-        websocket: WebSocket,
+        connection: Connection,
         socket: Socket,
         inbox: Inbox,
     ) -> Self {
         Self {
             tracker,
             extension,
-            websocket,
+            connection,
             socket,
             inbox,
             peers: HashSet::new(),
@@ -97,14 +92,20 @@ impl Session {
         self.tracker.metrics.closed.with_label_values(&[end.label()]).inc();
         if let Some(frame) = end.close_frame() {
             // The client may be past hearing; it was told.
-            let _ = timeout(CLOSE_DEADLINE, self.websocket.send(Frame::Close(Some(frame)))).await;
+            let _ = timeout(CLOSE_DEADLINE, self.connection.finish(frame)).await;
         }
+    }
+
+    /// There is no room for this socket.
+    pub(super) async fn turn_away(self) {
+        let frame = websocket::close(Some(CloseCode::TRY_AGAIN_LATER), "too many connections");
+        // Told or not, the connection ends here.
+        let _ = timeout(CLOSE_DEADLINE, self.connection.finish(frame)).await;
     }
 
     async fn serve(&mut self) -> End {
         let tasks = self.tracker.tasks.clone();
         let mut stopping = std::pin::pin!(tasks.stopping());
-        let mut overflowed = std::pin::pin!(self.inbox.overflowed());
         let mut look = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -113,18 +114,16 @@ impl Session {
             let done = tokio::select! {
                 biased;
                 () = &mut stopping => Err(End::Stopping),
-                () = &mut overflowed => Err(End::Slow),
-                frame = self.inbox.next() => tokio::select! {
-                    done = self.write(frame) => done,
-                    () = &mut stopping => Err(End::Stopping),
-                    () = &mut overflowed => Err(End::Slow),
+                frames = self.inbox.take() => match frames {
+                    Ok(frames) => tokio::select! {
+                        biased;
+                        () = &mut stopping => Err(End::Stopping),
+                        done = self.write(frames) => done,
+                    },
+                    Err(Overflowed) => Err(End::Slow),
                 },
                 _ = look.tick() => self.keep_alive().await,
-                frame = self.websocket.recv() => match frame {
-                    Some(Ok(frame)) => self.read(frame).await,
-                    Some(Err(error)) => Err(End::of(error)),
-                    None => Err(End::Client),
-                },
+                incoming = self.connection.read() => self.answer(incoming).await,
             };
             if let Err(end) = done {
                 return end;
@@ -132,71 +131,53 @@ impl Session {
         }
     }
 
-    /// Writes `first` and what else waits, in one go.
-    async fn write(&mut self, first: Utf8Bytes) -> Result<(), End> {
-        let write = async {
-            self.websocket.feed(Frame::Text(first)).await?;
-            for _ in 1..BATCH {
-                let Some(frame) = self.inbox.try_next() else { break };
-                self.websocket.feed(Frame::Text(frame)).await?;
-            }
-            self.websocket.flush().await
-        };
-        match timeout(WRITE_DEADLINE, write).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(End::Client),
-            Err(_) => Err(End::Slow),
+    /// Writes frames. Seldom has to wait for it; a client that is being sent too much meanwhile is not waited for.
+    async fn write(&self, mut frames: VecDeque<Box<[u8]>>) -> Result<(), End> {
+        self.connection.write_now(&mut frames).map_err(|_| End::Client(None))?;
+        if frames.is_empty() {
+            return Ok(());
         }
+        // In a box: it is needed for the few that are slow, and would make every session larger.
+        let wait = Box::pin(async {
+            tokio::select! {
+                biased;
+                Overflowed = self.inbox.overflowed() => Err(End::Slow),
+                done = timeout(WRITE_DEADLINE, self.connection.write(frames)) => match done {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(_)) => Err(End::Client(None)),
+                    Err(_) => Err(End::Slow),
+                },
+            }
+        });
+        wait.await
     }
 
     async fn keep_alive(&mut self) -> Result<(), End> {
         match self.pulse.look() {
             Pulsing::Lively => Ok(()),
-            Pulsing::Quiet => match timeout(WRITE_DEADLINE, self.websocket.send(Frame::Ping(Default::default()))).await
-            {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(_)) => Err(End::Client),
-                Err(_) => Err(End::Slow),
-            },
+            Pulsing::Quiet => self.write([websocket::ping()].into()).await,
             Pulsing::Gone => Err(End::Silent),
         }
     }
 
-    async fn read(&mut self, frame: Frame) -> Result<(), End> {
+    async fn answer(&mut self, incoming: Vec<Incoming>) -> Result<(), End> {
         self.pulse.heard();
-        match frame {
-            Frame::Text(text) => self.request(&text).await,
-            Frame::Binary(bytes) => match std::str::from_utf8(&bytes) {
-                Ok(text) => self.request(text).await,
-                Err(_) => {
-                    self.refuse(Reason::NotAnObject.into());
-                    Ok(())
-                }
-            },
-            // Pings are answered by the protocol, and after a close it ends the stream by itself.
-            Frame::Ping(_) | Frame::Pong(_) | Frame::Close(_) => Ok(()),
-        }
-    }
-
-    async fn request(&mut self, text: &str) -> Result<(), End> {
-        match tracker_ws::parse(text) {
-            Ok(Request::Announce(announce)) => match self.announce(announce).await {
-                Ok(_) => Ok(()),
-                Err(Stopped) => Err(End::Stopping),
-            },
-            Ok(Request::AnnounceWith { announce, bep46 }) => {
-                self.announce_with(announce, bep46).await.map_err(|Stopped| End::Stopping)
+        for incoming in incoming {
+            match incoming {
+                Incoming::Announce(announce, None) => drop(self.announce(announce).await?),
+                Incoming::Announce(announce, Some(bep46)) => self.announce_with(announce, bep46).await?,
+                Incoming::Scrape(info_hashes) => self.scrape(info_hashes).await?,
+                Incoming::Other(message, frame) => self.extend(frame, message),
+                Incoming::Refused(failure) => self.refuse(failure),
+                Incoming::Ping(payload) => self.write([websocket::pong(&payload)].into()).await?,
+                Incoming::End(broken) => return Err(broken.into()),
             }
-            Ok(Request::Scrape(info_hashes)) => self.scrape(info_hashes).await.map_err(|Stopped| End::Stopping),
-            Ok(Request::Other(message)) => {
-                self.extend(text, message);
-                Ok(())
-            }
-            Err(failure) => {
-                self.refuse(failure);
-                Ok(())
+            // What one read brought may have more replies than the outbox has places.
+            if self.inbox.is_filling() {
+                self.write(self.inbox.take_now()).await?;
             }
         }
+        Ok(())
     }
 
     /// Whether the announce was taken.
@@ -290,11 +271,11 @@ impl Session {
     }
 
     /// Gives a message that is not the tracker's to the extension, in a task of its own: the socket is not held up.
-    fn extend(&mut self, frame: &str, message: Other) {
+    fn extend(&mut self, frame: String, message: Other) {
         if !self.extension.handles(&message.action) {
             return self.refuse(Failure::of_other(message, Reason::UnknownAction));
         }
-        let handling = self.extension.message(frame.to_owned(), self.socket.from, self.socket.outbox.clone());
+        let handling = self.extension.message(frame, self.socket.from, self.socket.outbox.clone());
         if !self.run_bounded(handling) {
             self.refuse(Failure::of_other(message, Reason::TooManyInFlight));
         }
@@ -326,41 +307,47 @@ impl From<Refused> for Reason {
     }
 }
 
-impl End {
-    fn of(error: axum::Error) -> Self {
-        use tungstenite::Error;
-        use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
-        match error.into_inner().downcast_ref() {
-            Some(Error::Capacity(_)) => Self::TooLarge,
+impl From<Stopped> for End {
+    fn from(Stopped: Stopped) -> Self {
+        Self::Stopping
+    }
+}
+
+impl From<Broken> for End {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Closed(reply) => Self::Client(Some(reply)),
             // Pages that are closed or lose their network do not say goodbye.
-            Some(Error::ConnectionClosed | Error::Io(_) | Error::Protocol(ResetWithoutClosingHandshake)) => {
-                Self::Client
-            }
-            _ => Self::Broken,
+            Broken::Lost => Self::Client(None),
+            Broken::Violated(violation) => Self::Violated(violation),
         }
     }
+}
 
-    fn label(self) -> &'static str {
+impl End {
+    fn label(&self) -> &'static str {
         match self {
-            Self::Client => "client",
+            Self::Client(_) => "client",
             Self::Silent => "silent",
             Self::Slow => "slow",
-            Self::TooLarge => "too_large",
-            Self::Broken => "broken",
+            Self::Violated(Violation::TooLarge) => "too_large",
+            Self::Violated(_) => "broken",
             Self::Stopping => "stopping",
         }
     }
 
     /// What the client is told, unless there is nobody to tell.
-    fn close_frame(self) -> Option<CloseFrame> {
+    fn close_frame(self) -> Option<Box<[u8]>> {
         let (code, reason) = match self {
-            Self::Client | Self::Silent => return None,
-            Self::Slow => (close_code::POLICY, "this connection does not read what it is sent"),
-            Self::TooLarge => (close_code::SIZE, "the message is too large"),
-            Self::Broken => (close_code::PROTOCOL, "not a WebSocket message"),
-            Self::Stopping => (close_code::AWAY, "the server is stopping"),
+            Self::Client(reply) => return reply,
+            Self::Silent => return None,
+            Self::Slow => (CloseCode::POLICY_VIOLATION, "this connection does not read what it is sent"),
+            Self::Violated(violation) => {
+                return Some(websocket::close(Some(violation.close_code()), &violation.to_string()));
+            }
+            Self::Stopping => (CloseCode::GOING_AWAY, "the server is stopping"),
         };
-        Some(CloseFrame { code, reason: Utf8Bytes::from_static(reason) })
+        Some(websocket::close(Some(code), reason))
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{ORIGIN, UPGRADE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
@@ -60,17 +59,10 @@ pub(super) async fn upgrade(State(door): State<Door>, request: Request, next: Ne
     if !door.tracker.admits(path, query) {
         return (StatusCode::FORBIDDEN, "this tracker is private: its address needs a valid passkey\n").into_response();
     }
-    let (mut parts, _) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let ClientAddress(from) = ClientAddress::of(&parts);
-    match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
-        Ok(upgrade) => door.tracker.prepare(upgrade).on_upgrade(async move |socket| {
-            // The framework runs this in a task that nobody owns, so it only starts the one that somebody does.
-            let tasks = door.tasks.clone();
-            let extension = Arc::new(DhtActions::new(door.records, door.dht));
-            tasks.spawn(async move { door.tracker.serve_socket(socket, from, extension).await });
-        }),
-        Err(rejection) => rejection.into_response(),
-    }
+    let extension = Arc::new(DhtActions::new(door.records, door.dht));
+    door.tracker.upgrade(Request::from_parts(parts, body), from, extension)
 }
 
 /// RFC 6455 §4.2.1: "An |Upgrade| header field containing the value "websocket", treated as an ASCII case-insensitive

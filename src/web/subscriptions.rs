@@ -4,8 +4,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use axum::extract::ws::Utf8Bytes;
-
 use crate::records::{Follower, Following, News, Records, Subject, TooMany};
 use crate::tracker::{Late, Outbox};
 use crate::wire::id::{InfoHash, Target};
@@ -135,17 +133,17 @@ impl Follower for Listener {
 }
 
 impl Late for Listener {
-    fn frame(&self) -> Option<Utf8Bytes> {
+    fn message(&self) -> Option<String> {
         let mut state = self.state();
         let news = state.pending.take()?;
         match state.reply.as_deref() {
             None => {
                 let frame = news.frame(|news| update_frame(&news.item, news.conflict));
-                Some(Utf8Bytes::try_from(frame).expect("JSON is UTF-8"))
+                Some(String::from_utf8(frame.into()).expect("JSON is UTF-8"))
             }
             Some(&(interval, counts)) => {
                 let info_hash = InfoHash(news.item.target().0);
-                Some(announce_frame(info_hash, interval, counts, &news.item).into())
+                Some(announce_frame(info_hash, interval, counts, &news.item))
             }
         }
     }

@@ -23,6 +23,7 @@ pub mod tracker;
 pub mod tracker_http;
 pub mod tracker_udp;
 pub mod tracker_ws;
+pub mod websocket;
 
 #[cfg(test)]
 mod vectors;

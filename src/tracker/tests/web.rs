@@ -1,4 +1,8 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::*;
+use crate::wire::tracker::Counts;
+use crate::wire::websocket;
 
 #[tokio::test]
 async fn two_pages_meet() {
@@ -259,4 +263,67 @@ async fn stopping_tells_every_client_and_leaves_no_task() {
             .await
             .starts_with(b"d14:failure reason")
     );
+}
+
+#[tokio::test]
+async fn frames_at_the_edges_of_a_connection() {
+    let server = Server::start().await;
+    let masked = |first: u8, payload: &str| {
+        let mut frame = vec![first, 0x80 | 126];
+        frame.extend((payload.len() as u16).to_be_bytes());
+        frame.extend([0; 4]);
+        frame.extend(payload.as_bytes());
+        frame
+    };
+    let handshake = "GET /announce HTTP/1.1\r\nHost: x\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    let announce = announcement(1, 10, &[]).to_string();
+    let (one, two) = announce.split_at(40);
+
+    // Right behind the handshake, in two fragments with a ping between them, then something that is no frame.
+    let mut bytes = handshake.as_bytes().to_vec();
+    bytes.extend(masked(0x01, one));
+    bytes.extend(b"\x89\x82\0\0\0\0hi");
+    bytes.extend(masked(0x80, two));
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    within(stream.write_all(&bytes)).await.unwrap();
+    let mut answer = Vec::new();
+    let counts = Counts { complete: 0, incomplete: 1, downloaded: 0 };
+    let reply = Message::Announced { info_hash: InfoHash([1; 20]), interval: 120, counts };
+    let reply = websocket::text(&reply.encode());
+    let expected = [b"\x8a\x02hi", &*reply].concat();
+    while !answer.ends_with(&expected) {
+        assert_ne!(within(stream.read_buf(&mut answer)).await.unwrap(), 0, "{}", String::from_utf8_lossy(&answer));
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 Switching Protocols\r\n"));
+    assert_eq!(server.tracker.stats().await.web_peers, 1);
+
+    answer.clear();
+    within(stream.write_all(b"\x81\x02no mask")).await.unwrap();
+    within(stream.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(answer[..4], [0x88, answer.len() as u8 - 2, 0x03, 0xea], "closed with 1002");
+    drop(stream);
+    server.until_there_are(0).await;
+    assert_eq!(server.metrics.closed.with_label_values(&["broken"]).get(), 1);
+}
+
+#[tokio::test]
+async fn handshakes_that_are_none() {
+    let server = Server::start().await;
+    let whole = "GET /announce HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
+    let table = [
+        ("", "", "101"),
+        ("connection: upgrade\r\n", "", "400"),
+        ("sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "", "400"),
+        ("sec-websocket-version: 13\r\n", "", "426"),
+        ("version: 13", "version: 8", "426"),
+    ];
+    for (part, instead, status) in table {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        within(stream.write_all(whole.replacen(part, instead, 1).as_bytes())).await.unwrap();
+        let mut answer = [0; 12];
+        within(stream.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(answer, *format!("HTTP/1.1 {status}").as_bytes(), "without {part}");
+    }
 }

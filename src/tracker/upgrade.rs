@@ -1,0 +1,69 @@
+//! From an HTTP request to a WebSocket: the server's part of the opening handshake (RFC 6455 §4.2).
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{
+    ALLOW, CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use hyper::upgrade::{OnUpgrade, Parts};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::wire::websocket;
+
+/// Why a request does not become a WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    Method,
+    NoHandshake,
+    /// §4.4: another version than ours.
+    Version,
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET")]).into_response(),
+            Self::NoHandshake => (StatusCode::BAD_REQUEST, "not the handshake of a WebSocket\n").into_response(),
+            Self::Version => (StatusCode::UPGRADE_REQUIRED, [(SEC_WEBSOCKET_VERSION, VERSION)]).into_response(),
+        }
+    }
+}
+
+/// §4.1: "The value of this header field MUST be 13."
+const VERSION: &str = "13";
+
+/// A connection that is about to become a WebSocket, and the response that makes it one.
+pub(super) fn handshake(request: &mut Request) -> Result<(Response, OnUpgrade), Refused> {
+    if request.method() != Method::GET {
+        return Err(Refused::Method);
+    }
+    let headers = request.headers();
+    let asked = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let asked = asked.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
+    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|_| asked).ok_or(Refused::NoHandshake)?;
+    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
+        return Err(Refused::Version);
+    }
+    let accept = HeaderValue::from_str(&websocket::accept(key.as_bytes())).expect("base64 is ASCII");
+    let headers = [
+        (CONNECTION, HeaderValue::from_static("upgrade")),
+        (UPGRADE, HeaderValue::from_static("websocket")),
+        (SEC_WEBSOCKET_ACCEPT, accept),
+    ];
+    let response = (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response();
+    Ok((response, hyper::upgrade::on(request)))
+}
+
+/// The bare connection, once the response is written, and what the client has sent on it already.
+pub(super) async fn upgraded(upgrade: OnUpgrade) -> Option<(TcpStream, Vec<u8>)> {
+    // Clients that go away in between.
+    let upgraded = upgrade.await.ok()?;
+    let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+        tracing::error!("a WebSocket came over a connection that is not bare TCP");
+        return None;
+    };
+    Some((io.into_inner(), read_buf.to_vec()))
+}
