@@ -2,7 +2,7 @@
 # make test: every test, with what it needs (Debian packages, npm packages) installed first.
 
 .DELETE_ON_ERROR:
-.PHONY: run test check fmt bench fuzz
+.PHONY: run test check fmt bench bench-tracker fuzz
 
 WEB_SOURCES := $(shell find web-demo -type f -not -path '*/node_modules/*' -not -path 'web-demo/dist/*')
 
@@ -35,6 +35,13 @@ bench: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
 fuzz:
 	FUZZ_SEED=$${FUZZ_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} FUZZ_SECONDS=$${FUZZ_SECONDS:-60} cargo test --release --test fuzz -- --nocapture
 	PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --release --lib tracker::table::tests::model
+
+# The generator, and the trackers beside which ours is measured. Where aquatic_ws cannot be built, it is left out.
+bench-tracker: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
+	cargo build --release
+	cargo build --release --manifest-path benches/wtload/Cargo.toml --target-dir target/bench/wtload
+	-cargo install aquatic_ws@0.9.0 --root target/bench/cargo --target-dir target/bench/aquatic
+	node benches/tracker.mjs
 
 # The page is part of the binary, so it is built before it.
 web-demo/dist/index.html: web-demo/node_modules/.package-lock.json $(WEB_SOURCES)

@@ -1,0 +1,171 @@
+// What the tracker costs over WebSocket, beside bittorrent-tracker (npm) and aquatic_ws (crates.io): processor time for
+// each offer or answer passed on, and memory for each idle peer. Every server gets one processor, the generator the
+// other; servers take turns, each run with a fresh one, so that what else the machine does meets all of them.
+
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { loadavg, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+
+const { values: options } = parseArgs({
+  options: { rounds: { type: 'string', default: '3' }, only: { type: 'string' }, sockets: { type: 'string' } },
+})
+const top = fileURLToPath(new URL('..', import.meta.url))
+const installed = join(top, 'target/bench')
+const generator = join(installed, 'wtload/release/wtload')
+
+/** @typedef {{ command: string[], ready: 'listening' | 'line' }} Server */
+
+/** @type {Record<string, (port: number, dir: string) => Promise<Server>>} */
+const SERVERS = {
+  swarmgate: async (port, dir) => {
+    const local = ['admin', 'dht', 'bittorrent', 'webrtc'].flatMap((room) => ['--set', `${room}.listen=127.0.0.1:0`])
+    const settings = ['--set', `web.listen=127.0.0.1:${port}`, '--set', 'tracker.udp_listen=127.0.0.1:0']
+    const command = [process.env['SWARMGATE_BIN'] ?? join(top, 'target/release/swarmgate'), 'serve', '--data-dir', dir]
+    return { command: [...command, ...settings, ...local, '--set', 'dht.bootstrap=[]'], ready: 'line' }
+  },
+  'bittorrent-tracker': async (port) => {
+    const program = join(top, 'tests/e2e/node_modules/bittorrent-tracker/bin/cmd.js')
+    return { command: [process.execPath, program, '--ws', '--quiet', '--port', `${port}`], ready: 'listening' }
+  },
+  aquatic_ws: async (port, dir) => {
+    const program = join(installed, 'cargo/bin/aquatic_ws')
+    const defaults = await output(program, '-p')
+    const config = join(dir, 'aquatic.toml')
+    // Its default closes the connection of a client that makes five real offers.
+    const settings = defaults
+      .replace(/^address = .*$/m, `address = "127.0.0.1:${port}"`)
+      .replace(/^websocket_max_(message|frame)_size = .*$/gm, 'websocket_max_$1_size = 65536')
+    await writeFile(config, settings)
+    return { command: [program, '-c', config], ready: 'listening' }
+  },
+}
+
+const LOAD = ['--conns', '2000', '--swarms', '100', '--offers', '5']
+/** @type {Record<string, { arguments: string[], figure: string, unit: string }>} */
+const MEASURES = {
+  light: {
+    arguments: [...LOAD, '--interval', '4', '--warmup', '5', '--duration', '12'],
+    figure: 'cpu_us_per_relay',
+    unit: 'µs of processor for each offer or answer',
+  },
+  heavy: {
+    arguments: [...LOAD, '--window', '32', '--warmup', '4', '--duration', '10'],
+    figure: 'cpu_us_per_relay',
+    unit: 'µs of processor for each offer or answer',
+  },
+  idle: {
+    arguments: [
+      '--mode',
+      'idle',
+      '--conns',
+      options.sockets ?? '5000',
+      '--swarms',
+      '500',
+      '--offers',
+      '5',
+      '--hold',
+      '4',
+    ],
+    figure: 'kib_per_conn',
+    unit: 'KiB for each idle peer',
+  },
+}
+
+const names = Object.keys(SERVERS).filter(
+  (name) => name !== 'aquatic_ws' || existsSync(join(installed, 'cargo/bin/aquatic_ws')),
+)
+for (const [measure, { figure, unit, arguments: flags }] of Object.entries(MEASURES)) {
+  if (options.only && options.only !== measure) continue
+  /** @type {Map<string, number[]>} */
+  const figures = new Map(names.map((name) => [name, []]))
+  for (let round = 0; round < Number(options.rounds); round++) {
+    for (const [name, samples] of figures) {
+      const result = await run(name, flags).catch((error) =>
+        console.error(`${measure}: ${name} failed: ${error.message}`),
+      )
+      if (result) samples.push(Number(result[figure]))
+    }
+  }
+  report(measure, unit, figures)
+}
+
+/**
+ * One run of the generator against a fresh server.
+ * @param {string} name @param {string[]} flags @returns {Promise<Record<string, unknown>>}
+ */
+async function run(name, flags) {
+  const dir = await mkdtemp(join(tmpdir(), 'swarmgate-bench-'))
+  const port = await freePort()
+  const start = SERVERS[name]
+  if (!start) throw new Error(`no server is called ${name}`)
+  const { command, ready } = await start(port, dir)
+  const server = spawn('taskset', ['-c', '0', ...command], { stdio: ['ignore', 'pipe', 'ignore'] })
+  try {
+    if (ready === 'line') await once(createInterface(server.stdout), 'line')
+    else await listening(port)
+    const address = ['--addr', `127.0.0.1:${port}`, '--pid', `${server.pid}`, '--label', name]
+    const result = JSON.parse(await output('taskset', '-c', '1', generator, ...address, ...flags))
+    if (result.err || result.closed > 0) throw new Error(`${result.closed} closed, ${result.err}`)
+    return result
+  } finally {
+    server.kill('SIGKILL')
+    if (server.exitCode === null && server.signalCode === null) await once(server, 'exit')
+    await rm(dir, { recursive: true, force: true })
+  }
+}
+
+/** @param {string} measure @param {string} unit @param {Map<string, number[]>} figures */
+function report(measure, unit, figures) {
+  console.log(`\n${measure}: ${unit}, median (least to most); load average ${loadavg()[0]?.toFixed(1)}`)
+  const ours = median(figures.get('swarmgate') ?? [])
+  for (const [name, samples] of figures) {
+    const range = `(${Math.min(...samples)} to ${Math.max(...samples)})`
+    const ratio = name === 'swarmgate' ? '' : `swarmgate is at ${(ours / median(samples)).toFixed(2)} of it`
+    console.log(`  ${name.padEnd(20)} ${median(samples).toFixed(2).padStart(8)} ${range.padEnd(20)} ${ratio}`)
+  }
+}
+
+/** @param {number[]} samples */
+function median(samples) {
+  return samples.toSorted((a, b) => a - b)[samples.length >> 1] ?? NaN
+}
+
+/** @returns {Promise<number>} */
+async function freePort() {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const address = server.address()
+  server.close()
+  await once(server, 'close')
+  if (address === null || typeof address === 'string') throw new Error('not a TCP port')
+  return address.port
+}
+
+/** Waits until something listens, by the kernel's list: a connection would count as a client. @param {number} port */
+async function listening(port) {
+  const local = `:${port.toString(16).toUpperCase().padStart(4, '0')} `
+  const deadline = Date.now() + 20_000
+  while (Date.now() < deadline) {
+    const sockets = (await Promise.all(['tcp', 'tcp6'].map((kind) => readFile(`/proc/net/${kind}`, 'utf8')))).join('\n')
+    if (sockets.split('\n').some((line) => line.includes(local) && line.includes(' 0A '))) return
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+  throw new Error('it does not listen')
+}
+
+/** What a program prints. @param {string} program @param {string[]} parameters @returns {Promise<string>} */
+async function output(program, ...parameters) {
+  const child = spawn(program, parameters, { stdio: ['ignore', 'pipe', 'ignore'] })
+  let text = ''
+  child.stdout.setEncoding('utf8').on('data', (chunk) => (text += chunk))
+  const [code] = await once(child, 'close')
+  if (code !== 0) throw new Error(`${program} ended with ${code}`)
+  return text
+}
