@@ -436,10 +436,11 @@ fn main() {
         }
     }
     let now = t0.elapsed().as_secs_f64();
+    let first_err = first_err.map_or_else(|| "null".to_owned(), |error| format!("{error:?}"));
     if cfg.mode == "idle" {
         let r = rss(cfg.pid);
         println!(
-            "{{\"label\":\"{}\",\"mode\":\"idle\",\"conns\":{},\"opened\":{},\"failed\":{},\"closed\":{},\"swarms\":{},\"offers\":{},\"replies\":{},\"rss_before_kb\":{},\"rss_kb\":{},\"kib_per_conn\":{:.2},\"server_cpu_s_total\":{:.2},\"err\":{:?}}}",
+            "{{\"label\":\"{}\",\"mode\":\"idle\",\"conns\":{},\"opened\":{},\"failed\":{},\"closed\":{},\"swarms\":{},\"offers\":{},\"replies\":{},\"rss_before_kb\":{},\"rss_kb\":{},\"kib_per_conn\":{:.2},\"server_cpu_s_total\":{:.2},\"err\":{}}}",
             cfg.label,
             cfg.conns,
             opened,
@@ -470,7 +471,7 @@ fn main() {
     let rx = ra + ro + rs + re;
     let tx = sa + ss;
     println!(
-        "{{\"label\":\"{}\",\"conns\":{},\"opened\":{},\"failed\":{},\"closed\":{},\"swarms\":{},\"offers\":{},\"interval\":{},\"window\":{},\"dur\":{:.2},\"tx_ann_s\":{:.0},\"tx_ans_s\":{:.0},\"rx_s\":{:.0},\"rx_ann_s\":{:.0},\"rx_offer_s\":{:.0},\"rx_ans_s\":{:.0},\"rx_err_s\":{:.1},\"srv_cores\":{:.3},\"cpu_s_per_M_rx\":{:.2},\"cpu_us_per_msg\":{:.2},\"cpu_us_per_tx\":{:.2},\"cpu_us_per_relay\":{:.2},\"load_cores\":{:.3},\"ann_p50\":{:.3},\"ann_p99\":{:.3},\"offer_p50\":{:.3},\"offer_p99\":{:.3},\"ans_p50\":{:.3},\"ans_p99\":{:.3},\"rss_kb\":{},\"kib_per_conn\":{:.1},\"err\":{:?}}}",
+        "{{\"label\":\"{}\",\"conns\":{},\"opened\":{},\"failed\":{},\"closed\":{},\"swarms\":{},\"offers\":{},\"interval\":{},\"window\":{},\"dur\":{:.2},\"tx_ann_s\":{:.0},\"tx_ans_s\":{:.0},\"rx_s\":{:.0},\"rx_ann_s\":{:.0},\"rx_offer_s\":{:.0},\"rx_ans_s\":{:.0},\"rx_err_s\":{:.1},\"srv_cores\":{:.3},\"cpu_s_per_M_rx\":{:.2},\"cpu_us_per_msg\":{:.2},\"cpu_us_per_tx\":{:.2},\"cpu_us_per_relay\":{:.2},\"load_cores\":{:.3},\"ann_p50\":{:.3},\"ann_p99\":{:.3},\"offer_p50\":{:.3},\"offer_p99\":{:.3},\"ans_p50\":{:.3},\"ans_p99\":{:.3},\"rss_kb\":{},\"kib_per_conn\":{:.1},\"err\":{}}}",
         cfg.label,
         cfg.conns,
         opened,
