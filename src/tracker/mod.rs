@@ -30,6 +30,7 @@ use std::time::Instant;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UdpSocket};
 
 use self::access::{Access, Refused};
@@ -229,7 +230,11 @@ impl Tracker {
     /// Answers a request for a WebSocket, and serves it in a task of the node's until it closes or the node stops.
     /// `from` is the client's address as the operator wants it seen (behind a proxy, not the proxy's). `extension` may be
     /// this socket's own: it is dropped with it.
-    pub fn upgrade(&self, mut request: Request, from: IpAddr, extension: Arc<dyn Extension>) -> Response {
+    /// `Io` is the connection that hyper serves.
+    pub fn upgrade<Io>(&self, mut request: Request, from: IpAddr, extension: Arc<dyn Extension>) -> Response
+    where
+        Io: AsyncRead + AsyncWrite + Into<TcpStream> + Unpin + Send + 'static,
+    {
         let (response, upgrade) = match upgrade::handshake(&mut request) {
             Ok(accepted) => accepted,
             Err(refused) => return refused.into_response(),
@@ -237,7 +242,7 @@ impl Tracker {
         let tracker = self.clone();
         // Two tasks, so that the one that lives as long as the socket is no larger than it must be.
         self.inner.tasks.spawn_cancellable(async move {
-            if let Some((stream, early)) = upgrade::upgraded(upgrade).await {
+            if let Some((stream, early)) = upgrade::upgraded::<Io>(upgrade).await {
                 let tasks = tracker.inner.tasks.clone();
                 tasks.spawn(tracker.serve(stream, early, from.to_canonical(), extension));
             }

@@ -105,7 +105,7 @@ async fn announce(
 ) -> Response {
     let from = IpAddr::from([127, 0, 0, 1]);
     if request.headers().contains_key(UPGRADE) {
-        return tracker.upgrade(request, from, extension);
+        return tracker.upgrade::<TcpStream>(request, from, extension);
     }
     tracker.http_announce("/announce", &query.unwrap_or_default(), from).await.into_response()
 }

@@ -9,6 +9,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::wire::websocket;
@@ -57,13 +58,17 @@ pub(super) fn handshake(request: &mut Request) -> Result<(Response, OnUpgrade), 
     Ok((response, hyper::upgrade::on(request)))
 }
 
-/// The bare connection, once the response is written, and what the client has sent on it already.
-pub(super) async fn upgraded(upgrade: OnUpgrade) -> Option<(TcpStream, Vec<u8>)> {
+/// The bare connection, once the response is written, and what the client has sent on it already. `Io` is what hyper
+/// was given to serve.
+pub(super) async fn upgraded<Io>(upgrade: OnUpgrade) -> Option<(TcpStream, Vec<u8>)>
+where
+    Io: AsyncRead + AsyncWrite + Into<TcpStream> + Unpin + Send + 'static,
+{
     // Clients that go away in between.
     let upgraded = upgrade.await.ok()?;
-    let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        tracing::error!("a WebSocket came over a connection that is not bare TCP");
+    let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<Io>>() else {
+        tracing::error!("a WebSocket came over a connection that is not this server's");
         return None;
     };
-    Some((io.into_inner(), read_buf.to_vec()))
+    Some((io.into_inner().into(), read_buf.to_vec()))
 }

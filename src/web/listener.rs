@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -20,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tower::ServiceExt;
 
+use super::lingering::{LeftUnread, Lingering};
 use super::proxy_protocol;
 use crate::config::{self, Network};
 use crate::tasks::Tasks;
@@ -103,8 +103,10 @@ async fn accept(listener: TcpListener, router: Router, opening: Opening, tasks: 
 async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, tasks: Tasks, _place: OwnedSemaphorePermit) {
     // Offers and answers are small and wanted at once. It fails only for a connection that is closed already.
     let _ = stream.set_nodelay(true);
+    let left_unread = LeftUnread::default();
+    let stream = Lingering::new(stream, left_unread.clone());
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let mut request: Request = request.map(Body::new);
+        let mut request: Request = request.map(|body| left_unread.watch(body));
         request.extensions_mut().insert(ConnectInfo(peer));
         let answer = router.clone().oneshot(request);
         async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }

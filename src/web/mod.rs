@@ -27,6 +27,7 @@ mod events;
 mod extension;
 mod headers;
 mod health;
+mod lingering;
 mod list_api;
 mod listener;
 mod proxy_protocol;

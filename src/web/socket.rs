@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use super::Rooms;
 use super::client_address::ClientAddress;
 use super::extension::DhtActions;
+use super::lingering::Lingering;
 use crate::config;
 use crate::dht::Dht;
 use crate::records::Records;
@@ -62,7 +63,7 @@ pub(super) async fn upgrade(State(door): State<Door>, request: Request, next: Ne
     let (parts, body) = request.into_parts();
     let ClientAddress(from) = ClientAddress::of(&parts);
     let extension = Arc::new(DhtActions::new(door.records, door.dht));
-    door.tracker.upgrade(Request::from_parts(parts, body), from, extension)
+    door.tracker.upgrade::<Lingering>(Request::from_parts(parts, body), from, extension)
 }
 
 /// RFC 6455 §4.2.1: "An |Upgrade| header field containing the value "websocket", treated as an ASCII case-insensitive

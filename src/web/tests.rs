@@ -455,6 +455,24 @@ async fn connections_that_say_nothing_are_closed() {
 }
 
 #[tokio::test]
+async fn whoever_sends_too_much_still_gets_the_answer() {
+    let server = Server::start().await;
+    let addr = server.listen().await;
+    let record = format!("/v1/records/{}", "ab".repeat(32));
+    for (method, path, status) in [("PUT", record.as_str(), "413"), ("POST", &record, "405"), ("PUT", "/livez", "405")]
+    {
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 4000000\r\n\r\n");
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        // All of it before the first byte of the answer is read, as simple clients do.
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&vec![b'x'; 4_000_000]).await.expect("the connection takes the whole body");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("the answer comes whole");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{method} {path}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn stopping_ends_listeners_and_connections() {
     let server = Server::start().await;
     let addr = server.listen().await;
