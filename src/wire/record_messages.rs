@@ -4,16 +4,18 @@
 //! that a record answers the question and that its signature verifies.
 
 mod announce;
+mod fields;
+mod reply;
 mod request;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 
 use super::hex;
-use super::id::{IdError, PublicKey, Signature, Target};
-use super::item::{ItemError, MAX_SALT, MAX_SEQ, MAX_VALUE, Salt, SignedItem, VerifiedItem};
+use super::id::{IdError, PublicKey, Signature};
+use super::item::{ItemError, Salt, SignedItem, VerifiedItem};
 
 pub use announce::{Known, announce_frame};
+pub use reply::{Failure, Reply, update_frame};
 pub use request::{Call, Mode, Refused, Request, handles, parse_put_body};
 
 /// The version of the message set this file speaks.
@@ -200,152 +202,4 @@ pub enum Source {
     Cache,
     /// The DHT was asked for this reply, and holds it.
     Dht,
-}
-
-/// What a server answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
-    /// To `dht_info`.
-    Info {
-        /// Good nodes known.
-        nodes: usize,
-        /// The first search for nodes is over.
-        ready: bool,
-    },
-    /// The newest version of a mutable item.
-    Found {
-        /// The item.
-        item: Box<VerifiedItem>,
-        /// Where it came from.
-        source: Source,
-        /// Two values with this sequence number were seen.
-        conflict: bool,
-    },
-    /// The newest version is not newer than the one the client has.
-    Unchanged {
-        /// Where the item lives.
-        target: Target,
-        /// The newest version's number.
-        seq: i64,
-    },
-    /// An immutable item.
-    FoundValue {
-        /// Where it lives.
-        target: Target,
-        /// The raw bencoded value.
-        v: Vec<u8>,
-    },
-    /// Nobody asked has it.
-    NotFound {
-        /// Where it would live.
-        target: Target,
-    },
-    /// A subscription is over.
-    Unsubscribed {
-        /// Where the item lives.
-        target: Target,
-    },
-    /// A put was done.
-    Stored {
-        /// Where the item lives.
-        target: Target,
-        /// Of a mutable item.
-        seq: Option<i64>,
-        /// DHT nodes that took it.
-        stored: usize,
-        /// Two values with this sequence number were seen.
-        conflict: bool,
-    },
-    /// It could not be done.
-    Failed(Failure),
-}
-
-/// Why a request failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// For programs.
-    pub code: i64,
-    /// For people: one sentence.
-    pub sentence: String,
-    /// With 301 and 302, the version that won.
-    pub current: Option<Box<VerifiedItem>>,
-}
-
-impl From<FieldError> for Failure {
-    fn from(error: FieldError) -> Self {
-        Self { code: error.code(), sentence: error.to_string(), current: None }
-    }
-}
-
-impl Reply {
-    /// The text frame that answers a request of this `action` and `id`.
-    #[must_use]
-    pub fn to_frame(&self, action: &str, id: Option<&str>) -> String {
-        let mut frame = self.fields();
-        frame.insert("action".to_owned(), action.into());
-        if let Some(id) = id {
-            frame.insert("id".to_owned(), id.into());
-        }
-        Value::Object(frame).to_string()
-    }
-
-    fn fields(&self) -> Map<String, Value> {
-        let mut extra = Map::new();
-        let fields = match self {
-            Self::Info { nodes, ready } => json!({
-                "version": VERSION,
-                "actions": ACTIONS,
-                "limits": {"v": MAX_VALUE, "salt": MAX_SALT, "seq": MAX_SEQ, "subscriptions": MAX_SUBSCRIPTIONS},
-                "dht": {"nodes": nodes, "ready": ready},
-            }),
-            Self::Found { item, source, conflict } => {
-                mark(&mut extra, *conflict);
-                extra.append(&mut object(json!(Record::from(&**item))));
-                json!({"found": true, "target": item.target().to_hex(), "source": source})
-            }
-            Self::Unchanged { target, seq } => {
-                json!({"found": true, "target": target.to_hex(), "seq": seq, "unchanged": true})
-            }
-            Self::FoundValue { target, v } => {
-                json!({"found": true, "target": target.to_hex(), "v": hex::encode(v)})
-            }
-            Self::NotFound { target } => json!({"found": false, "target": target.to_hex()}),
-            Self::Unsubscribed { target } => json!({"target": target.to_hex()}),
-            Self::Stored { target, seq, stored, conflict } => {
-                mark(&mut extra, *conflict);
-                extra.extend(seq.map(|seq| ("seq".to_owned(), seq.into())));
-                json!({"target": target.to_hex(), "stored": stored})
-            }
-            Self::Failed(Failure { code, sentence, current }) => {
-                extra.extend(current.as_ref().map(|item| ("current".to_owned(), json!(Record::from(&**item)))));
-                json!({"failure reason": sentence, "code": code})
-            }
-        };
-        let mut fields = object(fields);
-        fields.append(&mut extra);
-        fields
-    }
-}
-
-/// The frame that tells a subscriber of a newer version. It names no request, so all subscribers get the same one.
-#[must_use]
-pub fn update_frame(item: &VerifiedItem, conflict: bool) -> String {
-    let mut fields = object(json!(Record::from(item)));
-    fields.insert("action".to_owned(), "dht_update".into());
-    fields.insert("target".to_owned(), item.target().to_hex().into());
-    mark(&mut fields, conflict);
-    Value::Object(fields).to_string()
-}
-
-fn mark(fields: &mut Map<String, Value>, conflict: bool) {
-    if conflict {
-        fields.insert("conflict".to_owned(), true.into());
-    }
-}
-
-fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(fields) => fields,
-        _ => unreachable!("only called with objects"),
-    }
 }

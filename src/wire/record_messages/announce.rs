@@ -3,8 +3,9 @@
 //! A page announces itself to the swarm whose info hash is a record's target, with a field `bep46` that stock clients and
 //! trackers ignore. What it gets is the ordinary reply with the record in the same field.
 
-use super::request::Fields;
-use super::{FieldError, Record};
+use super::FieldError;
+use super::fields::Fields;
+use super::reply::record_json;
 use crate::wire::id::{InfoHash, PublicKey, Target};
 use crate::wire::item::{Salt, VerifiedItem, mutable_target};
 use crate::wire::tracker::Counts;
@@ -43,7 +44,7 @@ pub fn announce_frame(info_hash: InfoHash, interval: u64, counts: Counts, item: 
     let closing = frame.pop();
     debug_assert_eq!(closing, Some('}'), "a message is a JSON object");
     frame.push_str(",\"bep46\":");
-    frame.push_str(&serde_json::to_string(&Record::from(item)).expect("strings and numbers are JSON"));
+    frame.push_str(&record_json(item));
     frame.push('}');
     frame
 }
@@ -53,6 +54,7 @@ mod tests {
     use ed25519_dalek::SigningKey;
     use serde_json::{Value, json};
 
+    use super::super::Record;
     use super::*;
 
     fn item() -> VerifiedItem {

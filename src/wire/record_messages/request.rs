@@ -1,12 +1,14 @@
 //! What clients ask.
 
+use serde::de::IntoDeserializer;
+use serde::de::value::StrDeserializer;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
+use super::fields::Fields;
 use super::{Failure, FieldError, MAX_ID, Reply, salt_from_hex, value_from_hex};
 use crate::wire::hex;
 use crate::wire::id::{PublicKey, Signature, Target};
-use crate::wire::item::{MAX_SEQ, Salt, SignedItem, check_value};
+use crate::wire::item::{Salt, SignedItem, check_value};
 
 /// Whether a frame with this action is one of this message set, known or not.
 #[must_use]
@@ -164,37 +166,17 @@ pub fn parse_put_body(body: &str, key: PublicKey, salt: Option<Salt>) -> Result<
         return Err(FieldError::NotAsAddressed("key"));
     }
     match salt {
-        Some(salt) if fields.get("salt").is_none() => item.salt = salt,
+        Some(salt) if !fields.has("salt") => item.salt = salt,
         Some(salt) if salt != item.salt => return Err(FieldError::NotAsAddressed("salt")),
         _ => {}
     }
     Ok((item, fields.number("cas")?))
 }
 
-/// The fields of a JSON object. `null` is the same as left out.
-pub(super) struct Fields(Map<String, Value>);
-
-impl Fields {
-    pub(super) fn parse(text: &str) -> Result<Self, FieldError> {
-        serde_json::from_str(text).map(Self).map_err(|_| FieldError::NotAnObject)
-    }
-
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.0.get(name).filter(|value| !value.is_null())
-    }
-
-    pub(super) fn text(&self, name: &'static str) -> Result<Option<&str>, FieldError> {
-        self.get(name).map(|value| value.as_str().ok_or(FieldError::NotText(name))).transpose()
-    }
-
+/// What the fields say of records.
+impl Fields<'_> {
     fn required(&self, name: &'static str) -> Result<&str, FieldError> {
         self.text(name)?.ok_or(FieldError::Missing(name))
-    }
-
-    pub(super) fn number(&self, name: &'static str) -> Result<Option<i64>, FieldError> {
-        let read =
-            |value: &Value| value.as_i64().filter(|n| (0..=MAX_SEQ).contains(n)).ok_or(FieldError::NotANumber(name));
-        self.get(name).map(read).transpose()
     }
 
     pub(super) fn salt(&self) -> Result<Salt, FieldError> {
@@ -202,7 +184,7 @@ impl Fields {
     }
 
     fn none_of(&self, names: &[&'static str]) -> Result<(), FieldError> {
-        match names.iter().find(|name| self.get(name).is_some()) {
+        match names.iter().find(|name| self.has(name)) {
             Some(name) => Err(FieldError::Unexpected(name)),
             None => Ok(()),
         }
@@ -249,12 +231,16 @@ impl Fields {
     }
 
     fn mode(&self) -> Result<Mode, FieldError> {
-        let read = |value: &Value| Mode::deserialize(value).map_err(|_| FieldError::NotAMode);
-        Ok(self.get("mode").map(read).transpose()?.unwrap_or_default())
+        let text = self.text("mode").map_err(|_| FieldError::NotAMode)?;
+        let read = |word: &str| {
+            let word: StrDeserializer<'_, serde::de::value::Error> = word.into_deserializer();
+            Mode::deserialize(word).map_err(|_| FieldError::NotAMode)
+        };
+        Ok(text.map(read).transpose()?.unwrap_or_default())
     }
 
     fn put_call(&self) -> Result<Call, FieldError> {
-        let mutable = ["k", "sig", "seq"].iter().any(|name| self.get(name).is_some());
+        let mutable = ["k", "sig", "seq"].iter().any(|name| self.has(name));
         if !mutable {
             let v = value_from_hex(self.required("v")?)?;
             self.none_of(&["salt", "cas"])?;
@@ -280,6 +266,7 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::Value;
 
     use super::*;
 
