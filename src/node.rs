@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::dht::{Dht, Mode};
 use crate::gossip::Gossip;
 use crate::metrics::Metrics;
-use crate::records::{self, Records};
+use crate::records::{self, Follower, News, Records};
 use crate::tasks::Tasks;
 use crate::tracker::{self, Tracker};
 use crate::web::{self, Opening};
@@ -180,7 +180,7 @@ fn introduce(records: &Records, gossip: &Gossip, mut news: mpsc::Receiver<Verifi
     for item in records.recent(FOLLOWED_AT_START) {
         gossip.follow(*item.key(), item.salt().clone(), Some(&item), false);
     }
-    records.set_listener(Arc::new(Told(gossip.clone())));
+    records.follow_all(Arc::new(Told(gossip.clone())));
     let records = records.clone();
     tasks.spawn_cancellable(async move {
         while let Some(item) = news.recv().await {
@@ -192,13 +192,13 @@ fn introduce(records: &Records, gossip: &Gossip, mut news: mpsc::Receiver<Verifi
 /// Gossip follows what records is asked for, and tells of what it learns.
 struct Told(Gossip);
 
-impl records::Listener for Told {
-    fn asked(&self, key: &PublicKey, salt: &Salt, newest: Option<&VerifiedItem>) {
-        self.0.follow(*key, salt.clone(), newest, false);
+impl Follower for Told {
+    fn newer(self: Arc<Self>, news: &Arc<News>) {
+        self.0.learn(&news.item);
     }
 
-    fn newer(&self, item: &VerifiedItem) {
-        self.0.learn(item);
+    fn wanted(&self, key: &PublicKey, salt: &Salt, newest: Option<&VerifiedItem>) {
+        self.0.follow(*key, salt.clone(), newest, false);
     }
 }
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::service::{Inner, Records, now};
+use super::store::Slot;
 use super::topics::{Follower, News, Subject, TooMany};
-use crate::wire::id::Target;
-use crate::wire::item::{VerifiedItem, mutable_target};
+use crate::wire::id::{PublicKey, Target};
+use crate::wire::item::{Salt, VerifiedItem, mutable_target};
 
 /// A follower's place. Dropping it ends the following.
 pub struct Following {
@@ -57,6 +58,18 @@ impl Records {
         Ok(Following { records: self.clone(), target, number })
     }
 
+    /// Has `follower` told of each newer version of every record, and of what clients want, from now on. Only the first who
+    /// asks for this is.
+    pub fn follow_all(&self, follower: Arc<dyn Follower>) {
+        let _ = self.inner.everything.set(follower);
+    }
+
+    /// The newest versions of the records that were used last; those that were put here first.
+    #[must_use]
+    pub fn recent(&self, max: usize) -> Vec<VerifiedItem> {
+        self.inner.book().recent(max)
+    }
+
     /// The newest version known here of the record at this target.
     #[must_use]
     pub fn known(&self, target: &Target) -> Option<Arc<News>> {
@@ -72,18 +85,46 @@ impl Records {
 }
 
 impl Inner {
+    /// Takes what others had into the book, and tells whether it was news. The slot is used under the book's lock, so that
+    /// the disk sees the changes in the order in which they were made.
+    pub(super) fn learn(&self, slot: Slot, item: VerifiedItem) -> bool {
+        let newer = {
+            let mut book = self.book();
+            let step = book.learn(item.clone());
+            slot.write(step.changes);
+            step.outcome
+        };
+        self.update_count();
+        if newer {
+            self.tell(&item);
+        }
+        newer
+    }
+
     /// Tells followers that this version is the newest, unless the book has gone on: then they are told of a newer one.
     pub(super) fn tell(&self, item: &VerifiedItem) {
         let target = item.target();
+        let everything = self.everything.get();
         let mut topics = self.topics();
-        if !topics.has(&target) {
+        if everything.is_none() && !topics.has(&target) {
             return;
         }
         let Some(entry) = self.book().peek(&target).filter(|entry| entry.item == *item) else { return };
-        let told = topics.tell(&Arc::new(News::new(entry.item, entry.conflict)), now(), &mut rand::rng());
+        let news = Arc::new(News::new(entry.item, entry.conflict));
+        let told = topics.tell(&news, now(), &mut rand::rng());
         drop(topics);
         self.metrics.updates.inc_by(told as u64);
         self.replanned.notify_one();
+        if let Some(everything) = everything {
+            everything.clone().newer(&news);
+        }
+    }
+
+    /// A client asks for a record, or puts it; `newest` is what is known of it.
+    pub(super) fn wanted(&self, key: &PublicKey, salt: &Salt, newest: Option<&VerifiedItem>) {
+        if let Some(everything) = self.everything.get() {
+            everything.wanted(key, salt, newest);
+        }
     }
 
     fn count_followers(&self, topics: &super::topics::Topics) {

@@ -2,7 +2,7 @@
 //!
 //! A get is answered from the book when the DHT was asked recently enough, else by one lookup for all who ask. A put is
 //! verified, compared with the newest version known, written to disk and then sent to the DHT. The book (`book`) is pure
-//! and in memory; the store (`store`) keeps it on disk; the service ([`Records`]) joins both with the DHT.
+//! and in memory; the store (`store`) keeps it on disk; the service ([`Records`]) joins both with the DHT for `gets` and `puts`.
 //!
 //! Who follows a record is told of each newer version, however it came: put here, found by the poll of the DHT that all its
 //! followers share (`topics` is pure, `poller` does it), or handed in by peers ([`Records::learn`]).
@@ -17,7 +17,6 @@ use crate::wire::record_messages::SERVER_ERROR;
 
 pub use crate::wire::record_messages::{Mode, Source};
 pub use following::Following;
-pub use listener::Listener;
 pub use quota::Asker;
 pub use service::Records;
 pub use store::{StartError, StoreError};
@@ -28,12 +27,13 @@ mod book;
 mod flights;
 mod floors;
 mod following;
-mod listener;
+mod gets;
 #[cfg(test)]
 pub(crate) mod memory_dht;
 pub(crate) mod network;
 mod poller;
 mod publisher;
+mod puts;
 mod quota;
 mod schedule;
 mod service;

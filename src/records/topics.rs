@@ -38,10 +38,17 @@ impl News {
     }
 }
 
-/// Somebody who follows a record.
+/// Somebody who follows one record ([`Records::follow`](super::Records::follow)) or all of them
+/// ([`Records::follow_all`](super::Records::follow_all)).
 pub trait Follower: Send + Sync + 'static {
     /// A newer version is known. Called while the topics are locked: cheap, never blocks, calls nothing of this room.
     fn newer(self: Arc<Self>, news: &Arc<News>);
+
+    /// A client asks for a record or puts it; `newest` is what is known of it. Only who follows all records hears of that.
+    /// Cheap, never blocks, calls nothing of this room.
+    fn wanted(&self, key: &PublicKey, salt: &Salt, newest: Option<&VerifiedItem>) {
+        let _ = (key, salt, newest);
+    }
 }
 
 /// As much is followed as may be.

@@ -1,0 +1,160 @@
+//! Puts: compared with the newest version known, on disk before anything else, then in the DHT.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::book::Refusal;
+use super::gets::Looked;
+use super::service::{Inner, Records, now};
+use super::{Asker, GetError, PutError, PutOk, PutOptions, StoreError};
+use crate::dht::PutOutcome;
+use crate::wire::item::{ItemError, SignedItem, VerifiedItem, check_value};
+
+impl Records {
+    /// Stores a version: on disk here, then in the DHT. With `cas`, only over the version of that number.
+    ///
+    /// Once begun it is carried to its end, also when nobody waits for it any more.
+    ///
+    /// # Errors
+    /// The item is not valid, something newer is known, or it cannot be kept.
+    pub async fn put(&self, item: SignedItem, options: PutOptions) -> Result<PutOk, PutError> {
+        let result = match item.verify() {
+            Ok(item) if self.inner.admit_put(&item, options.asker) => {
+                self.to_the_end(async move |records| records.put_verified(item, options.cas).await).await
+            }
+            Ok(_) => Err(PutError::OverQuota),
+            Err(error) => Err(error.into()),
+        };
+        self.count_put(result.as_ref().map(|_| ()).map_err(PutError::code));
+        result
+    }
+
+    /// Stores an immutable value in the DHT. It is kept here for a while only.
+    ///
+    /// # Errors
+    /// The value is not one that nodes take.
+    pub async fn put_value(&self, v: Vec<u8>, asker: Asker) -> Result<PutOk, PutError> {
+        let result = match check_value(&v) {
+            Ok(()) if !self.inner.take_put(asker) => Err(PutError::OverQuota),
+            Ok(()) => self.to_the_end(async move |records| Ok(records.put_checked_value(v).await?)).await,
+            Err(error) => Err(error.into()),
+        };
+        self.count_put(result.as_ref().map(|_| ()).map_err(PutError::code));
+        result
+    }
+
+    async fn put_verified(&self, item: VerifiedItem, cas: Option<i64>) -> Result<PutOk, PutError> {
+        if cas.is_some() {
+            // The put itself was charged; what it has to know first is part of it.
+            let looked = self.look_if_older(*item.key(), item.salt().clone(), Duration::ZERO, Asker::Us).await;
+            match looked {
+                Ok(Some(Looked::TimedOut)) => return Err(PutError::Unsure(GetError::TimedOut)),
+                Ok(_) => {}
+                Err(error) => return Err(PutError::Unsure(error)),
+            }
+        }
+        let slot = self.inner.store.reserve().await?;
+        let (is_news, taken, written) = {
+            let mut book = self.inner.book();
+            let is_news = book.peek(&item.target()).is_none_or(|known| item.replaces(&known.item));
+            let step = book.put(item.clone(), cas);
+            (is_news, step.outcome, slot.write_durably(step.changes))
+        };
+        self.inner.update_count();
+        let entry = taken.map_err(|refusal| match refusal {
+            Refusal::CasMismatch(current) => PutError::CasMismatch(Box::new(current)),
+            Refusal::Stale(current) => PutError::Stale(Box::new(current)),
+            Refusal::BelowFloor(floor) => PutError::BelowFloor(floor),
+        })?;
+        written.await?;
+        if is_news {
+            self.inner.tell(&item);
+        }
+        self.inner.wanted(item.key(), item.salt(), Some(&entry.item));
+        let outcome = self.publish(entry.item, cas).await;
+        if let Some(stands) = outcome.newer {
+            return self.lost_to(stands, &item, cas);
+        }
+        Ok(PutOk { target: item.target(), stored: outcome.stored, conflict: entry.conflict })
+    }
+
+    /// Nodes hold a version that stands in the way, though a moment ago none was known: another server's client was
+    /// faster. If by the rules it loses against ours, they are told at the next publication.
+    fn lost_to(&self, stands: VerifiedItem, item: &VerifiedItem, cas: Option<i64>) -> Result<PutOk, PutError> {
+        let stands = Box::new(stands);
+        match cas {
+            Some(_) => Err(PutError::CasMismatch(stands)),
+            None if stands.replaces(item) => Err(PutError::Stale(stands)),
+            None => Ok(PutOk { target: item.target(), stored: 0, conflict: stands.conflicts_with(item) }),
+        }
+    }
+
+    /// Sends a version to the DHT, keeps what stands in its way there, and notes when to do it again.
+    pub(super) async fn publish(&self, item: VerifiedItem, cas: Option<i64>) -> PutOutcome {
+        let target = item.target();
+        let mut outcome = self.put_to_network(item.clone(), cas).await;
+        // What stands in the way of `cas` may be this very version, or one before the version `cas` names, when a put of
+        // that did not reach the DHT. In both cases the book has been asked already.
+        if outcome.newer.as_ref().is_some_and(|stands| *stands == item || Some(stands.seq()) < cas) {
+            outcome = self.put_to_network(item, None).await;
+        }
+        if let Some(stands) = &outcome.newer
+            && let Ok(slot) = self.inner.store.reserve().await
+        {
+            self.inner.learn(slot, stands.clone());
+        }
+        self.inner.book().checked(target, now());
+        self.inner.schedule().published(target, outcome.stored, now(), &mut rand::rng());
+        self.inner.rescheduled.notify_one();
+        outcome
+    }
+
+    async fn put_to_network(&self, item: VerifiedItem, cas: Option<i64>) -> PutOutcome {
+        timeout(self.inner.settings.timeout, self.inner.network.put(item, cas)).await.unwrap_or_default()
+    }
+
+    async fn put_checked_value(&self, v: Vec<u8>) -> Result<PutOk, ItemError> {
+        let target = self.inner.values().insert(v.clone());
+        let put = timeout(self.inner.settings.timeout, self.inner.network.put_immutable(v)).await;
+        let outcome = put.unwrap_or_else(|_| Ok(PutOutcome::default()))?;
+        Ok(PutOk { target, stored: outcome.stored, conflict: false })
+    }
+
+    /// Runs `work` as a task, so that it is not dropped half done when whoever asked goes away.
+    async fn to_the_end<F, T>(&self, work: impl FnOnce(Records) -> F) -> Result<T, PutError>
+    where
+        F: Future<Output = Result<T, PutError>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (done, result) = oneshot::channel();
+        let work = work(self.clone());
+        self.inner.tasks.spawn_cancellable(async move {
+            let _ = done.send(work.await);
+        });
+        result.await.unwrap_or(Err(PutError::Store(StoreError::Stopping)))
+    }
+
+    fn count_put(&self, result: Result<(), i64>) {
+        let label = result.map_or_else(|code| code.to_string(), |()| "stored".to_owned());
+        self.inner.metrics.puts.with_label_values(&[&label]).inc();
+    }
+}
+
+impl Inner {
+    /// A put that the book refuses, or has already, costs the DHT nothing, and nobody anything.
+    fn admit_put(&self, item: &VerifiedItem, asker: Asker) -> bool {
+        let is_news = self.book().peek(&item.target()).is_none_or(|known| item.replaces(&known.item));
+        !is_news || self.take_put(asker)
+    }
+
+    fn take_put(&self, asker: Asker) -> bool {
+        let admitted = self.puts_left().take(asker, now());
+        if !admitted {
+            self.metrics.over_quota.with_label_values(&["put"]).inc();
+        }
+        admitted
+    }
+}
