@@ -97,12 +97,13 @@ pub trait Extension: Send + Sync + 'static {
     /// Whether this action is the extension's.
     fn handles(&self, action: &str) -> bool;
 
-    /// Takes one whole frame; replies go through `out`. Runs as a task of its own. At most [`MAX_IN_FLIGHT`] run for one
-    /// socket; a frame past that is answered with a failure reason and does not come here.
-    fn message(&self, frame: String, from: IpAddr, out: Outbox) -> BoxFuture<'static, ()>;
+    /// Takes one whole frame; replies go through `out`. Called on the socket's own task: what does not wait is done here,
+    /// and the rest is returned. That runs as a task of its own, of which a socket has at most [`MAX_IN_FLIGHT`]: past that
+    /// it is dropped, and the frame answered with a failure reason.
+    fn message(&self, frame: &str, from: IpAddr, out: &Outbox) -> Option<BoxFuture<'static, ()>>;
 
     /// Takes what an announce said that is not the tracker's, after the announce itself was taken. Runs and is bounded as
-    /// [`Self::message`] is.
+    /// what [`Self::message`] returns.
     fn announced(&self, announced: Announced, out: Outbox) -> BoxFuture<'static, ()>;
 
     /// A peer of this socket has left the swarm. (When the socket ends, the extension is dropped.)

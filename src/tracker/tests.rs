@@ -125,20 +125,23 @@ impl Extension for TestExtension {
         action.starts_with("test_")
     }
 
-    fn message(&self, frame: String, from: IpAddr, out: Outbox) -> BoxFuture<'static, ()> {
-        let hold = self.hold.clone();
-        async move {
-            let request: Value = serde_json::from_str(&frame).unwrap();
-            if request["action"] == "test_hold" {
+    fn message(&self, frame: &str, from: IpAddr, out: &Outbox) -> Option<BoxFuture<'static, ()>> {
+        let request: Value = serde_json::from_str(frame).unwrap();
+        let reply = json!({"action": request["action"], "id": request["id"], "from": from}).to_string();
+        let (hold, out) = (self.hold.clone(), out.clone());
+        if request["action"] == "test_hold" {
+            let held = async move {
                 hold.acquire().await.unwrap().forget();
-            }
-            if request["action"] == "test_flood" {
-                let frame = "x".repeat(100_000);
-                while out.send(&frame) {}
-            }
-            out.send(json!({"action": request["action"], "id": request["id"], "from": from}).to_string());
+                out.send(reply);
+            };
+            return Some(held.boxed());
         }
-        .boxed()
+        if request["action"] == "test_flood" {
+            let frame = "x".repeat(100_000);
+            while out.send(&frame) {}
+        }
+        out.send(reply);
+        None
     }
 
     fn announced(&self, announced: Announced, out: Outbox) -> BoxFuture<'static, ()> {

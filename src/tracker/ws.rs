@@ -167,7 +167,7 @@ impl Session {
                 Incoming::Announce(announce, None) => drop(self.announce(announce).await?),
                 Incoming::Announce(announce, Some(bep46)) => self.announce_with(announce, bep46).await?,
                 Incoming::Scrape(info_hashes) => self.scrape(info_hashes).await?,
-                Incoming::Other(message, frame) => self.extend(frame, message),
+                Incoming::Other(message, frame) => self.extend(&frame, message),
                 Incoming::Refused(failure) => self.refuse(failure),
                 Incoming::Ping(payload) => self.write([websocket::pong(&payload)].into()).await?,
                 Incoming::End(broken) => return Err(broken.into()),
@@ -270,13 +270,16 @@ impl Session {
         Ok(())
     }
 
-    /// Gives a message that is not the tracker's to the extension, in a task of its own: the socket is not held up.
-    fn extend(&mut self, frame: String, message: Other) {
+    /// Gives a message that is not the tracker's to the extension. What has to wait does so in a task of its own: the socket
+    /// is not held up.
+    fn extend(&mut self, frame: &str, message: Other) {
         if !self.extension.handles(&message.action) {
             return self.refuse(Failure::of_other(message, Reason::UnknownAction));
         }
-        let handling = self.extension.message(frame, self.socket.from, self.socket.outbox.clone());
-        if !self.run_bounded(handling) {
+        let rest = self.extension.message(frame, self.socket.from, &self.socket.outbox);
+        if let Some(rest) = rest
+            && !self.run_bounded(rest)
+        {
             self.refuse(Failure::of_other(message, Reason::TooManyInFlight));
         }
     }

@@ -27,18 +27,26 @@ impl Extension for DhtActions {
         record_messages::handles(action)
     }
 
-    fn message(&self, frame: String, from: IpAddr, out: Outbox) -> BoxFuture<'static, ()> {
-        let actions = self.clone();
-        Box::pin(async move {
-            let reply = match Request::parse(&frame) {
-                Ok(Request { id, call }) => {
-                    let action = call.action();
-                    actions.reply(call, Asker::Address(from), &out).await.to_frame(action, Some(&id))
-                }
-                Err(refused) => refused.to_frame(),
-            };
-            out.send(reply);
-        })
+    fn message(&self, frame: &str, from: IpAddr, out: &Outbox) -> Option<BoxFuture<'static, ()>> {
+        let Request { id, call } = match Request::parse(frame) {
+            Ok(request) => request,
+            Err(refused) => {
+                out.send(refused.to_frame());
+                return None;
+            }
+        };
+        let (action, asker) = (call.action(), Asker::Address(from));
+        let waiting = match self.begin(call, asker, out) {
+            Step::Done(reply) => {
+                out.send(reply.to_frame(action, Some(&id)));
+                return None;
+            }
+            Step::Waits(reply) => reply,
+        };
+        let out = out.clone();
+        Some(Box::pin(async move {
+            out.send(waiting.await.to_frame(action, Some(&id)));
+        }))
     }
 
     fn announced(&self, announced: Announced, out: Outbox) -> BoxFuture<'static, ()> {
@@ -57,55 +65,78 @@ impl DhtActions {
         Self { records, dht, subscriptions: Arc::default() }
     }
 
-    async fn reply(&self, call: Call, asker: Asker, out: &Outbox) -> Reply {
+    /// Answers a call at once where nothing has to be waited for, and does what must be done in the order of the calls.
+    fn begin(&self, call: Call, asker: Asker, out: &Outbox) -> Step {
         match call {
             Call::Info => {
                 let info = self.dht.info();
-                Reply::Info { nodes: info.good_nodes, ready: info.ready }
+                Step::Done(Reply::Info { nodes: info.good_nodes, ready: info.ready })
             }
             Call::Get { key, salt, known_seq, max_age, min_seq, mode } => {
-                let target = mutable_target(&key, &salt);
                 let options = GetOptions { mode, max_age: max_age.map(Duration::from_secs), min_seq, asker };
-                got(target, known_seq, self.records.get(key, salt, options).await)
+                let target = mutable_target(&key, &salt);
+                if let Some(known) = self.records.get_now(&key, &salt, &options) {
+                    return Step::Done(got(target, known_seq, Ok(known)));
+                }
+                let records = self.records.clone();
+                Step::waits(async move { got(target, known_seq, records.get(key, salt, options).await) })
             }
-            Call::GetValue { target } => match self.records.get_value(target, asker).await {
-                Ok(Some(v)) => Reply::FoundValue { target, v },
-                Ok(None) => Reply::NotFound { target },
-                Err(error) => get_failed(error),
-            },
+            Call::GetValue { target } => {
+                if let Some(v) = self.records.value_now(&target) {
+                    return Step::Done(Reply::FoundValue { target, v });
+                }
+                let records = self.records.clone();
+                Step::waits(async move {
+                    match records.get_value(target, asker).await {
+                        Ok(Some(v)) => Reply::FoundValue { target, v },
+                        Ok(None) => Reply::NotFound { target },
+                        Err(error) => get_failed(error),
+                    }
+                })
+            }
             Call::Put { item, cas } => {
-                let seq = item.seq;
-                stored(Some(seq), self.records.put(*item, PutOptions { cas, asker }).await)
+                let records = self.records.clone();
+                Step::waits(async move {
+                    let seq = item.seq;
+                    stored(Some(seq), records.put(*item, PutOptions { cas, asker }).await)
+                })
             }
-            Call::PutValue { v } => stored(None, self.records.put_value(v, asker).await),
-            Call::Subscribe { key, salt, known_seq } => self.subscribe((key, salt), known_seq, asker, out).await,
+            Call::PutValue { v } => {
+                let records = self.records.clone();
+                Step::waits(async move { stored(None, records.put_value(v, asker).await) })
+            }
+            Call::Subscribe { key, salt, known_seq } => self.subscribe((key, salt), known_seq, asker, out),
             Call::Unsubscribe { key, salt } => {
                 let target = mutable_target(&key, &salt);
                 self.subscriptions.end(&target);
-                Reply::Unsubscribed { target }
+                Step::Done(Reply::Unsubscribed { target })
             }
         }
     }
 
     /// First the subscription, then the look at what there is: what comes in between is pushed.
-    async fn subscribe(&self, subject: Subject, known_seq: Option<i64>, asker: Asker, out: &Outbox) -> Reply {
+    fn subscribe(&self, subject: Subject, known_seq: Option<i64>, asker: Asker, out: &Outbox) -> Step {
         let (key, salt) = subject.clone();
-        let target = mutable_target(&key, &salt);
-        let is_new = match self.subscriptions.begin(&self.records, target, subject, out) {
-            Ok(is_new) => is_new,
-            Err(error) => return failed(SERVER_ERROR, error.to_string()),
+        let (target, options) = (mutable_target(&key, &salt), GetOptions { asker, ..GetOptions::default() });
+        let begun = match self.subscriptions.begin(&self.records, target, subject, out) {
+            Ok(begun) => begun,
+            Err(error) => return Step::Done(failed(SERVER_ERROR, error.to_string())),
         };
-        match self.records.get(key, salt, GetOptions { asker, ..GetOptions::default() }).await {
-            // The subscription stands, and a poll asks the DHT again soon.
-            Err(GetError::TimedOut) => Reply::NotFound { target },
-            Err(error) => {
-                if is_new {
-                    self.subscriptions.end(&target);
-                }
-                get_failed(error)
-            }
-            result => got(target, known_seq, result),
+        if let Some(known) = self.records.get_now(&key, &salt, &options) {
+            begun.keep();
+            return Step::Done(got(target, known_seq, Ok(known)));
         }
+        let records = self.records.clone();
+        Step::waits(async move {
+            let reply = match records.get(key, salt, options).await {
+                // The subscription stands, and a poll asks the DHT again soon.
+                Err(GetError::TimedOut) => Reply::NotFound { target },
+                Err(error) => return get_failed(error),
+                result => got(target, known_seq, result),
+            };
+            begun.keep();
+            reply
+        })
     }
 
     /// Follows the record of an announce, and sends it if it is newer than what the page has. A field that makes no sense
@@ -126,6 +157,19 @@ impl DhtActions {
         if let Some(news) = self.records.known(&target).filter(|news| Some(news.item.seq()) > seq) {
             out.send(announce_frame(info_hash, interval, counts, &news.item));
         }
+    }
+}
+
+/// What became of a call at once.
+enum Step {
+    Done(Reply),
+    /// The reply takes a lookup or a put.
+    Waits(BoxFuture<'static, Reply>),
+}
+
+impl Step {
+    fn waits(reply: impl Future<Output = Reply> + Send + 'static) -> Self {
+        Self::Waits(Box::pin(reply))
     }
 }
 

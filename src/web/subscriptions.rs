@@ -57,15 +57,16 @@ struct State {
 }
 
 impl Subscriptions {
-    /// Begins a subscription. Whether it is new.
+    /// Begins a subscription, which is to be kept once all went well.
     pub(super) fn begin(
-        &self,
+        self: &Arc<Self>,
         records: &Records,
         target: Target,
         subject: Subject,
         out: &Outbox,
-    ) -> Result<bool, SubscribeError> {
-        self.follow(records, (target, Kind::Subscribed), Some(subject), None, out)
+    ) -> Result<Begun, SubscribeError> {
+        let is_new = self.follow(records, (target, Kind::Subscribed), Some(subject), None, out)?;
+        Ok(Begun { ends: is_new.then(|| (self.clone(), target)) })
     }
 
     /// Begins or renews what an announce asks for.
@@ -76,8 +77,8 @@ impl Subscriptions {
         subject: Option<Subject>,
         reply: AnnounceReply,
         out: &Outbox,
-    ) -> Result<bool, SubscribeError> {
-        self.follow(records, (target, Kind::Announced), subject, Some(reply), out)
+    ) -> Result<(), SubscribeError> {
+        self.follow(records, (target, Kind::Announced), subject, Some(reply), out).map(drop)
     }
 
     pub(super) fn end(&self, target: &Target) {
@@ -88,6 +89,7 @@ impl Subscriptions {
         self.open().remove(&(*target, Kind::Announced));
     }
 
+    /// Whether it is new.
     fn follow(
         &self,
         records: &Records,
@@ -113,6 +115,26 @@ impl Subscriptions {
 
     fn open(&self) -> MutexGuard<'_, HashMap<(Target, Kind), Subscription>> {
         self.open.lock().expect("nothing panics while holding it")
+    }
+}
+
+/// A subscription whose request is not answered yet. Dropped, it ends again, unless it was there before.
+#[must_use]
+pub(super) struct Begun {
+    ends: Option<(Arc<Subscriptions>, Target)>,
+}
+
+impl Begun {
+    pub(super) fn keep(mut self) {
+        self.ends = None;
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some((subscriptions, target)) = self.ends.take() {
+            subscriptions.end(&target);
+        }
     }
 }
 
