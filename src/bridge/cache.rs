@@ -1,10 +1,14 @@
-//! Bridged torrents on disk: bounded by bytes, the least recently used go first, and what is there is found again after a
-//! restart.
+//! Torrents on disk: bridged ones, bounded by bytes, of which the least recently used go first, and pinned ones, which
+//! never go by themselves. What is there is found again after a restart.
 //!
 //! ```text
-//! cache/<info hash>/torrent     the metainfo; its modification time is the last use
-//! cache/<info hash>/files/…     the content
+//! cache/<info hash>/torrent      the metainfo; its modification time is the last use
+//! cache/<info hash>/files/…      the content
+//! pinned/<info hash>/…           the same
 //! ```
+//!
+//! A torrent lies in one of the two. It changes sides by being renamed, so that no byte is copied and a crash loses
+//! nothing.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -31,16 +35,26 @@ pub(super) enum CacheError {
     Io(#[from] io::Error),
 }
 
-/// The cache.
+/// The cache, and the pinned torrents beside it.
 #[derive(Debug)]
 pub(super) struct Cache {
     root: PathBuf,
+    pinned: PathBuf,
     limit: u64,
-    /// Torrents in use and their full lengths, which is what they may grow to. A std mutex: held for a look-up.
-    in_use: Mutex<HashMap<InfoHash, u64>>,
+    /// Torrents in use. A std mutex: held for a look-up.
+    in_use: Mutex<HashMap<InfoHash, Use>>,
     /// One at a time makes room, or two would count on the same.
     making_room: tokio::sync::Mutex<()>,
     metrics: crate::metrics::Bridge,
+}
+
+/// Of a torrent in use.
+#[derive(Debug)]
+struct Use {
+    /// What it counts against the limit: its full length, which is what it may grow to. Pinned torrents count nothing.
+    bytes: u64,
+    /// How many hold it.
+    holders: usize,
 }
 
 /// A torrent that is not in use.
@@ -52,22 +66,72 @@ struct Unused {
 }
 
 impl Cache {
-    /// Makes the folder, if it is not there.
-    pub(super) fn open(root: PathBuf, limit: u64, metrics: crate::metrics::Bridge) -> io::Result<Arc<Self>> {
+    /// Makes the folders in `data_dir`, if they are not there.
+    pub(super) fn open(data_dir: &Path, limit: u64, metrics: crate::metrics::Bridge) -> io::Result<Arc<Self>> {
+        let (root, pinned) = (data_dir.join("cache"), data_dir.join("pinned"));
         fs::create_dir_all(&root)?;
+        fs::create_dir_all(&pinned)?;
         let (in_use, making_room) = (Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Arc::new(Self { root, limit, in_use, making_room, metrics }))
+        Ok(Arc::new(Self { root, pinned, limit, in_use, making_room, metrics }))
     }
 
     /// Whether a torrent was here before.
     pub(super) fn contains(&self, info_hash: &InfoHash) -> bool {
-        self.torrent_file(info_hash).exists()
+        torrent_in(&self.folder(info_hash)).exists() || torrent_in(&self.pinned_folder(info_hash)).exists()
     }
 
     /// The metainfo of a torrent that was here before. It is read as if a stranger had sent it.
     pub(super) async fn metainfo(&self, info_hash: InfoHash) -> Option<Metainfo> {
-        let torrent = tokio::fs::read(self.torrent_file(&info_hash)).await.ok()?;
-        Metainfo::from_torrent(&torrent).ok().filter(|metainfo| metainfo.info_hash() == info_hash)
+        for folder in [self.pinned_folder(&info_hash), self.folder(&info_hash)] {
+            let Ok(torrent) = tokio::fs::read(torrent_in(&folder)).await else { continue };
+            let metainfo = Metainfo::from_torrent(&torrent).ok();
+            if let Some(metainfo) = metainfo.filter(|metainfo| metainfo.info_hash() == info_hash) {
+                return Some(metainfo);
+            }
+        }
+        None
+    }
+
+    /// The torrents that are pinned on disk.
+    pub(super) fn pinned(&self) -> io::Result<Vec<InfoHash>> {
+        let names = fs::read_dir(&self.pinned)?.map(|entry| Ok(entry?.file_name()));
+        let names = names.collect::<io::Result<Vec<_>>>()?;
+        Ok(names.iter().filter_map(|name| InfoHash::from_hex(name.to_str()?).ok()).collect())
+    }
+
+    /// Keeps a torrent for good, until [`Cache::release`]. What the cache has of it is kept.
+    pub(super) async fn keep(self: &Arc<Self>, metainfo: &Metainfo) -> Result<Kept, CacheError> {
+        let _only_one = self.making_room.lock().await;
+        let (cache, torrent, info_hash) = (self.clone(), metainfo.to_torrent(), metainfo.info_hash());
+        spawn_blocking(move || {
+            let (cached, pinned) = (cache.folder(&info_hash), cache.pinned_folder(&info_hash));
+            if !pinned.exists() && cached.exists() {
+                fs::rename(cached, &pinned)?;
+            }
+            write_torrent(&pinned, &torrent)?;
+            Ok(cache.hold(info_hash, pinned, 0))
+        })
+        .await
+        .map_err(io::Error::other)?
+    }
+
+    /// Puts a pinned torrent that is not in use into the cache, of which the oldest may have to go.
+    pub(super) async fn release(self: &Arc<Self>, info_hash: InfoHash) -> Result<(), CacheError> {
+        let _only_one = self.making_room.lock().await;
+        let cache = self.clone();
+        spawn_blocking(move || {
+            let (cached, pinned) = (cache.folder(&info_hash), cache.pinned_folder(&info_hash));
+            if cached.exists() {
+                fs::remove_dir_all(&pinned)?;
+            } else {
+                fs::rename(pinned, &cached)?;
+                touch(&cached);
+            }
+            let (evicted, bytes) = plan(cache.unused()?, cache.bytes_in_use(), cache.limit);
+            cache.evict(&evicted, bytes)
+        })
+        .await
+        .map_err(io::Error::other)?
     }
 
     /// Makes room for a torrent, at the cost of those unused for longest, and keeps it from being removed while it is
@@ -82,20 +146,33 @@ impl Cache {
     fn take_in_now(self: Arc<Self>, info_hash: InfoHash, need: u64, torrent: &[u8]) -> Result<Kept, CacheError> {
         let mut unused = self.unused()?;
         unused.retain(|entry| entry.info_hash != info_hash);
-        let in_use: u64 = self.lock().values().sum();
-        let (evicted, bytes) = plan(unused, in_use.saturating_add(need), self.limit).ok_or(Refusal::CacheFull)?;
+        let (evicted, bytes) = plan(unused, self.bytes_in_use().saturating_add(need), self.limit);
+        if bytes > self.limit {
+            return Err(Refusal::CacheFull.into());
+        }
+        self.evict(&evicted, bytes)?;
+        let folder = self.folder(&info_hash);
+        write_torrent(&folder, torrent)?;
+        Ok(self.hold(info_hash, folder, need))
+    }
+
+    fn evict(&self, evicted: &[InfoHash], bytes_left: u64) -> Result<(), CacheError> {
         for info_hash in evicted {
             tracing::info!(%info_hash, "removing a torrent from the cache to make room");
-            fs::remove_dir_all(self.folder(&info_hash))?;
+            fs::remove_dir_all(self.folder(info_hash))?;
         }
-        fs::create_dir_all(self.folder(&info_hash))?;
-        // Written beside and renamed, so that a crash leaves no half of it.
-        let unfinished = self.folder(&info_hash).join("torrent.new");
-        fs::write(&unfinished, torrent)?;
-        fs::rename(&unfinished, self.torrent_file(&info_hash))?;
-        self.lock().insert(info_hash, need);
-        self.metrics.cache.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        Ok(Kept { cache: self, info_hash })
+        self.metrics.evicted.inc_by(evicted.len() as u64);
+        self.metrics.cache.set(i64::try_from(bytes_left).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    fn hold(self: Arc<Self>, info_hash: InfoHash, folder: PathBuf, bytes: u64) -> Kept {
+        self.lock().entry(info_hash).or_insert(Use { bytes, holders: 0 }).holders += 1;
+        Kept { cache: self, info_hash, folder }
+    }
+
+    fn bytes_in_use(&self) -> u64 {
+        self.lock().values().map(|held| held.bytes).sum()
     }
 
     /// What is on disk and not in use. Folders that are not ours are left alone.
@@ -108,7 +185,7 @@ impl Cache {
             if self.lock().contains_key(&info_hash) {
                 continue;
             }
-            let last_used = fs::metadata(self.torrent_file(&info_hash)).and_then(|file| file.modified());
+            let last_used = fs::metadata(torrent_in(&entry.path())).and_then(|file| file.modified());
             let last_used = last_used.unwrap_or(SystemTime::UNIX_EPOCH);
             unused.push(Unused { info_hash, bytes: disk_usage(&entry.path())?, last_used });
         }
@@ -119,40 +196,64 @@ impl Cache {
         self.root.join(info_hash.to_hex())
     }
 
-    fn torrent_file(&self, info_hash: &InfoHash) -> PathBuf {
-        self.folder(info_hash).join("torrent")
+    fn pinned_folder(&self, info_hash: &InfoHash) -> PathBuf {
+        self.pinned.join(info_hash.to_hex())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<InfoHash, u64>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<InfoHash, Use>> {
         self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A torrent of the cache in use; it may be removed when this is dropped.
+/// A torrent in use; if it is in the cache, it may be removed when this and its like are dropped.
 #[derive(Debug)]
 pub(super) struct Kept {
     cache: Arc<Cache>,
     info_hash: InfoHash,
+    folder: PathBuf,
 }
 
 impl Kept {
     /// Where its content lies.
     pub(super) fn files(&self) -> PathBuf {
-        self.cache.folder(&self.info_hash).join("files")
+        self.folder.join("files")
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        // Failing to note the time only makes the torrent look older than it is.
-        let file = File::options().append(true).open(self.cache.torrent_file(&self.info_hash));
-        let _ = file.and_then(|file| file.set_modified(SystemTime::now()));
-        self.cache.lock().remove(&self.info_hash);
+        touch(&self.folder);
+        let mut in_use = self.cache.lock();
+        if let Some(held) = in_use.get_mut(&self.info_hash) {
+            held.holders -= 1;
+            if held.holders == 0 {
+                in_use.remove(&self.info_hash);
+            }
+        }
     }
 }
 
-/// Which unused torrents go so that `needed` bytes and the rest fit the limit, and how many bytes are then taken.
-fn plan(mut unused: Vec<Unused>, needed: u64, limit: u64) -> Option<(Vec<InfoHash>, u64)> {
+fn torrent_in(folder: &Path) -> PathBuf {
+    folder.join("torrent")
+}
+
+/// Notes that a torrent was used. Failing to only makes it look older than it is.
+fn touch(folder: &Path) {
+    let file = File::options().append(true).open(torrent_in(folder));
+    let _ = file.and_then(|file| file.set_modified(SystemTime::now()));
+}
+
+/// Written beside and renamed, so that a crash leaves no half of it.
+fn write_torrent(folder: &Path, torrent: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let unfinished = folder.join("torrent.new");
+    fs::write(&unfinished, torrent)?;
+    fs::rename(&unfinished, torrent_in(folder))
+}
+
+/// Which unused torrents go so that `needed` bytes and the rest fit the limit, and how many bytes are then taken; more
+/// than the limit if `needed` alone are.
+fn plan(mut unused: Vec<Unused>, needed: u64, limit: u64) -> (Vec<InfoHash>, u64) {
     unused.sort_by_key(|entry| entry.last_used);
     let mut taken = unused.iter().fold(needed, |sum, entry| sum.saturating_add(entry.bytes));
     let mut evicted = Vec::new();
@@ -163,7 +264,7 @@ fn plan(mut unused: Vec<Unused>, needed: u64, limit: u64) -> Option<(Vec<InfoHas
         taken -= entry.bytes;
         evicted.push(entry.info_hash);
     }
-    (taken <= limit).then_some((evicted, taken))
+    (evicted, taken)
 }
 
 /// Bytes that a folder takes on disk; files not yet whole are sparse.
@@ -199,11 +300,11 @@ mod tests {
         };
         let unused = || vec![entry(3, 30), entry(1, 10), entry(2, 20)];
         let table = [
-            (40, Some((vec![], 100))),
-            (41, Some((vec![hash(1)], 91))),
-            (51, Some((vec![hash(1), hash(2)], 81))),
-            (100, Some((vec![hash(1), hash(2), hash(3)], 100))),
-            (101, None),
+            (40, (vec![], 100)),
+            (41, (vec![hash(1)], 91)),
+            (51, (vec![hash(1), hash(2)], 81)),
+            (100, (vec![hash(1), hash(2), hash(3)], 100)),
+            (101, (vec![hash(1), hash(2), hash(3)], 101)),
         ];
         for (needed, expected) in table {
             assert_eq!(plan(unused(), needed, 100), expected, "{needed}");
@@ -219,14 +320,14 @@ mod tests {
         fs::create_dir_all(kept.files()).unwrap();
         fs::write(kept.files().join("file"), vec![7; metainfo.total_length() as usize]).unwrap();
         drop(kept);
-        let file = File::options().append(true).open(cache.torrent_file(&metainfo.info_hash())).unwrap();
+        let file = File::options().append(true).open(torrent_in(&cache.folder(&metainfo.info_hash()))).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
     }
 
     #[tokio::test]
     async fn what_is_in_use_stays_and_what_was_there_is_found_again() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || Cache::open(dir.path().join("cache"), 1_000_000, metrics::Bridge::detached()).unwrap();
+        let open = || Cache::open(dir.path(), 1_000_000, metrics::Bridge::detached()).unwrap();
         let (old, new, big) = (torrent(1, 300_000), torrent(2, 300_000), torrent(3, 600_000));
         let cache = open();
         fill(&cache, &old, 20).await;
@@ -242,5 +343,22 @@ mod tests {
         drop(kept);
         cache.take_in(&torrent(4, 1_000_000)).await.unwrap();
         assert!(!cache.contains(&big.info_hash()) && dir.path().join("cache/not ours").exists());
+    }
+
+    #[tokio::test]
+    async fn a_pin_takes_over_what_was_cached_and_gives_it_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path(), 1_000_000, metrics::Bridge::detached()).unwrap();
+        let (small, large) = (torrent(1, 300_000), torrent(2, 900_000));
+        fill(&cache, &small, 10).await;
+        let first = cache.keep(&small).await.unwrap();
+        assert_eq!(fs::read(first.files().join("file")).unwrap().len(), 300_000);
+        assert_eq!(cache.pinned().unwrap(), [small.info_hash()]);
+        fill(&cache, &large, 5).await;
+        drop(first);
+        assert!(cache.contains(&small.info_hash()), "a pin counts nothing and is not evicted");
+        cache.release(small.info_hash()).await.unwrap();
+        assert_eq!((cache.pinned().unwrap(), cache.contains(&small.info_hash())), (vec![], true));
+        assert!(!cache.contains(&large.info_hash()), "it was the oldest, and both do not fit");
     }
 }

@@ -4,8 +4,10 @@
 //! listener is on loopback, and its only peers are the door's spliced connections. If it is ever replaced, this file,
 //! `storage.rs` and `door/splice.rs` change.
 
+use std::io::SeekFrom;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +18,8 @@ use librqbit::{
     ManagedTorrentState, PeerConnectionOptions, Session, SessionOptions,
 };
 use librqbit_core::Id20;
-use tokio::sync::watch;
+use tokio::io::AsyncSeek;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::pieces::{Have, PieceSet};
@@ -30,6 +33,10 @@ const SILENCE: Duration = Duration::from_secs(180);
 
 /// Torrents checked at once. Checking reads the disk as fast as it goes.
 const CHECKS: usize = 2;
+
+/// Files read ahead of their download at once, over all torrents. Each takes one of the eight places that the engine has
+/// for work on the disk.
+const PREFERENCES: usize = 4;
 
 /// How often a running torrent is asked whether it failed; the engine has no event for it.
 const HEALTH_CHECK: Duration = Duration::from_secs(1);
@@ -54,6 +61,7 @@ pub(super) struct Engine {
     api: Api,
     addr: SocketAddr,
     open: OpenFiles,
+    preferences: Arc<Semaphore>,
 }
 
 impl Engine {
@@ -92,7 +100,13 @@ impl Engine {
         };
         let session = Session::new_with_opts(scratch, options).await.map_err(|error| EngineError::new(&error))?;
         let addr = session.listen_addr().ok_or_else(|| EngineError("it does not listen".to_owned()))?;
-        Ok(Self { api: Api::new(session.clone(), None), session, addr, open: OpenFiles::default() })
+        Ok(Self {
+            api: Api::new(session.clone(), None),
+            session,
+            addr,
+            open: OpenFiles::default(),
+            preferences: Arc::new(Semaphore::new(PREFERENCES)),
+        })
     }
 
     /// Checks what is on disk and makes the torrent live. Files lie at their paths below `root`.
@@ -119,7 +133,7 @@ impl Engine {
                 have.insert(piece);
             })
         });
-        Ok(Running { torrent, have, addr: self.addr })
+        Ok(Running { torrent, have, addr: self.addr, preferences: self.preferences.clone() })
     }
 
     /// Forgets a torrent, if it is there. Its files stay.
@@ -137,6 +151,13 @@ pub(super) struct Running {
     torrent: Arc<ManagedTorrent>,
     have: Have,
     addr: SocketAddr,
+    preferences: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("addr", &self.addr).finish_non_exhaustive()
+    }
 }
 
 impl Running {
@@ -148,6 +169,13 @@ impl Running {
     /// Where the engine takes peers.
     pub(super) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Has a file fetched before others, from [`Preference::at`] on; `None` while as many are preferred as may be.
+    pub(super) async fn prefer(&self, file: usize) -> Option<Preference> {
+        let permit = self.preferences.clone().try_acquire_owned().ok()?;
+        let stream = self.torrent.clone().stream(file).await.ok()?;
+        Some(Preference { stream: Box::pin(stream), _permit: permit })
     }
 
     /// Resolves when the engine gives the torrent up: the disk is full, or files vanished.
@@ -163,5 +191,26 @@ impl Running {
                 return error;
             }
         }
+    }
+}
+
+/// A file that is fetched before others for as long as this lives.
+pub(super) struct Preference {
+    /// The engine's stream of the file, whose type has no public name.
+    stream: Pin<Box<dyn AsyncSeek + Send + Sync>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Preference {
+    /// What lies at `offset` of the file, and shortly after, comes first.
+    pub(super) fn at(&mut self, offset: u64) {
+        // Fails past the end of the file, where there is nothing to fetch.
+        let _ = self.stream.as_mut().start_seek(SeekFrom::Start(offset));
+    }
+}
+
+impl std::fmt::Debug for Preference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Preference")
     }
 }

@@ -31,7 +31,7 @@ pub enum StartError {
 }
 
 /// Why a torrent is not joined, or was left.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TorrentError {
     /// It is joined already, for another purpose or with another folder.
     #[error("the torrent is in use already")]

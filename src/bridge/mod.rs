@@ -10,6 +10,9 @@
 //!                  └── torrent: the life of one, in joined: the table of all ──┘           └── cache
 //! ```
 //!
+//! What others may ask of it: [`Bridge::pin`] keeps a torrent for good, [`Bridge::seed`] and [`Bridge::download`] are for
+//! commands, [`Bridge::progress`] tells how far any joined torrent is, [`Bridge::content`] reads its files.
+//!
 //! The room knows the DHT (whom to dial), the tracker (whose offers to answer) and gossip, which it gives a voice in every
 //! swarm, and topic swarms of its own, in which there is no torrent. It does not know records: whether a
 //! record points to a torrent is a function it is handed.
@@ -17,15 +20,18 @@
 mod address;
 mod cache;
 mod candidates;
+mod content;
 mod dialler;
 mod door;
 mod engine;
 mod error;
+mod handles;
 mod joined;
 mod listener;
 mod metadata;
 mod pieces;
 mod policy;
+mod progress;
 #[cfg(test)]
 mod puppet;
 pub mod rtc;
@@ -35,6 +41,7 @@ mod swarm;
 mod tests;
 mod topics;
 mod torrent;
+mod traffic;
 mod web;
 
 use std::net::SocketAddr;
@@ -44,23 +51,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rand::RngExt;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::dht::Dht;
 use crate::gossip::Gossip;
 use crate::tasks::Tasks;
 use crate::tracker::{Resident, Tracker, WebOffer};
 use crate::wire::id::{InfoHash, PeerId};
-use crate::wire::metainfo::Metainfo;
 use crate::{config, metrics};
 use cache::Cache;
+pub use content::{Content, ReadError, Reading};
 use dialler::Sources;
 use engine::Engine;
 pub use error::{StartError, TorrentError};
+pub use handles::{Download, Pin, Pinning, Seed, Verified};
 use joined::{Joined, Torrent};
 use policy::Refusal;
+pub use progress::{Progress, State};
 use rtc::Endpoint;
 use swarm::{Ourselves, Shared, Stage, Swarm};
+pub use torrent::Admit;
 use torrent::Purpose;
 
 /// What peers are told this is.
@@ -78,60 +88,6 @@ pub struct Settings {
     pub bittorrent: config::BitTorrent,
     /// The WebRTC door.
     pub webrtc: config::WebRtc,
-}
-
-/// How far a download is.
-#[derive(Debug, Clone, Default)]
-pub struct Progress {
-    /// What is downloaded, once the metadata is here.
-    pub metainfo: Option<Arc<Metainfo>>,
-    /// Pieces that are on disk and verified.
-    pub pieces: usize,
-    /// Peers connected now.
-    pub peers: usize,
-    /// Every piece is on disk.
-    pub finished: bool,
-    /// Why it will not finish.
-    pub failed: Option<TorrentError>,
-}
-
-/// A torrent that is seeded until this is dropped.
-pub struct Seed {
-    torrent: Torrent,
-}
-
-impl Seed {
-    /// Its info hash.
-    #[must_use]
-    pub fn info_hash(&self) -> InfoHash {
-        self.torrent.swarm.info_hash
-    }
-}
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        self.torrent.swarm.token.cancel();
-    }
-}
-
-/// A download that goes on until this is dropped; then it goes on being served until then, too.
-pub struct Download {
-    torrent: Torrent,
-    progress: watch::Receiver<Progress>,
-}
-
-impl Download {
-    /// How far it is.
-    #[must_use]
-    pub fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.clone()
-    }
-}
-
-impl Drop for Download {
-    fn drop(&mut self) {
-        self.torrent.swarm.token.cancel();
-    }
 }
 
 /// Whether a verified record points to a torrent.
@@ -192,14 +148,13 @@ impl Bridge {
         let local = local.map_err(|source| StartError::Listen { what: "TCP peers", addr: tcp, source })?;
         let endpoint = Endpoint::bind(&webrtc, metrics.clone(), tasks).await;
         let endpoint = endpoint.map_err(|source| StartError::Listen { what: "WebRTC peers", addr: udp, source })?;
-        let path = data_dir.join("cache");
-        let cache = Cache::open(path.clone(), settings.cache_size.as_u64(), metrics.clone());
-        let cache = cache.map_err(|source| StartError::DataDir { path: path.clone(), source })?;
+        let cache = Cache::open(&data_dir, settings.cache_size.as_u64(), metrics.clone());
+        let cache = cache.map_err(|source| StartError::DataDir { path: data_dir.clone(), source })?;
         let ourselves = Ourselves { peer_id: new_peer_id(), port: local.port() };
         // Twice, since a peer that the engine meets anew is there twice for a moment.
         let engine_peers = settings.max_peers_per_torrent.saturating_mul(2);
         let token = tasks.token().child_token();
-        let engine = Engine::start(path, ourselves.peer_id, engine_peers, token).await;
+        let engine = Engine::start(data_dir.join("cache"), ourselves.peer_id, engine_peers, token).await;
         let engine = engine.map_err(|error| StartError::Engine(error.to_string()))?;
         let neighbours = gossip.as_ref().and_then(|gossip| gossip.local_discovery(local, tasks));
         let inner = Arc::new(Inner {
@@ -235,39 +190,18 @@ impl Bridge {
         self.inner.endpoint.local_addr()
     }
 
-    /// Seeds files that are on disk, at their paths below `dir` (a single file: `dir/name`). They are checked first,
-    /// only read, never evicted, and announced to the DHT until the handle is dropped.
-    ///
-    /// # Errors
-    /// See [`TorrentError`].
-    pub async fn seed(&self, metainfo: Metainfo, dir: PathBuf) -> Result<Seed, TorrentError> {
-        let info_hash = metainfo.info_hash();
-        let torrent = self.take_over(info_hash, Purpose::Seed { metainfo, dir }).await?;
-        // From here on dropping the seed ends it.
-        let seed = Seed { torrent };
-        let mut stages = seed.torrent.swarm.stage.subscribe();
-        tokio::select! {
-            error = seed.torrent.ended() => Err(error),
-            live = stages.wait_for(|stage| stage.live().is_some()) => {
-                live.map(drop).map(|()| seed).map_err(|_| TorrentError::Stopping)
-            }
-        }
+    /// How far a torrent is that is joined, for whatever reason.
+    #[must_use]
+    pub fn progress(&self, info_hash: &InfoHash) -> Option<Progress> {
+        self.inner.joined.find(info_hash).map(|torrent| Progress::of(&torrent.swarm))
     }
 
-    /// Downloads a torrent into `dir`: a single file as `dir/name`, a folder as `dir/name/…`. Peers come from the DHT
-    /// and `peers`. What is there already is checked and kept.
-    ///
-    /// # Errors
-    /// See [`TorrentError`].
-    pub async fn download(
-        &self,
-        info_hash: InfoHash,
-        peers: Vec<SocketAddr>,
-        dir: PathBuf,
-    ) -> Result<Download, TorrentError> {
-        let (sender, progress) = watch::channel(Progress::default());
-        let torrent = self.take_over(info_hash, Purpose::Download { dir, peers, progress: sender }).await?;
-        Ok(Download { torrent, progress })
+    /// The files of a torrent that is joined and past its check, for whatever reason; `None` for all others.
+    #[must_use]
+    pub fn content(&self, info_hash: &InfoHash) -> Option<Content> {
+        let torrent = self.inner.joined.find(info_hash)?;
+        let stage = torrent.swarm.stage.borrow();
+        stage.live().cloned().map(Content::new)
     }
 
     /// Joins a torrent for the user. Where web peers had it joined, they are let go first: they come back at their next

@@ -1,17 +1,21 @@
 //! What the parts of one joined torrent share: where it stands, who sits in it, and how many more may.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::cache::Kept;
+use super::engine::Running;
 use super::pieces::PieceSet;
 use super::policy::Refusal;
+use super::traffic::Traffic;
 use crate::gossip::Gossip;
 use crate::metrics;
 use crate::wire::id::{InfoHash, PeerId};
@@ -70,6 +74,13 @@ pub(super) struct Live {
     pub(super) engine: SocketAddr,
     /// The pieces on disk.
     pub(super) have: watch::Receiver<PieceSet>,
+    /// Where the files lie.
+    pub(super) root: PathBuf,
+    /// Held, not read: keeps them from being evicted. Absent where they are the user's own.
+    #[allow(dead_code, reason = "it is a guard")]
+    pub(super) kept: Option<Arc<Kept>>,
+    /// The engine's own handle, for those who want a part before others.
+    pub(super) running: Option<Running>,
 }
 
 impl Stage {
@@ -128,6 +139,12 @@ pub(super) struct Swarm {
     places: Arc<Semaphore>,
     /// A std mutex: held for a look-up, also by the tracker, which asks synchronously.
     roster: Mutex<Roster>,
+    /// A peer came or went.
+    peers_changed: Notify,
+    /// What is on disk is to be checked again.
+    check_again: Notify,
+    /// A std mutex: held for an addition.
+    traffic: Mutex<Traffic>,
 }
 
 /// What all swarms have in common.
@@ -189,6 +206,9 @@ impl Swarm {
             enough_peers: enough_peers.min(max_peers),
             places,
             roster: Mutex::new(roster),
+            peers_changed: Notify::new(),
+            check_again: Notify::new(),
+            traffic: Mutex::new(Traffic::new(Instant::now())),
         };
         (Arc::new(swarm), arrived)
     }
@@ -200,9 +220,10 @@ impl Swarm {
         self.metrics.torrents.with_label_values(&[before.label()]).dec();
     }
 
-    /// The last step: the torrent is no longer counted.
+    /// The last step: the torrent is no longer counted, and its files are no longer held.
     pub(super) fn leave(&self) {
-        self.metrics.torrents.with_label_values(&[self.stage.borrow().label()]).dec();
+        let before = self.stage.send_replace(Stage::Metadata);
+        self.metrics.torrents.with_label_values(&[before.label()]).dec();
     }
 
     /// Seats a greeted peer; it leaves when the seat is dropped.
@@ -218,6 +239,7 @@ impl Swarm {
         roster.seated.insert(peer_id, transport);
         roster.saw(transport);
         self.metrics.peers.with_label_values(&[transport.label()]).inc();
+        self.peers_changed.notify_one();
         Ok(Seat { swarm: self.clone(), peer_id, transport, _place: place })
     }
 
@@ -253,6 +275,51 @@ impl Swarm {
     /// Peers seated now.
     pub(super) fn peers(&self) -> usize {
         self.roster().seated.len()
+    }
+
+    /// Peers seated now, by transport.
+    pub(super) fn peers_by_transport(&self) -> BTreeMap<&'static str, usize> {
+        let mut peers = BTreeMap::new();
+        for transport in self.roster().seated.values() {
+            *peers.entry(transport.label()).or_default() += 1;
+        }
+        peers
+    }
+
+    /// Resolves when a peer came or went since it last did. For one caller at a time.
+    pub(super) async fn peers_changed(&self) {
+        self.peers_changed.notified().await;
+    }
+
+    /// Has the torrent's task check what is on disk again.
+    pub(super) fn check_again(&self) {
+        self.check_again.notify_one();
+    }
+
+    /// Resolves when what is on disk is to be checked again.
+    pub(super) async fn to_be_checked_again(&self) {
+        self.check_again.notified().await;
+    }
+
+    /// Counts payload bytes from a peer.
+    pub(super) fn received(&self, bytes: usize) {
+        self.lock_traffic().received.add(bytes as u64, Instant::now());
+    }
+
+    /// Counts payload bytes to a peer.
+    pub(super) fn sent(&self, bytes: usize) {
+        self.lock_traffic().sent.add(bytes as u64, Instant::now());
+    }
+
+    /// Payload bytes since the torrent was joined, and bytes a second: received, and sent.
+    pub(super) fn traffic(&self) -> [(u64, u64); 2] {
+        let (mut traffic, now) = (self.lock_traffic(), Instant::now());
+        let Traffic { received, sent } = &mut *traffic;
+        [received, sent].map(|meter| (meter.total(), meter.rate(now)))
+    }
+
+    fn lock_traffic(&self) -> MutexGuard<'_, Traffic> {
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the dialler should look for more.
@@ -305,6 +372,7 @@ impl Drop for Seat {
         roster.seated.remove(&self.peer_id);
         roster.saw(self.transport);
         self.swarm.metrics.peers.with_label_values(&[self.transport.label()]).dec();
+        self.swarm.peers_changed.notify_one();
     }
 }
 
@@ -342,6 +410,7 @@ pub(super) mod tests {
         let second = swarm.seat(PeerId([3; 20]), Transport::WebRtc).unwrap();
         assert_eq!(swarm.seat(PeerId([4; 20]), Transport::Tcp).err(), Some(Refusal::PeersFull));
         assert!(!swarm.wants_more());
+        assert_eq!(swarm.peers_by_transport(), BTreeMap::from([("tcp", 1), ("webrtc", 1)]));
         let both = swarm.places.clone().acquire_many_owned(1).await.unwrap();
         drop(first);
         drop(both);

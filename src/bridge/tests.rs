@@ -18,6 +18,7 @@ use crate::dht::Mode;
 use crate::tasks::Tasks;
 use crate::wire::extension::ExtendedHandshake;
 use crate::wire::item::{Salt, VerifiedItem};
+use crate::wire::metainfo::Metainfo;
 use crate::wire::peer::Message;
 use crate::wire::record_exchange::{self, ExchangeMessage};
 
@@ -120,6 +121,84 @@ async fn originals_that_changed_are_not_seeded_and_not_touched() {
     assert!(matches!(node.bridge.seed(metainfo, dir.clone()).await, Err(TorrentError::Mismatch(_))));
     assert!(!dir.join("index.md").exists());
     node.stop().await;
+}
+
+async fn read_all(content: &Content, file: usize, range: std::ops::Range<u64>) -> Result<Vec<u8>, ReadError> {
+    let mut reading = content.read(file, range, DEADLINE).await?;
+    let mut bytes = Vec::new();
+    while let Some(part) = reading.next().await {
+        bytes.extend(part?);
+    }
+    Ok(bytes)
+}
+
+/// A pin that has come so far that its files can be read.
+async fn readable(pin: &Pin) -> Content {
+    let mut progress = pin.progress();
+    let checked = progress.wait_for(|now| matches!(now.state, State::Downloading | State::Complete));
+    timeout(DEADLINE, checked).await.expect("it is checked in time").unwrap();
+    pin.content().unwrap()
+}
+
+async fn complete(pin: &Pin) -> Progress {
+    let mut progress = pin.progress();
+    let last = timeout(DEADLINE, progress.wait_for(|now| now.finished || now.failed.is_some())).await;
+    last.expect("it finishes in time").unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pin_is_read_while_it_comes_and_mended_when_the_disk_forgets() {
+    let (seeder, keeper) = (Node::start(BridgePolicy::Off).await, Node::start(BridgePolicy::Off).await);
+    let (metainfo, content) = site(&seeder.dir.path().join("mine"), 1);
+    let seed = seeder.bridge.seed(metainfo.clone(), seeder.dir.path().join("mine")).await.unwrap();
+    let pinning = || Pinning { peers: vec![seeder.bridge.bittorrent_addr()], ..Pinning::default() };
+
+    let too_large = Arc::new(|metainfo: &Metainfo| Err(format!("{} bytes are too many", metainfo.total_length())));
+    let refused = keeper.bridge.pin(seed.info_hash(), Pinning { admit: Some(too_large), ..pinning() }).await.unwrap();
+    let failed = complete(&refused).await.failed;
+    assert_eq!(failed, Some(TorrentError::Refused("853001 bytes are too many".to_owned())));
+    refused.stop().await;
+    assert!(keeper.bridge.pinned_on_disk().unwrap().is_empty());
+
+    let pin = keeper.bridge.pin(seed.info_hash(), pinning()).await.unwrap();
+    assert!(matches!(keeper.bridge.pin(seed.info_hash(), pinning()).await, Err(TorrentError::InUse)));
+    let files = readable(&pin).await;
+    // index.md comes first, and lies before img/a.png.
+    assert_eq!(read_all(&files, 1, 699_000..700_001).await.unwrap(), content[702_000..703_001]);
+    assert_eq!(read_all(&files, 0, 0..3_000).await.unwrap(), content[..3_000]);
+    assert!(read_all(&files, 0, 7..7).await.unwrap().is_empty());
+    assert!(matches!(read_all(&files, 0, 0..3_001).await, Err(ReadError::OutOfRange(3_000))));
+    assert!(matches!(read_all(&files, 4, 0..1).await, Err(ReadError::NoSuchFile)));
+    let last = complete(&pin).await;
+    assert_eq!((last.state, last.pieces, last.bytes, last.received), (State::Complete, 27, 853_001, 853_001));
+    assert_eq!(keeper.bridge.progress(&seed.info_hash()).unwrap().bytes, 853_001);
+    assert_eq!(pin.verify().await.unwrap(), Verified { good: 27, damaged: vec![] });
+
+    let on_disk = keeper.dir.path().join("pinned").join(seed.info_hash().to_hex()).join("files");
+    let mut rotten = fs::read(on_disk.join("img/a.png")).unwrap();
+    rotten[400_000] ^= 1;
+    fs::write(on_disk.join("img/a.png"), rotten).unwrap();
+    assert_eq!(pin.verify().await.unwrap(), Verified { good: 26, damaged: vec![12] });
+    let mended = async {
+        while pin.verify().await.map_or(0, |verified| verified.good) < 27 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, mended).await.expect("the piece is fetched again");
+    assert!(read_back(&metainfo, &on_disk) == content);
+
+    assert!(matches!(keeper.bridge.release(seed.info_hash()).await, Err(TorrentError::InUse)));
+    pin.stop().await;
+    assert_eq!(keeper.bridge.pinned_on_disk().unwrap(), [seed.info_hash()]);
+    // The files are there: no peer is needed.
+    let pin = keeper.bridge.pin(seed.info_hash(), Pinning::default()).await.unwrap();
+    assert_eq!(complete(&pin).await.received, 0);
+    pin.stop().await;
+    keeper.bridge.release(seed.info_hash()).await.unwrap();
+    assert!(keeper.bridge.pinned_on_disk().unwrap().is_empty());
+    drop(seed);
+    seeder.stop().await;
+    keeper.stop().await;
 }
 
 /// A page: it makes offers, as the tracker would bring them to the bridge.

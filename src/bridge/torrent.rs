@@ -4,6 +4,7 @@
 //! dialler; each peer then has a task of its own.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +16,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::cache::{CacheError, Kept};
 use super::dialler;
 use super::engine::Running;
-use super::policy::admit_size;
+use super::policy::{Refusal, admit_size};
+use super::progress::{self, Progress};
 use super::storage::Access;
 use super::swarm::{Live, Stage, Swarm};
 use super::web::{self, Offer};
-use super::{Inner, Progress, TorrentError};
+use super::{Inner, TorrentError};
 use crate::wire::metainfo::Metainfo;
 
 /// How often a torrent is announced to the DHT. BEP 5 sets no interval; nodes forget a peer after about half an hour.
@@ -27,9 +29,6 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(20 * 60);
 
 /// How soon an announce that no node took is repeated, at first; it doubles.
 const ANNOUNCE_RETRY: Duration = Duration::from_secs(10);
-
-/// How often a download's watchers are told how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 /// Why a torrent is joined, and so where its files are.
 pub(super) enum Purpose {
@@ -40,8 +39,23 @@ pub(super) enum Purpose {
     /// The user's own files.
     Seed { metainfo: Metainfo, dir: PathBuf },
     /// The user wants it.
-    Download { dir: PathBuf, peers: Vec<std::net::SocketAddr>, progress: watch::Sender<Progress> },
+    Download { dir: PathBuf, peers: Vec<SocketAddr>, progress: watch::Sender<Progress> },
+    /// It is kept for good.
+    Pin { metainfo: Option<Metainfo>, admit: Option<Admit>, peers: Vec<SocketAddr>, progress: watch::Sender<Progress> },
 }
+
+impl Purpose {
+    fn progress(&self) -> Option<&watch::Sender<Progress>> {
+        match self {
+            Self::Download { progress, .. } | Self::Pin { progress, .. } => Some(progress),
+            Self::Bridge | Self::Topic | Self::Seed { .. } => None,
+        }
+    }
+}
+
+/// Asked when a pin's metadata is known, before anything of it is downloaded; the error is the sentence that
+/// [`TorrentError::Refused`] then carries.
+pub type Admit = Arc<dyn Fn(&Metainfo) -> Result<(), String> + Send + Sync>;
 
 /// What comes to a torrent from outside its task.
 pub(super) struct Inbox {
@@ -57,30 +71,28 @@ pub(super) async fn run(
     mut purpose: Purpose,
 ) -> Option<TorrentError> {
     let given = match &mut purpose {
-        Purpose::Download { peers, .. } => std::mem::take(peers),
+        Purpose::Download { peers, .. } | Purpose::Pin { peers, .. } => std::mem::take(peers),
         Purpose::Bridge | Purpose::Topic | Purpose::Seed { .. } => Vec::new(),
     };
     let lingers = matches!(purpose, Purpose::Bridge).then_some(bridge.settings.linger);
-    let mut kept = None;
     let (reason, error) = tokio::select! {
         biased;
         () = swarm.token.cancelled() => ("told", Some(TorrentError::Stopping)),
-        error = life(&bridge, &swarm, inbox.metadata, &purpose, &mut kept) => ("failed", Some(error)),
+        error = life(&bridge, &swarm, inbox.metadata, &purpose) => ("failed", Some(error)),
         () = unused(&swarm, lingers) => ("unused", None),
         never = web::welcome(swarm.clone(), bridge.endpoint.clone(), inbox.offers, bridge.tasks.clone()) => match never {},
         never = dialler::run(swarm.clone(), bridge.sources.clone(), given) => match never {},
     };
-    // The peers first, then the engine's torrent, then the files' place.
+    // The peers first, then the engine's torrent, then, with the stage, the files' place.
     swarm.token.cancel();
     bridge.engine.remove(swarm.info_hash).await;
     swarm.leave();
-    drop(kept);
     bridge.metrics.ended.with_label_values(&[reason]).inc();
     match (&error, reason) {
         (Some(error), "failed") => tracing::warn!(info_hash = %swarm.info_hash, %error, "a torrent failed"),
         _ => tracing::info!(info_hash = %swarm.info_hash, reason, "left a torrent"),
     }
-    if let (Purpose::Download { progress, .. }, Some(error)) = (&purpose, &error) {
+    if let (Some(progress), Some(error)) = (purpose.progress(), &error) {
         progress.send_modify(|progress| progress.failed = Some(error.clone()));
     }
     error
@@ -92,40 +104,60 @@ async fn life(
     swarm: &Swarm,
     mut metadata: mpsc::Receiver<Bytes>,
     purpose: &Purpose,
-    kept: &mut Option<Kept>,
 ) -> TorrentError {
     if matches!(purpose, Purpose::Topic) {
         match announce_for_good(bridge, swarm).await {}
     }
-    let live = async {
+    let lived = async {
         let metainfo = Arc::new(learn(bridge, swarm, &mut metadata, purpose).await?);
-        let (root, access) = place(bridge, &metainfo, purpose, kept).await?;
-        swarm.enter(Stage::Checking(metainfo.clone()));
-        let added = bridge.engine.add(&metainfo, root, access).await;
-        let running = added.map_err(|error| match access {
-            Access::ReadOnly => TorrentError::Mismatch(error.to_string()),
-            Access::ReadWrite => TorrentError::Failed(error.to_string()),
-        })?;
-        let missing = metainfo.pieces() - running.have().borrow().count();
-        if access == Access::ReadOnly && missing > 0 {
-            let pieces = metainfo.pieces();
-            return Err(TorrentError::Mismatch(format!("{missing} of {pieces} pieces differ")));
+        let place = place(bridge, &metainfo, purpose).await?;
+        loop {
+            let running = go_live(bridge, swarm, &metainfo, &place).await?;
+            tokio::select! {
+                error = running.failed() => return Err(TorrentError::Failed(error.to_string())),
+                () = swarm.to_be_checked_again() => bridge.engine.remove(swarm.info_hash).await,
+                never = announce(bridge, swarm, &running, purpose) => match never {},
+            }
         }
-        swarm.enter(Stage::Live(Live { metainfo, engine: running.addr(), have: running.have() }));
-        Ok(running)
     };
-    let live = tokio::select! {
-        live = live => live,
-        never = report(swarm, purpose) => match never {},
+    let lived: Result<Infallible, TorrentError> = tokio::select! {
+        lived = lived => lived,
+        never = reported(swarm, purpose) => match never {},
     };
-    match live {
-        Ok(running) => tokio::select! {
-            error = running.failed() => TorrentError::Failed(error.to_string()),
-            never = announce(bridge, swarm, &running, purpose) => match never {},
-            never = report(swarm, purpose) => match never {},
-        },
+    match lived {
+        Ok(never) => match never {},
         Err(error) => error,
     }
+}
+
+/// Checks what is on disk, and lets the peers in.
+async fn go_live(
+    bridge: &Inner,
+    swarm: &Swarm,
+    metainfo: &Arc<Metainfo>,
+    place: &Place,
+) -> Result<Running, TorrentError> {
+    let Place { root, access, kept } = place;
+    swarm.enter(Stage::Checking(metainfo.clone()));
+    let added = bridge.engine.add(metainfo, root.clone(), *access).await;
+    let running = added.map_err(|error| match access {
+        Access::ReadOnly => TorrentError::Mismatch(error.to_string()),
+        Access::ReadWrite => TorrentError::Failed(error.to_string()),
+    })?;
+    let missing = metainfo.pieces() - running.have().borrow().count();
+    if *access == Access::ReadOnly && missing > 0 {
+        let pieces = metainfo.pieces();
+        return Err(TorrentError::Mismatch(format!("{missing} of {pieces} pieces differ")));
+    }
+    swarm.enter(Stage::Live(Live {
+        metainfo: metainfo.clone(),
+        engine: running.addr(),
+        have: running.have(),
+        root: root.clone(),
+        kept: kept.clone(),
+        running: Some(running.clone()),
+    }));
+    Ok(running)
 }
 
 /// The metainfo: given, found in the cache, or fetched from peers.
@@ -135,7 +167,7 @@ async fn learn(
     metadata: &mut mpsc::Receiver<Bytes>,
     purpose: &Purpose,
 ) -> Result<Metainfo, TorrentError> {
-    if let Purpose::Seed { metainfo, .. } = purpose {
+    if let Purpose::Seed { metainfo, .. } | Purpose::Pin { metainfo: Some(metainfo), .. } = purpose {
         return Ok(metainfo.clone());
     }
     if let Some(metainfo) = bridge.cache.metainfo(swarm.info_hash).await {
@@ -145,31 +177,36 @@ async fn learn(
     Metainfo::from_info(metadata).map_err(|error| TorrentError::Refused(error.to_string()))
 }
 
-/// Where the files are.
-async fn place(
-    bridge: &Inner,
-    metainfo: &Metainfo,
-    purpose: &Purpose,
-    kept: &mut Option<Kept>,
-) -> Result<(PathBuf, Access), TorrentError> {
+/// Where a torrent's files are.
+struct Place {
+    root: PathBuf,
+    access: Access,
+    kept: Option<Arc<Kept>>,
+}
+
+async fn place(bridge: &Inner, metainfo: &Metainfo, purpose: &Purpose) -> Result<Place, TorrentError> {
+    let refused = |refusal: Refusal| {
+        bridge.metrics.refused.with_label_values(&[refusal.label()]).inc();
+        TorrentError::Refused(refusal.to_string())
+    };
+    let taken = |taken: Result<Kept, CacheError>| match taken {
+        Ok(kept) => Ok(Place { root: kept.files(), access: Access::ReadWrite, kept: Some(Arc::new(kept)) }),
+        Err(CacheError::Full(refusal)) => Err(refused(refusal)),
+        Err(error @ CacheError::Io(_)) => Err(TorrentError::Failed(error.to_string())),
+    };
+    let outside = |root, access| Ok(Place { root, access, kept: None });
     match purpose {
-        Purpose::Seed { dir, .. } => Ok((dir.clone(), Access::ReadOnly)),
-        Purpose::Download { dir, .. } if metainfo.is_single_file() => Ok((dir.clone(), Access::ReadWrite)),
-        Purpose::Download { dir, .. } => Ok((dir.join(metainfo.name()), Access::ReadWrite)),
+        Purpose::Seed { dir, .. } => outside(dir.clone(), Access::ReadOnly),
+        Purpose::Download { dir, .. } if metainfo.is_single_file() => outside(dir.clone(), Access::ReadWrite),
+        Purpose::Download { dir, .. } => outside(dir.join(metainfo.name()), Access::ReadWrite),
+        Purpose::Pin { admit, .. } => {
+            admit.as_ref().map_or(Ok(()), |admit| admit(metainfo)).map_err(TorrentError::Refused)?;
+            taken(bridge.cache.keep(metainfo).await)
+        }
         // A topic comes to no place: it never has metadata.
         Purpose::Bridge | Purpose::Topic => {
-            let refused = |refusal: super::policy::Refusal| {
-                bridge.metrics.refused.with_label_values(&[refusal.label()]).inc();
-                TorrentError::Refused(refusal.to_string())
-            };
             admit_size(&bridge.settings, metainfo).map_err(refused)?;
-            let place = bridge.cache.take_in(metainfo).await.map_err(|error| match error {
-                CacheError::Full(refusal) => refused(refusal),
-                CacheError::Io(_) => TorrentError::Failed(error.to_string()),
-            })?;
-            let files = place.files();
-            *kept = Some(place);
-            Ok((files, Access::ReadWrite))
+            taken(bridge.cache.take_in(metainfo).await)
         }
     }
 }
@@ -189,7 +226,7 @@ async fn unused(swarm: &Swarm, linger: Option<Duration>) {
 /// Tells the DHT where native peers find us, as soon as there is something to give them.
 async fn announce(bridge: &Inner, swarm: &Swarm, running: &Running, purpose: &Purpose) -> Infallible {
     let private = swarm.stage.borrow().metainfo().is_some_and(|metainfo| metainfo.is_private());
-    let ours = matches!(purpose, Purpose::Bridge | Purpose::Seed { .. });
+    let ours = matches!(purpose, Purpose::Bridge | Purpose::Seed { .. } | Purpose::Pin { .. });
     let anything = running.have().wait_for(|have| have.count() > 0).await.is_ok();
     if private || !ours || !anything {
         return std::future::pending().await;
@@ -210,20 +247,9 @@ async fn announce_for_good(bridge: &Inner, swarm: &Swarm) -> Infallible {
     }
 }
 
-/// Keeps a download's watchers informed; wakes them only with news.
-async fn report(swarm: &Swarm, purpose: &Purpose) -> Infallible {
-    let Purpose::Download { progress, .. } = purpose else { return std::future::pending().await };
-    let mut tick = tokio::time::interval(PROGRESS_EVERY);
-    loop {
-        tick.tick().await;
-        let stage = swarm.stage.borrow().clone();
-        let pieces = stage.live().map_or(0, |live| live.have.borrow().count());
-        let (peers, finished) = (swarm.peers(), stage.is_complete());
-        progress.send_if_modified(|progress| {
-            let now = (pieces, peers, finished, stage.metainfo());
-            let news = now != (progress.pieces, progress.peers, progress.finished, progress.metainfo.as_ref());
-            *progress = Progress { metainfo: stage.metainfo().cloned(), pieces, peers, finished, failed: None };
-            news
-        });
+async fn reported(swarm: &Swarm, purpose: &Purpose) -> Infallible {
+    match purpose.progress() {
+        Some(progress) => progress::report(swarm, progress).await,
+        None => std::future::pending().await,
     }
 }

@@ -142,7 +142,7 @@ async fn finish(download: &Download, patience: Duration) -> Result<Progress, Fai
             return Ok(now);
         }
         let line = match &now.metainfo {
-            None => format!("looking for peers ({} connected)…", now.peers),
+            None => format!("looking for peers ({} connected)…", now.peer_count()),
             Some(metainfo) => format!("{}: {} of {} pieces", metainfo.name(), now.pieces, metainfo.pieces()),
         };
         if line != said {

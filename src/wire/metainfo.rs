@@ -72,6 +72,8 @@ pub struct Metainfo {
     single_file: bool,
     piece_length: u32,
     pieces: usize,
+    /// The part of `info` that holds the hashes of the pieces.
+    hashes: Bytes,
     private: bool,
 }
 
@@ -85,7 +87,8 @@ impl Metainfo {
         let read = Info::read(&node)?;
         let info_hash = InfoHash(Sha1::digest(&info).into());
         let Info { name, files, single_file, piece_length, pieces, private } = read;
-        Ok(Self { info_hash, name, files, single_file, piece_length, pieces, private, info })
+        let hashes = node.get(b"pieces").and_then(Node::bytes).map_or_else(Bytes::new, |hashes| info.slice_ref(hashes));
+        Ok(Self { info_hash, name, files, single_file, piece_length, pieces, hashes, private, info })
     }
 
     /// Reads a metainfo file. Trackers and web seeds in it are not looked at.
@@ -177,6 +180,12 @@ impl Metainfo {
     #[must_use]
     pub fn pieces(&self) -> usize {
         self.pieces
+    }
+
+    /// The SHA-1 that a piece must have; `None` past the last one.
+    #[must_use]
+    pub fn piece_hash(&self, piece: usize) -> Option<[u8; 20]> {
+        self.hashes.as_chunks().0.get(piece).copied()
     }
 
     /// Sum of the files' lengths.

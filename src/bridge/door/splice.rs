@@ -70,6 +70,7 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             pending: &pending,
             replies: &replies,
             bytes: &bytes_in,
+            swarm,
             refused: &refused,
             heard: Instant::now(),
             speak_at: Instant::now() + KEEP_ALIVE,
@@ -84,6 +85,7 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             pending: &pending,
             replies: &mut replies_rx,
             bytes: &bytes_out,
+            swarm,
         };
         let ended = tokio::select! {
             ended = inward.run() => Some(ended),
@@ -179,6 +181,7 @@ struct Inward<'a, R> {
     pending: &'a Pending,
     replies: &'a mpsc::Sender<Bytes>,
     bytes: &'a prometheus::IntCounter,
+    swarm: &'a Swarm,
     refused: &'a prometheus::IntCounter,
     heard: Instant,
     /// When the engine is told that the peer lives.
@@ -239,6 +242,7 @@ impl<R: AsyncRead + Unpin> Inward<'_, R> {
             }
             Verdict::PassBlock { index, begin, len } => {
                 self.bytes.inc_by(len as u64);
+                self.swarm.received(len);
                 self.pending.update(|pending| pending.peer_gives(index, begin, now))
             }
             Verdict::Refuse => {
@@ -290,6 +294,7 @@ struct Outward<'a, W> {
     pending: &'a Pending,
     replies: &'a mut mpsc::Receiver<Bytes>,
     bytes: &'a prometheus::IntCounter,
+    swarm: &'a Swarm,
 }
 
 impl<W: AsyncWrite + Unpin> Outward<'_, W> {
@@ -341,6 +346,7 @@ impl<W: AsyncWrite + Unpin> Outward<'_, W> {
                 if awaited {
                     self.requests.add_permits(1);
                     self.bytes.inc_by(data.len() as u64);
+                    self.swarm.sent(data.len());
                 }
                 awaited
             }

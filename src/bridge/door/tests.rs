@@ -1,5 +1,6 @@
 //! Scripted peers at the door.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -165,7 +166,14 @@ impl Spliced {
         let (swarm, metadata) = swarm(metainfo.info_hash());
         let engine = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (have, watched) = watch::channel(PieceSet::none(metainfo.pieces()));
-        let live = Live { metainfo: metainfo.clone(), engine: engine.local_addr().unwrap(), have: watched };
+        let live = Live {
+            metainfo: metainfo.clone(),
+            engine: engine.local_addr().unwrap(),
+            have: watched,
+            root: PathBuf::new(),
+            kept: None,
+            running: None,
+        };
         swarm.enter(Stage::Live(live));
         Self { swarm, _metadata: metadata, have, engine }
     }
