@@ -22,6 +22,9 @@ use crate::{config, metrics, tasks::Tasks};
 /// Bytes of datagrams the system may keep for us: the answers to hundreds of lookups at once come in bursts.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
+/// Bytes: the longest datagram there is. What is too long for the DHT is told so, and is not cut short here.
+const LONGEST_DATAGRAM: usize = 65_535;
+
 /// How long commands wait for the first attempt to join the network.
 const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -131,8 +134,7 @@ impl Driver {
         mut joins: mpsc::Receiver<Join>,
         stopping: tokio_util::sync::CancellationToken,
     ) {
-        // Nothing that fits the DHT is longer; what is gets cut short here, and then is no bencode.
-        let mut buffer = vec![0; 4096];
+        let mut buffer = vec![0; LONGEST_DATAGRAM];
         let started = now();
         let mut save_at = started + SAVE_EVERY;
         loop {

@@ -3,7 +3,8 @@
 //!
 //! Reading is lenient where deployed nodes are — dictionary keys in any order, transaction ids of any length, fields we
 //! do not know — and strict on lengths: an id of 19 bytes is no id. A query that can be understood far enough to be
-//! answered but not obeyed becomes [`DecodeError::Refused`], which carries the answer.
+//! answered but not obeyed becomes [`DecodeError::Refused`], which carries the answer; so does one that is no bencode,
+//! such as a `put` of a half-written value, when its transaction id can still be read.
 
 use std::net::SocketAddr;
 
@@ -13,6 +14,7 @@ use super::id::{InfoHash, NodeId, PublicKey, Signature, Target};
 use super::item::{ItemError, Salt, SignedItem};
 
 mod decode;
+mod salvage;
 
 /// BEP 5: "203 Protocol Error, such as a malformed packet, invalid arguments, or bad token".
 pub const PROTOCOL_ERROR: i64 = 203;
@@ -249,7 +251,15 @@ impl Message {
     /// # Errors
     /// See [`DecodeError`].
     pub fn decode(datagram: &[u8]) -> Result<Self, DecodeError> {
-        decode::message(&bencode::decode(datagram)?)
+        match bencode::decode(datagram) {
+            Ok(node) => decode::message(&node),
+            Err(error) => Err(match salvage::transaction(datagram) {
+                Some(transaction) => {
+                    DecodeError::Refused { transaction, error: ErrorReply::new(PROTOCOL_ERROR, error.to_string()) }
+                }
+                None => error.into(),
+            }),
+        }
     }
 
     /// Writes one datagram.

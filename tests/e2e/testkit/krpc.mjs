@@ -54,13 +54,32 @@ export class Krpc {
   }
 
   /** @param {string} q @param {object} args @param {(query: Buffer) => Buffer} change */
-  async #ask(q, args, change) {
+  #ask(q, args, change) {
     const t = randomBytes(4)
-    const answer = once(this.udp, 'message', (data) => t.equals(decode(data)?.t))
-    this.send(change(Buffer.from(bencode.encode({ t, y: 'q', q, a: { id: this.id, ...args } }))))
-    const [data] = await within(10, `answer to ${q}`, answer)
-    const { r, e } = decode(data)
+    const query = change(Buffer.from(bencode.encode({ t, y: 'q', q, a: { id: this.id, ...args } })))
+    return this.exchange(query, t)
+  }
+
+  /**
+   * Sends a datagram as it is, and resolves with the answer to this transaction.
+   * @param {Buffer} datagram
+   * @param {Buffer} t
+   * @returns {Promise<{ r?: any, e?: [number, string] }>}
+   */
+  async exchange(datagram, t) {
+    const { r, e } = decode(await this.raw(datagram, t))
     return { ...(r && { r }), ...(e && { e: [e[0], Buffer.from(e[1]).toString()] }) }
+  }
+
+  /** As {@link exchange}; the answer is as it came. @param {Buffer} datagram @param {Buffer} t @returns {Promise<Buffer>} */
+  async raw(datagram, t) {
+    const answer = once(this.udp, 'message', (data) => {
+      const echoed = decode(data)?.t
+      return echoed !== undefined && t.equals(echoed)
+    })
+    this.send(datagram)
+    const [data] = await within(10, `answer to ${datagram.toString('latin1').slice(0, 100)}`, answer)
+    return data
   }
 
   close() {
