@@ -4,64 +4,14 @@ import assert from 'node:assert/strict'
 import { trial } from './testkit/lab.mjs'
 import { Krpc } from './testkit/krpc.mjs'
 import { serves } from './testkit/canary.mjs'
-import { Key, pointer, target } from './testkit/record.mjs'
+import { badRecords, current, record } from './testkit/bad_records.mjs'
+import { Key, target } from './testkit/record.mjs'
 import { Socket } from './testkit/socket.mjs'
 import { run } from './testkit/swarmgate.mjs'
 
-const key = new Key()
-const V = pointer('5a'.repeat(20))
-const GOOD = key.record({ v: V, seq: 5 })
-const LONG = Buffer.from(`997:${'x'.repeat(997)}`) // 1001 bytes in all
+/** @typedef {import('./testkit/bad_records.mjs').Put} Put */
 
-/** @typedef {{ k: Buffer, v: Buffer, seq: number, salt?: Buffer | undefined, sig: Buffer, cas?: number }} Put */
-
-/** Each with the code of BEP 44 (or BEP 5, where that has none), the HTTP status and the exit code. @type {{ what: string, put: Put, code: number, status: number, exit: number }[]} */
-const REFUSED = [
-  { what: 'a forged signature', put: { ...GOOD, sig: flip(GOOD.sig) }, code: 206, status: 400, exit: 1 },
-  { what: 'the wrong key', put: { ...GOOD, k: new Key().public }, code: 206, status: 400, exit: 1 },
-  {
-    what: 'a value other than the signed',
-    put: { ...GOOD, v: pointer('5b'.repeat(20)) },
-    code: 206,
-    status: 400,
-    exit: 1,
-  },
-  {
-    what: 'a key of small order',
-    put: { ...GOOD, k: Buffer.alloc(32), sig: Buffer.alloc(64) },
-    code: 206,
-    status: 400,
-    exit: 1,
-  },
-  { what: 'a value of 1001 bytes', put: key.record({ v: LONG, seq: 6 }), code: 205, status: 400, exit: 1 },
-  {
-    what: 'a value of 3000 bytes',
-    put: key.record({ v: Buffer.from(`2995:${'x'.repeat(2995)}`), seq: 6 }),
-    code: 205,
-    status: 400,
-    exit: 1,
-  },
-  {
-    what: 'a salt of 65 bytes',
-    put: key.record({ v: V, seq: 6, salt: Buffer.alloc(65, 1) }),
-    code: 207,
-    status: 400,
-    exit: 2,
-  },
-  { what: 'a leading zero', put: key.record({ v: Buffer.from('i01e'), seq: 6 }), code: 203, status: 400, exit: 1 },
-  {
-    what: 'unsorted keys',
-    put: key.record({ v: Buffer.from('d1:bi1e1:ai1ee'), seq: 6 }),
-    code: 203,
-    status: 400,
-    exit: 1,
-  },
-  { what: 'two values', put: key.record({ v: Buffer.from('i1ei2e'), seq: 6 }), code: 203, status: 400, exit: 1 },
-  { what: 'half a value', put: key.record({ v: Buffer.from('5:half'), seq: 6 }), code: 203, status: 400, exit: 1 },
-  { what: 'a record of before', put: key.record({ v: V, seq: 0 }), code: 302, status: 409, exit: 4 },
-  { what: 'a seq going back', put: key.record({ v: V, seq: 4 }), code: 302, status: 409, exit: 4 },
-  { what: 'a wrong cas', put: { ...key.record({ v: V, seq: 6 }), cas: 4 }, code: 301, status: 412, exit: 4 },
-]
+const { key, good: GOOD, refused: REFUSED } = badRecords()
 
 /** What only a text can get wrong. */
 const MALFORMED = [
@@ -187,27 +137,3 @@ trial('a bad record is refused from another node of the DHT', async (lab) => {
     return krpc.queryRaw('put', given, v)
   }
 })
-
-/** As the messages have it. @param {Put} put */
-function record({ k, v, seq, salt, sig, cas }) {
-  return {
-    k: k.toString('hex'),
-    ...(salt && { salt: salt.toString('hex') }),
-    seq,
-    v: v.toString('hex'),
-    sig: sig.toString('hex'),
-    ...(cas !== undefined && { cas }),
-  }
-}
-
-/** The record in a reply. @param {any} reply */
-function current({ k, seq, v, sig }) {
-  return { k, seq, v, sig }
-}
-
-/** @param {Buffer} bytes */
-function flip(bytes) {
-  const flipped = Buffer.from(bytes)
-  flipped[0] = /** @type {number} */ (flipped[0]) ^ 1
-  return flipped
-}
