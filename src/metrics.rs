@@ -89,6 +89,7 @@ metrics! {
         puts: IntCounterVec = "records_puts_total" ["result"], "Record writes, by result (stored or the error code).";
         republished: IntCounterVec = "records_republished_total" ["result"], "Hourly publications of records put here, by result (stored, failed).";
         stored: IntGauge = "records_stored", "Records kept.";
+        write_failures: IntCounter = "records_write_failures_total", "Batches that the record store could not write: the disk is full, or fails.";
         followers: IntGauge = "records_subscriptions", "Subscriptions open now, over WebSocket, in announces and as event streams.";
         followed: IntGauge = "records_followed", "Records that somebody follows.";
         updates: IntCounter = "records_updates_total", "Newer versions handed to subscribers: one for each subscriber.";

@@ -209,6 +209,18 @@ impl Book {
         Step { outcome: Ok(entry), changes }
     }
 
+    /// Takes a put back that did not reach the disk, unless the book has gone on since. What made room for it stays away.
+    pub(super) fn take_back(&mut self, item: &VerifiedItem, before: Option<Entry>) {
+        let target = item.target();
+        if self.slots.get(&target).is_none_or(|slot| slot.entry.item != *item) {
+            return;
+        }
+        match before {
+            Some(entry) => self.write(target, entry),
+            None => drop(self.remove(&target)),
+        }
+    }
+
     /// Writes an entry and makes room for it.
     fn store(&mut self, target: Target, entry: Entry) -> Vec<Change> {
         let mut changes = vec![Change::Save(entry.clone())];

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::service::{Inner, Records, now};
-use super::store::Slot;
 use super::topics::{Follower, News, Subject, TooMany};
+use super::writer::Slot;
 use crate::wire::id::{PublicKey, Target};
 use crate::wire::item::{Salt, VerifiedItem, mutable_target};
 

@@ -2,7 +2,7 @@
 //!
 //! A get is answered from the book when the DHT was asked recently enough, else by one lookup for all who ask. A put is
 //! verified, compared with the newest version known, written to disk and then sent to the DHT. The book (`book`) is pure
-//! and in memory; the store (`store`) keeps it on disk; the service ([`Records`]) joins both with the DHT for `gets` and `puts`.
+//! and in memory; `store` and `writer` keep it on disk; the service ([`Records`]) joins both with the DHT for `gets` and `puts`.
 //!
 //! Who follows a record is told of each newer version, however it came: put here, found by the poll of the DHT that all its
 //! followers share (`topics` is pure, `poller` does it), or handed in by peers ([`Records::learn`]).
@@ -19,8 +19,9 @@ pub use crate::wire::record_messages::{Mode, Source};
 pub use following::Following;
 pub use quota::Asker;
 pub use service::Records;
-pub use store::{StartError, StoreError};
+pub use store::StartError;
 pub use topics::{Follower, News, Subject, TooMany};
+pub use writer::StoreError;
 
 mod absences;
 mod book;
@@ -42,6 +43,7 @@ mod store;
 mod tests;
 mod topics;
 mod values;
+mod writer;
 
 /// How a get is to be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -57,11 +57,11 @@ impl Records {
             }
         }
         let slot = self.inner.store.reserve().await?;
-        let (is_news, taken, written) = {
+        let (before, taken, written) = {
             let mut book = self.inner.book();
-            let is_news = book.peek(&item.target()).is_none_or(|known| item.replaces(&known.item));
+            let before = book.peek(&item.target());
             let step = book.put(item.clone(), cas);
-            (is_news, step.outcome, slot.write_durably(step.changes))
+            (before, step.outcome, slot.write_durably(step.changes))
         };
         self.inner.update_count();
         let entry = taken.map_err(|refusal| match refusal {
@@ -69,7 +69,12 @@ impl Records {
             Refusal::Stale(current) => PutError::Stale(Box::new(current)),
             Refusal::BelowFloor(floor) => PutError::BelowFloor(floor),
         })?;
-        written.await?;
+        let is_news = before.as_ref().is_none_or(|known| item.replaces(&known.item));
+        if let Err(error) = written.await {
+            self.inner.book().take_back(&item, before);
+            self.inner.update_count();
+            return Err(error.into());
+        }
         if is_news {
             self.inner.tell(&item);
         }

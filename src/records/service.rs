@@ -12,9 +12,10 @@ use super::gets::Looked;
 use super::network::Network;
 use super::quota::Quota;
 use super::schedule::Schedule;
-use super::store::{self, Store};
+use super::store;
 use super::topics::{Follower, Pace, Topics};
 use super::values::Values;
+use super::writer::Store;
 use super::{GetError, StartError, poller, publisher};
 use crate::dht::Dht;
 use crate::tasks::Tasks;
@@ -96,7 +97,7 @@ impl Records {
         if damaged > 0 {
             tracing::warn!(damaged, "the record store holds rows that are not valid records; they are ignored");
         }
-        let store = Store::start(connection, tasks);
+        let store = Store::start(connection, metrics.write_failures.clone(), tasks);
         if let Ok(slot) = store.reserve().await {
             slot.write(changes);
         }

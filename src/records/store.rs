@@ -1,18 +1,11 @@
-//! The book on disk: one SQLite file, owned by one task that commits in batches.
-//!
-//! What is promised: when [`Slot::write_durably`] resolves, its changes and all that were queued before them survive a
-//! crash of the program and a loss of power (write-ahead log, `synchronous = FULL`: each commit is synced). Changes
-//! queued by [`Slot::write`] are committed with the next batch; a crash loses at most the [`QUEUE`] that wait. Those are
-//! versions seen in the DHT, which still has them.
+//! The book on disk: one SQLite file, and how it is opened and read. `writer` has the task that writes it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Row, params};
-use tokio::sync::{mpsc, oneshot};
+use rusqlite::{Connection, OpenFlags, Row};
 
-use super::book::{Change, Entry};
-use crate::tasks::Tasks;
+use super::book::Entry;
 use crate::wire::id::{PublicKey, Signature, Target};
 use crate::wire::item::{Salt, SignedItem};
 
@@ -35,14 +28,14 @@ const SCHEMA: &str = "
 /// What layout 2 adds: the numbers of records that are no longer kept, in the order in which they went (`rowid`).
 const FLOORS: &str = "CREATE TABLE floor (target BLOB PRIMARY KEY, seq INTEGER NOT NULL) STRICT;";
 
+/// Bytes of a page: SQLite's default since 2016, and what our files were made with.
+const PAGE: u64 = 4096;
+
 /// How long another process (a backup, somebody looking inside) may hold the file before a commit fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Rows verified together at start: enough to keep all processors busy for a while.
 const READ_BATCH: usize = 2048;
-
-/// Batches that may wait for the disk. Past that, writers wait too.
-const QUEUE: usize = 256;
 
 /// Why the service cannot start: one sentence that names the file.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +56,14 @@ pub enum StartError {
         /// Why not.
         error: rusqlite::Error,
     },
+    /// The file was cut short or written over.
+    #[error("the record store {} is damaged ({fault}): put a backup in its place, or move it away to start with an empty one", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite found first.
+        fault: String,
+    },
     /// The file is a database of something else.
     #[error("{} is not a record store of swarmgate; move it away to start with an empty one", path.display())]
     Foreign {
@@ -79,17 +80,6 @@ pub enum StartError {
     },
 }
 
-/// Why changes did not reach the disk.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// SQLite's own words: the disk is full, the file is locked.
-    #[error("the record could not be written to disk: {0}")]
-    Failed(String),
-    /// The node stops.
-    #[error("the server is shutting down")]
-    Stopping,
-}
-
 /// Opens the file, making it and its directory if need be, and hands every record in it to `load`. Blocks.
 ///
 /// Signatures are checked again, on all processors: nothing but [`SignedItem::verify`] makes a record, also one from a
@@ -100,8 +90,10 @@ pub(super) fn open(directory: &Path, load: impl FnMut(Entry)) -> Result<(Connect
     let path = directory.join(FILE);
     let failed = |error: rusqlite::Error| match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::NotADatabase) => StartError::Foreign { path: path.clone() },
+        Some(rusqlite::ErrorCode::DatabaseCorrupt) => damage(&path, error.to_string()),
         _ => StartError::Database { path: path.clone(), error },
     };
+    look_at_length(&path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(&path, flags).map_err(failed)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
@@ -116,10 +108,35 @@ pub(super) fn open(directory: &Path, load: impl FnMut(Entry)) -> Result<(Connect
         (APPLICATION_ID, found, _) => return Err(StartError::TooNew { path, found }),
         _ => return Err(StartError::Foreign { path }),
     }
+    // Reading the records would not notice that a page of something else is gone. "ok" is SQLite's word for no fault.
+    let fault: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+    if fault != "ok" {
+        return Err(damage(&path, fault));
+    }
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
     let damaged = read(&connection, load).map_err(failed)?;
     Ok((connection, damaged))
+}
+
+/// SQLite takes the missing end of a last page for zeros, and an empty file for a new one.
+fn look_at_length(path: &Path) -> Result<(), StartError> {
+    // After a crash the log tells what is true of the file.
+    let logged = path.with_file_name(format!("{FILE}-wal")).metadata().is_ok_and(|log| log.len() > 0);
+    match path.metadata().map(|file| file.len()) {
+        Ok(0) if !logged => {
+            tracing::warn!("the record store {} is an empty file; a new one is made", path.display());
+            Ok(())
+        }
+        Ok(length) if !logged && length % PAGE != 0 => {
+            Err(damage(path, format!("{length} bytes are no whole number of pages")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn damage(path: &Path, fault: String) -> StartError {
+    StartError::Damaged { path: path.to_owned(), fault }
 }
 
 /// All or nothing: a file that was left half made is empty, and made again.
@@ -196,245 +213,5 @@ fn verify_all(rows: Vec<Unverified>) -> Vec<Entry> {
     })
 }
 
-/// Writes changes in the order in which slots are used.
-#[derive(Debug, Clone)]
-pub(super) struct Store {
-    queue: mpsc::Sender<Batch>,
-}
-
-#[derive(Debug)]
-struct Batch {
-    changes: Vec<Change>,
-    done: Option<oneshot::Sender<Result<(), StoreError>>>,
-}
-
-/// A place in the queue. Waiting for it comes first, so that using it can be part of one step with the book.
-#[derive(Debug)]
-pub(super) struct Slot {
-    permit: mpsc::OwnedPermit<Batch>,
-}
-
-impl Store {
-    /// Starts the task that owns `connection`. When the node stops it writes what is queued and closes the file.
-    pub(super) fn start(connection: Connection, tasks: &Tasks) -> Self {
-        let (queue, batches) = mpsc::channel(QUEUE);
-        tasks.spawn(own(connection, batches, tasks.clone()));
-        Self { queue }
-    }
-
-    /// Waits for a place in the queue.
-    pub(super) async fn reserve(&self) -> Result<Slot, StoreError> {
-        match self.queue.clone().reserve_owned().await {
-            Ok(permit) => Ok(Slot { permit }),
-            Err(_) => Err(StoreError::Stopping),
-        }
-    }
-}
-
-impl Slot {
-    /// Queues the changes, if there are any.
-    pub(super) fn write(self, changes: Vec<Change>) {
-        if !changes.is_empty() {
-            self.permit.send(Batch { changes, done: None });
-        }
-    }
-
-    /// Queues the changes; the future resolves once they are on disk.
-    pub(super) fn write_durably(self, changes: Vec<Change>) -> impl Future<Output = Result<(), StoreError>> {
-        let (done, written) = oneshot::channel();
-        self.permit.send(Batch { changes, done: Some(done) });
-        async move { written.await.unwrap_or(Err(StoreError::Stopping)) }
-    }
-}
-
-async fn own(mut connection: Connection, mut batches: mpsc::Receiver<Batch>, tasks: Tasks) {
-    let mut waiting = Vec::new();
-    loop {
-        tokio::select! {
-            biased;
-            () = tasks.stopping(), if !batches.is_closed() => batches.close(),
-            received = batches.recv_many(&mut waiting, QUEUE) => if received == 0 { break },
-        }
-        if waiting.is_empty() {
-            continue;
-        }
-        let taken = std::mem::take(&mut waiting);
-        let committed = tokio::task::spawn_blocking(move || {
-            let result = commit(&mut connection, &taken).map_err(|error| StoreError::Failed(error.to_string()));
-            (connection, taken, result)
-        });
-        let Ok((returned, taken, result)) = committed.await else { return };
-        connection = returned;
-        if let Err(error) = &result {
-            tracing::error!("{error}");
-        }
-        for done in taken.into_iter().filter_map(|batch| batch.done) {
-            let _ = done.send(result.clone());
-        }
-    }
-}
-
-fn commit(connection: &mut Connection, batches: &[Batch]) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
-    {
-        let mut save = transaction.prepare_cached(
-            "INSERT OR REPLACE INTO record (target, k, salt, seq, v, sig, conflict, put_here)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        )?;
-        let mut delete = transaction.prepare_cached("DELETE FROM record WHERE target = ?")?;
-        let mut floor = transaction.prepare_cached(
-            "INSERT INTO floor (target, seq) VALUES (?, ?) ON CONFLICT (target) DO UPDATE SET seq = max(seq, excluded.seq)",
-        )?;
-        let mut forget = transaction.prepare_cached("DELETE FROM floor WHERE target = ?")?;
-        for change in batches.iter().flat_map(|batch| &batch.changes) {
-            match change {
-                Change::Save(Entry { item, conflict, put_here }) => {
-                    let (salt, sig) = (item.salt().as_bytes(), item.sig().as_bytes());
-                    let target = item.target();
-                    save.execute(params![
-                        target.as_bytes(),
-                        item.key().as_bytes(),
-                        salt,
-                        item.seq(),
-                        item.v(),
-                        sig,
-                        conflict,
-                        put_here
-                    ])?;
-                }
-                Change::Delete(target) => {
-                    delete.execute([target.as_bytes()])?;
-                }
-                Change::Floor(target, seq) => {
-                    floor.execute(params![target.as_bytes(), seq])?;
-                }
-                Change::ForgetFloor(target) => {
-                    forget.execute([target.as_bytes()])?;
-                }
-            }
-        }
-    }
-    transaction.commit()
-}
-
 #[cfg(test)]
-mod tests {
-    use ed25519_dalek::SigningKey;
-
-    use super::*;
-    use crate::wire::item::VerifiedItem;
-
-    fn entry(author: u8, salt: &[u8], seq: i64) -> Entry {
-        let key = SigningKey::from_bytes(&[author; 32]);
-        let item = VerifiedItem::sign(&key, Salt::new(salt).unwrap(), seq, b"le".to_vec()).unwrap();
-        Entry { item, conflict: seq % 2 == 0, put_here: author == 1 }
-    }
-
-    fn sorted(mut entries: Vec<Entry>) -> Vec<Entry> {
-        entries.sort_by_key(|entry| entry.item.target());
-        entries
-    }
-
-    /// What is in the file, and how many rows are not records.
-    fn contents(directory: &Path) -> (Vec<Entry>, usize) {
-        let mut entries = Vec::new();
-        let (_, damaged) = open(directory, |entry| entries.push(entry)).unwrap();
-        (sorted(entries), damaged)
-    }
-
-    fn connect(directory: &Path) -> Connection {
-        open(directory, |_| {}).unwrap().0
-    }
-
-    /// The task and its runtime are dropped without a word, as a killed process would: what was acknowledged is there.
-    #[test]
-    fn what_was_acknowledged_survives_a_kill() {
-        let directory = tempfile::tempdir().unwrap();
-        let kept = vec![entry(1, b"", 5), entry(1, b"n", 2), entry(2, b"", 7)];
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(async {
-            assert_eq!(contents(directory.path()), (vec![], 0));
-            let store = Store::start(connect(directory.path()), &Tasks::new());
-            store.reserve().await.unwrap().write(vec![Change::Save(entry(1, b"", 4))]);
-            store.reserve().await.unwrap().write(vec![Change::Save(entry(3, b"", 1))]);
-            store.reserve().await.unwrap().write(vec![Change::Delete(entry(3, b"", 1).item.target())]);
-            let changes = kept.iter().cloned().map(Change::Save).collect();
-            store.reserve().await.unwrap().write_durably(changes).await.unwrap();
-        });
-        runtime.shutdown_background();
-        assert_eq!(contents(directory.path()), (sorted(kept), 0));
-    }
-
-    #[test]
-    fn floors_are_kept_also_in_a_store_of_the_first_layout() {
-        let directory = tempfile::tempdir().unwrap();
-        let connection = connect(directory.path());
-        connection.execute_batch("DROP TABLE floor; PRAGMA user_version = 1;").unwrap();
-        drop(connection);
-        let mut connection = connect(directory.path());
-        let target = |n| Target([n; 20]);
-        let changes = vec![
-            Change::Floor(target(2), 5),
-            Change::Floor(target(1), 7),
-            Change::Floor(target(2), 4),
-            Change::Floor(target(3), 1),
-            Change::ForgetFloor(target(3)),
-        ];
-        commit(&mut connection, &[Batch { changes, done: None }]).unwrap();
-        let floors = read_floors(&connect(directory.path()), directory.path()).unwrap();
-        assert_eq!(floors, [(target(2), 5), (target(1), 7)]);
-    }
-
-    #[tokio::test]
-    async fn stopping_writes_what_is_queued_and_refuses_more() {
-        let directory = tempfile::tempdir().unwrap();
-        let tasks = Tasks::new();
-        let store = Store::start(connect(directory.path()), &tasks);
-        store.reserve().await.unwrap().write(vec![Change::Save(entry(1, b"", 1))]);
-        assert_eq!(tasks.stop(Duration::from_secs(10)).await, 0);
-        assert_eq!(store.reserve().await.unwrap_err(), StoreError::Stopping);
-        assert_eq!(contents(directory.path()), (vec![entry(1, b"", 1)], 0));
-    }
-
-    #[test]
-    fn damaged_rows_are_not_records() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut connection = connect(directory.path());
-        let batch = Batch { changes: (1..5).map(|n| Change::Save(entry(n, b"", 1))).collect(), done: None };
-        commit(&mut connection, &[batch]).unwrap();
-        let damage = "UPDATE record SET seq = 2 WHERE k = ?1; ";
-        connection.execute(damage, [entry(1, b"", 1).item.key().as_bytes()]).unwrap();
-        connection
-            .execute("UPDATE record SET k = x'00' WHERE k = ?", [entry(2, b"", 1).item.key().as_bytes()])
-            .unwrap();
-        drop(connection);
-        assert_eq!(contents(directory.path()), (sorted(vec![entry(3, b"", 1), entry(4, b"", 1)]), 2));
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_used_gets_one_sentence() {
-        let directory = tempfile::tempdir().unwrap();
-        let inside = |name: &str| directory.path().join(name);
-        let sentence = |directory: PathBuf| open(&directory, |_| {}).unwrap_err().to_string();
-
-        std::fs::write(inside("file"), b"").unwrap();
-        let path = inside("file").join("data");
-        assert!(
-            sentence(path.clone()).starts_with(&format!("the data directory {} cannot be created: ", path.display()))
-        );
-
-        std::fs::create_dir_all(inside("occupied").join(FILE)).unwrap();
-        assert!(sentence(inside("occupied")).contains("cannot be used: "));
-
-        std::fs::create_dir(inside("junk")).unwrap();
-        std::fs::write(inside("junk").join(FILE), "not a database, and longer than its header".repeat(10)).unwrap();
-        assert!(sentence(inside("junk")).ends_with("move it away to start with an empty one"));
-
-        std::fs::create_dir(inside("foreign")).unwrap();
-        Connection::open(inside("foreign").join(FILE)).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
-        assert!(sentence(inside("foreign")).contains("is not a record store of swarmgate"));
-
-        connect(&inside("later")).pragma_update(None, "user_version", 3).unwrap();
-        assert!(sentence(inside("later")).ends_with("was written by a later version of swarmgate (layout 3)"));
-    }
-}
+pub(super) mod tests;

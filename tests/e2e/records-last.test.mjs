@@ -1,10 +1,12 @@
-// What was acknowledged is there after a kill; two devices that publish at once get one winner and one clear conflict.
+// What was acknowledged is there after a kill, and what a full or broken disk does; two devices that publish at once get one winner and one clear conflict.
 
 import assert from 'node:assert/strict'
+import { rm, stat, truncate, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { trial } from './testkit/lab.mjs'
 import { Key, pointer } from './testkit/record.mjs'
 import { Socket } from './testkit/socket.mjs'
-import { Server } from './testkit/swarmgate.mjs'
+import { Server, environment, run } from './testkit/swarmgate.mjs'
 import { within } from './testkit/wait.mjs'
 
 /** @typedef {{ k: Buffer, v: Buffer, seq: number, salt?: Buffer | undefined, sig: Buffer }} Item */
@@ -54,6 +56,63 @@ trial('every put that was acknowledged is there after a kill', async (lab) => {
     assert.ok(found.found && found.seq >= seq, `record ${n}: ${seq} was acknowledged, ${found.seq} is there`)
   }
   await reader.close()
+})
+
+trial('a full disk: puts are refused in words, the rest is served, and all goes on once there is room', async (lab) => {
+  const dataDir = await lab.directory()
+  // The server has a small disk of its own, in a mount namespace of its own. Needs root.
+  const disk = `mount -t tmpfs -o size=3m swarmgate "$SWARMGATE__DATA_DIR" && exec "$@"`
+  const server = await lab.server({ dataDir, via: ['unshare', '--mount', 'sh', '-c', disk, 'sh'] })
+  const [author, reader] = await Promise.all([Socket.open(server.socket), Socket.open(server.socket)])
+  const key = new Key()
+  const put = (/** @type {number} */ seq) => fields(key.record({ v: value(seq), seq }))
+  assert.equal((await author.ask({ action: 'dht_put', ...put(1) })).seq, 1)
+  assert.equal((await reader.ask({ action: 'dht_subscribe', k: key.hex })).seq, 1)
+  const told = reader.reply({ action: 'dht_info', id: 'now' }, (message) => message.action === 'dht_update')
+
+  const ballast = `/proc/${server.child.pid}/root${dataDir}/ballast`
+  await assert.rejects(writeFile(ballast, Buffer.alloc(8 << 20)), { code: 'ENOSPC' })
+  // What the log had room for already may still be taken.
+  let refused
+  let seq = 1
+  while (!refused && seq < 200) {
+    const reply = await author.ask({ action: 'dht_put', ...put(seq + 1) })
+    if (reply['failure reason'] === undefined) seq++
+    else refused = reply
+  }
+  assert.equal(refused?.code, 202, JSON.stringify(refused))
+  assert.match(refused['failure reason'], /^the record could not be written to disk: .*full/)
+  const body = JSON.stringify(put(seq + 1))
+  const overHttp = await fetch(`http://${server.ready.web}/v1/records/${key.hex}`, { method: 'PUT', body })
+  assert.equal(overHttp.status, 503)
+  assert.match((await overHttp.json()).error, /could not be written to disk/)
+  assert.equal((await reader.ask({ action: 'dht_get', k: key.hex })).seq, seq, 'what was refused has not happened')
+  assert.match(await server.metrics(), /swarmgate_records_write_failures_total [1-9]/)
+
+  await rm(ballast)
+  const again = await author.ask({ action: 'dht_put', ...put(seq + 1) })
+  assert.equal(again['failure reason'], undefined, JSON.stringify(again))
+  await told
+  assert.equal((await reader.ask({ action: 'dht_get', k: key.hex })).seq, seq + 1)
+  await Promise.all([author.close(), reader.close()])
+})
+
+trial('a record store that was cut short is not taken for an empty one', async (lab) => {
+  const dataDir = await lab.directory()
+  const server = await Server.start({ dataDir })
+  const key = new Key()
+  const author = await Socket.open(server.socket)
+  for (let n = 0; n < 20; n++) {
+    const item = key.record({ v: value(n), seq: 1, salt: Buffer.alloc(64, n) })
+    assert.equal((await author.ask({ action: 'dht_put', ...fields(item) })).seq, 1)
+  }
+  await author.close()
+  await server.stop()
+  const file = join(dataDir, 'records.sqlite')
+  await truncate(file, (await stat(file)).size - 4096)
+  const { code, stderr } = await run(['serve'], { env: environment(dataDir, []) })
+  assert.equal(code, 1)
+  assert.match(stderr, /records\.sqlite is damaged \(.*\): put a backup in its place, or move it away/)
 })
 
 trial('two devices that publish at once: one winner, one clear conflict', async (lab) => {
