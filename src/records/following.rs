@@ -15,6 +15,14 @@ pub struct Following {
     number: u64,
 }
 
+impl Following {
+    /// Of which record.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+}
+
 impl Drop for Following {
     fn drop(&mut self) {
         let inner = &self.records.inner;

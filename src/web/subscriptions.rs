@@ -1,7 +1,6 @@
 //! What one socket follows. However fast a record changes and however slowly the client reads, at most one update of each
 //! record waits for it, and that is the newest: it is made when it can be written.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::records::{Follower, Following, News, Records, Subject, TooMany};
@@ -13,12 +12,13 @@ use crate::wire::tracker::Counts;
 /// One socket's subscriptions.
 #[derive(Default)]
 pub(super) struct Subscriptions {
-    // A std mutex: it is held for a few synchronous lines. Below it are the topics' and then each subscription's.
-    open: Mutex<HashMap<(Target, Kind), Subscription>>,
+    // A std mutex: it is held for a few synchronous lines. Below it are the topics' and then each subscription's. A list,
+    // since most sockets follow one record, of which a map would take as much as of four.
+    open: Mutex<Vec<Subscription>>,
 }
 
 /// How a client asked. It may do so in both ways, and then hears in both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Subscribed,
     Announced,
@@ -34,9 +34,10 @@ pub(super) enum SubscribeError {
 }
 
 struct Subscription {
+    kind: Kind,
     listener: Arc<Listener>,
     /// Held for its end.
-    _following: Following,
+    following: Following,
 }
 
 /// Interval and counts of the last reply to an announce: pushes repeat them.
@@ -82,11 +83,18 @@ impl Subscriptions {
     }
 
     pub(super) fn end(&self, target: &Target) {
-        self.open().remove(&(*target, Kind::Subscribed));
+        self.remove(target, Kind::Subscribed);
     }
 
     pub(super) fn end_announced(&self, target: &Target) {
-        self.open().remove(&(*target, Kind::Announced));
+        self.remove(target, Kind::Announced);
+    }
+
+    fn remove(&self, target: &Target, kind: Kind) {
+        let mut open = self.open();
+        if let Some(at) = open.iter().position(|known| known.is(target, kind)) {
+            open.swap_remove(at);
+        }
     }
 
     /// Whether it is new.
@@ -100,7 +108,8 @@ impl Subscriptions {
     ) -> Result<bool, SubscribeError> {
         let mut open = self.open();
         let reply = reply.map(Box::new);
-        if let Some(known) = open.get(&what) {
+        let (target, kind) = what;
+        if let Some(known) = open.iter().find(|known| known.is(&target, kind)) {
             known.listener.state().reply = reply;
             return Ok(false);
         }
@@ -108,13 +117,22 @@ impl Subscriptions {
             return Err(SubscribeError::ConnectionFull);
         }
         let listener = Arc::new(Listener { outbox: out.clone(), state: Mutex::new(State { pending: None, reply }) });
-        let following = records.follow_target(what.0, subject, listener.clone())?;
-        open.insert(what, Subscription { listener, _following: following });
+        let following = records.follow_target(target, subject, listener.clone())?;
+        if open.is_empty() {
+            open.reserve_exact(1);
+        }
+        open.push(Subscription { kind, listener, following });
         Ok(true)
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<(Target, Kind), Subscription>> {
+    fn open(&self) -> MutexGuard<'_, Vec<Subscription>> {
         self.open.lock().expect("nothing panics while holding it")
+    }
+}
+
+impl Subscription {
+    fn is(&self, target: &Target, kind: Kind) -> bool {
+        self.following.target() == target && self.kind == kind
     }
 }
 
