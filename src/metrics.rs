@@ -105,6 +105,7 @@ metrics! {
         ended: IntCounterVec = "bridge_torrents_ended_total" ["reason"], "Torrents left, by reason.";
         cache: IntGauge = "bridge_cache_bytes", "Disk space that bridged torrents take.";
         evicted: IntCounter = "bridge_cache_evicted_total", "Torrents removed from the cache to make room.";
+        checks: IntCounterVec = "bridge_checks_total" ["kind"], "Torrents whose files were checked before they went live, by kind (record: what was noted before is believed; full: every byte is read).";
         peers: IntGaugeVec = "bridge_peers" ["transport"], "Peers connected now, by transport (webrtc, tcp).";
         offers: IntCounterVec = "bridge_offers_total" ["result"], "Offers of web peers, by what became of them.";
         greeted: IntCounterVec = "bridge_greetings_total" ["transport", "result"], "Handshakes at the door, by transport and result.";

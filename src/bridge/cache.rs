@@ -4,6 +4,8 @@
 //! ```text
 //! cache/<info hash>/torrent      the metainfo; its modification time is the last use
 //! cache/<info hash>/files/…      the content
+//! cache/<info hash>/resume       which pieces of it are here
+//! cache/<info hash>/joined       it is joined now, or was when the last process ended
 //! pinned/<info hash>/…           the same
 //! ```
 //!
@@ -21,6 +23,7 @@ use std::time::SystemTime;
 use tokio::task::spawn_blocking;
 
 use super::policy::Refusal;
+use super::resume::{Order, Resume};
 use crate::wire::id::InfoHash;
 use crate::wire::metainfo::Metainfo;
 
@@ -92,6 +95,17 @@ impl Cache {
         None
     }
 
+    /// The torrents of the cache that were joined when the last process ended.
+    pub(super) fn joined_before(&self) -> io::Result<Vec<InfoHash>> {
+        let mut joined = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let info_hash = entry.file_name().to_str().and_then(|name| InfoHash::from_hex(name).ok());
+            joined.extend(info_hash.filter(|_| joined_in(&entry.path()).exists()));
+        }
+        Ok(joined)
+    }
+
     /// The torrents that are pinned on disk.
     pub(super) fn pinned(&self) -> io::Result<Vec<InfoHash>> {
         let names = fs::read_dir(&self.pinned)?.map(|entry| Ok(entry?.file_name()));
@@ -153,6 +167,7 @@ impl Cache {
         self.evict(&evicted, bytes)?;
         let folder = self.folder(&info_hash);
         write_torrent(&folder, torrent)?;
+        File::create(joined_in(&folder))?;
         Ok(self.hold(info_hash, folder, need))
     }
 
@@ -168,7 +183,7 @@ impl Cache {
 
     fn hold(self: Arc<Self>, info_hash: InfoHash, folder: PathBuf, bytes: u64) -> Kept {
         self.lock().entry(info_hash).or_insert(Use { bytes, holders: 0 }).holders += 1;
-        Kept { cache: self, info_hash, folder }
+        Kept { cache: self, info_hash, folder, order: Order::default() }
     }
 
     fn bytes_in_use(&self) -> u64 {
@@ -211,9 +226,21 @@ pub(super) struct Kept {
     cache: Arc<Cache>,
     info_hash: InfoHash,
     folder: PathBuf,
+    order: Order,
 }
 
 impl Kept {
+    /// It need not be joined again when the process starts anew.
+    pub(super) fn forget(&self) {
+        // A pinned torrent has no such note, and one that stays by mistake costs a useless visit to the swarm.
+        let _ = fs::remove_file(joined_in(&self.folder));
+    }
+
+    /// What is known of its pieces.
+    pub(super) fn resume(&self, metainfo: &Metainfo) -> Resume {
+        Resume::new(&self.folder, &self.files(), metainfo, self.order.clone())
+    }
+
     /// Where its content lies.
     pub(super) fn files(&self) -> PathBuf {
         self.folder.join("files")
@@ -235,6 +262,10 @@ impl Drop for Kept {
 
 fn torrent_in(folder: &Path) -> PathBuf {
     folder.join("torrent")
+}
+
+fn joined_in(folder: &Path) -> PathBuf {
+    folder.join("joined")
 }
 
 /// Notes that a torrent was used. Failing to only makes it look older than it is.

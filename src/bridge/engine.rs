@@ -4,20 +4,22 @@
 //! listener is on loopback, and its only peers are the door's spliced connections. If it is ever replaced, this file,
 //! `storage.rs` and `door/splice.rs` change.
 
-use std::io::SeekFrom;
+use std::io::{self, SeekFrom};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use librqbit::api::{Api, TorrentIdOrHash};
 use librqbit::storage::StorageFactoryExt;
 use librqbit::{
     AddTorrent, AddTorrentOptions, ConnectionOptions, ListenerMode, ListenerOptions, ManagedTorrent,
-    ManagedTorrentState, PeerConnectionOptions, Session, SessionOptions,
+    ManagedTorrentState, PeerConnectionOptions, Session, SessionOptions, SessionPersistenceConfig,
 };
 use librqbit_core::Id20;
+use tokio::fs;
 use tokio::io::AsyncSeek;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -62,12 +64,15 @@ pub(super) struct Engine {
     addr: SocketAddr,
     open: OpenFiles,
     preferences: Arc<Semaphore>,
+    folder: PathBuf,
+    /// The engine would number torrents that are added at once alike.
+    next_id: AtomicUsize,
 }
 
 impl Engine {
-    /// Starts it. `scratch` is the folder it believes to be its own; every torrent is given another.
+    /// Starts it. `folder` is its own, and emptied; every torrent is given another for its files.
     pub(super) async fn start(
-        scratch: PathBuf,
+        folder: PathBuf,
         peer_id: PeerId,
         max_peers: usize,
         token: CancellationToken,
@@ -75,12 +80,19 @@ impl Engine {
         // The engine builds an HTTP client, which it has no use for here, and that wants a process-wide provider. An
         // error says that there is one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        match fs::remove_dir_all(&folder).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(EngineError(error.to_string())),
+            _ => {}
+        }
         let timeouts = PeerConnectionOptions { read_write_timeout: Some(SILENCE), ..Default::default() };
         let options = SessionOptions {
             dht: None,
             disable_trackers: true,
             disable_local_service_discovery: true,
-            persistence: None,
+            // Never for finding torrents again, which is ours to do: for the bitfields of `known`, which the engine takes
+            // only from its own folder.
+            persistence: Some(SessionPersistenceConfig::Json { folder: Some(folder.clone()) }),
+            fastresume: true,
             listen: Some(ListenerOptions {
                 mode: ListenerMode::TcpOnly,
                 listen_addr: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -98,7 +110,8 @@ impl Engine {
             client_name_and_version: Some(super::CLIENT.to_owned()),
             ..Default::default()
         };
-        let session = Session::new_with_opts(scratch, options).await.map_err(|error| EngineError::new(&error))?;
+        let session =
+            Session::new_with_opts(folder.clone(), options).await.map_err(|error| EngineError::new(&error))?;
         let addr = session.listen_addr().ok_or_else(|| EngineError("it does not listen".to_owned()))?;
         Ok(Self {
             api: Api::new(session.clone(), None),
@@ -106,11 +119,29 @@ impl Engine {
             addr,
             open: OpenFiles::default(),
             preferences: Arc::new(Semaphore::new(PREFERENCES)),
+            folder,
+            next_id: AtomicUsize::new(0),
         })
     }
 
-    /// Checks what is on disk and makes the torrent live. Files lie at their paths below `root`.
-    pub(super) async fn add(&self, metainfo: &Metainfo, root: PathBuf, access: Access) -> Result<Running, EngineError> {
+    /// Checks what is on disk and makes the torrent live. Files lie at their paths below `root`. Of the pieces that are
+    /// `known` to be there a few are checked, and none of the others; with nothing known all are.
+    pub(super) async fn add(
+        &self,
+        metainfo: &Metainfo,
+        root: PathBuf,
+        access: Access,
+        known: Option<&PieceSet>,
+    ) -> Result<Running, EngineError> {
+        let bitfield = self.folder.join(format!("{}.bitv", metainfo.info_hash().to_hex()));
+        let noted = match known {
+            Some(known) => fs::write(&bitfield, known.as_bitfield()).await,
+            None => fs::remove_file(&bitfield).await.or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            }),
+        };
+        noted.map_err(|error| EngineError(format!("cannot write {}: {error}", bitfield.display())))?;
         let have: Have = Arc::new(watch::channel(PieceSet::none(metainfo.pieces())).0);
         let folder = Folder::new(metainfo, root.clone(), access, have.clone(), self.open.clone());
         let options = AddTorrentOptions {
@@ -118,6 +149,7 @@ impl Engine {
             // Never used for a path: our storage knows its own.
             output_folder: Some(root.to_string_lossy().into_owned()),
             disable_trackers: true,
+            preferred_id: Some(self.next_id.fetch_add(1, Ordering::Relaxed)),
             storage_factory: Some(folder.boxed()),
             ..Default::default()
         };

@@ -34,6 +34,7 @@ mod policy;
 mod progress;
 #[cfg(test)]
 mod puppet;
+mod resume;
 pub mod rtc;
 mod storage;
 mod swarm;
@@ -128,7 +129,8 @@ struct Inner {
 }
 
 impl Bridge {
-    /// Binds both doors and starts the engine. Torrents in the cache are left alone until somebody asks for them.
+    /// Binds both doors and starts the engine. Torrents that were bridged when the last process ended are joined again;
+    /// others in the cache are left alone until somebody asks for them.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -154,7 +156,7 @@ impl Bridge {
         // Twice, since a peer that the engine meets anew is there twice for a moment.
         let engine_peers = settings.max_peers_per_torrent.saturating_mul(2);
         let token = tasks.token().child_token();
-        let engine = Engine::start(data_dir.join("cache"), ourselves.peer_id, engine_peers, token).await;
+        let engine = Engine::start(data_dir.join("engine"), ourselves.peer_id, engine_peers, token).await;
         let engine = engine.map_err(|error| StartError::Engine(error.to_string()))?;
         let neighbours = gossip.as_ref().and_then(|gossip| gossip.local_discovery(local, tasks));
         let inner = Arc::new(Inner {
@@ -172,6 +174,7 @@ impl Bridge {
             tasks: tasks.clone(),
         });
         tasks.spawn_cancellable(listener::run(inner.clone(), listener));
+        inner.clone().rejoin();
         if let Some(gossip) = gossip {
             tasks.spawn_cancellable(topics::run(inner.clone(), gossip));
         }
@@ -236,6 +239,20 @@ impl Inner {
             return Ok(());
         }
         policy::admit(&self.settings, load, || (self.allowed)(info_hash))
+    }
+
+    /// Joins what was bridged when the last process ended, orderly or not: its peers come back and find it.
+    fn rejoin(self: Arc<Self>) {
+        let before = self.cache.joined_before().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot tell which torrents were joined before");
+            Vec::new()
+        });
+        for info_hash in before {
+            if self.admit(&info_hash).is_ok() {
+                // An error says that somebody was quicker.
+                let _ = self.joined.join(&self, info_hash, Purpose::Bridge);
+            }
+        }
     }
 
     /// Brings a page's offer to its torrent, which is joined for it if need be.

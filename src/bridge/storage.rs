@@ -1,6 +1,7 @@
 //! The engine's files, kept by us: at the paths our own parser checked, never written when they are the user's, and with
 //! a bound on how many are open.
 
+use std::any::TypeId;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
+use librqbit::storage::filesystem::FilesystemStorageFactory;
 use librqbit::storage::{BoxStorageFactory, StorageFactory, StorageFactoryExt, TorrentStorage};
 use librqbit::{ManagedTorrentShared, TorrentMetadata};
 use librqbit_core::lengths::ValidPieceIndex;
@@ -104,6 +106,11 @@ impl StorageFactory for Folder {
         Ok(self.clone())
     }
 
+    /// The engine keeps bitfields only for what says it is this. Nothing else depends on it.
+    fn is_type_id(&self, id: TypeId) -> bool {
+        id == TypeId::of::<FilesystemStorageFactory>()
+    }
+
     fn clone_box(&self) -> BoxStorageFactory {
         self.clone().boxed()
     }
@@ -134,7 +141,14 @@ impl TorrentStorage for Folder {
     fn ensure_file_length(&self, file: usize, length: u64) -> anyhow::Result<()> {
         match self.0.access {
             Access::ReadOnly => Ok(()),
-            Access::ReadWrite => Ok(self.writable(file)?.set_len(length)?),
+            Access::ReadWrite => {
+                let file = self.writable(file)?;
+                // Setting the length that it has would change the time of its last change, by which `resume` knows it.
+                if file.metadata()?.len() != length {
+                    file.set_len(length)?;
+                }
+                Ok(())
+            }
         }
     }
 

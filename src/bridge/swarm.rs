@@ -76,8 +76,7 @@ pub(super) struct Live {
     pub(super) have: watch::Receiver<PieceSet>,
     /// Where the files lie.
     pub(super) root: PathBuf,
-    /// Held, not read: keeps them from being evicted. Absent where they are the user's own.
-    #[allow(dead_code, reason = "it is a guard")]
+    /// Keeps them from being evicted; absent where they are the user's own.
     pub(super) kept: Option<Arc<Kept>>,
     /// The engine's own handle, for those who want a part before others.
     pub(super) running: Option<Running>,

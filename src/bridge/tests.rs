@@ -266,9 +266,10 @@ async fn what_only_a_page_has_reaches_a_native_peer_and_outlives_the_page() {
     drop((download, page));
     tasks.stop(DEADLINE).await;
 
-    // Another process, the same folder, and no page: the cache still has it.
+    // Another process, the same folder, and no page: the cache still has it, and need not be read to be believed.
     assert_eq!(node.tasks.stop(DEADLINE).await, 0);
     let (bridge, restarted) = Node::start_in(BridgePolicy::Open, node.dir.path()).await;
+    assert!(bridge.progress(&info_hash).is_some(), "it was joined when the first process ended");
     let (peers, target) = (vec![bridge.bittorrent_addr()], native.dir.path().join("again"));
     // The table drops the first download a moment after its handle.
     let download = loop {
@@ -279,6 +280,7 @@ async fn what_only_a_page_has_reaches_a_native_peer_and_outlives_the_page() {
     };
     assert!(finished(&download).await.finished);
     assert!(read_back(&metainfo, &target.join("site")) == content);
+    assert_eq!(bridge.inner.metrics.checks.with_label_values(&["record"]).get(), 1);
     restarted.stop(DEADLINE).await;
     native.stop().await;
 }

@@ -16,8 +16,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::cache::{CacheError, Kept};
 use super::dialler;
 use super::engine::Running;
+use super::pieces::PieceSet;
 use super::policy::{Refusal, admit_size};
 use super::progress::{self, Progress};
+use super::resume::Resume;
 use super::storage::Access;
 use super::swarm::{Live, Stage, Swarm};
 use super::web::{self, Offer};
@@ -86,6 +88,7 @@ pub(super) async fn run(
     // The peers first, then the engine's torrent, then, with the stage, the files' place.
     swarm.token.cancel();
     bridge.engine.remove(swarm.info_hash).await;
+    settle(&swarm, bridge.tasks.is_stopping()).await;
     swarm.leave();
     bridge.metrics.ended.with_label_values(&[reason]).inc();
     match (&error, reason) {
@@ -96,6 +99,20 @@ pub(super) async fn run(
         progress.send_modify(|progress| progress.failed = Some(error.clone()));
     }
     error
+}
+
+/// Notes what is here, now that nothing is written any more, and whether the torrent is to be joined again at the next
+/// start.
+async fn settle(swarm: &Swarm, again: bool) {
+    let live = swarm.stage.borrow().live().cloned();
+    let Some(Live { metainfo, have, kept: Some(kept), .. }) = live else { return };
+    if !again {
+        kept.forget();
+    }
+    let have = have.borrow().clone();
+    if let Err(error) = kept.resume(&metainfo).save(have, true).await {
+        tracing::warn!(info_hash = %swarm.info_hash, %error, "cannot note which pieces are here");
+    }
 }
 
 /// From the info hash to being live, and on until something fails.
@@ -111,12 +128,18 @@ async fn life(
     let lived = async {
         let metainfo = Arc::new(learn(bridge, swarm, &mut metadata, purpose).await?);
         let place = place(bridge, &metainfo, purpose).await?;
+        let resume = place.kept.as_ref().map(|kept| kept.resume(&metainfo));
+        let mut known = match &resume {
+            Some(resume) => resume.load().await,
+            None => None,
+        };
         loop {
-            let running = go_live(bridge, swarm, &metainfo, &place).await?;
+            let running = go_live(bridge, swarm, &metainfo, &place, known.take()).await?;
             tokio::select! {
                 error = running.failed() => return Err(TorrentError::Failed(error.to_string())),
                 () = swarm.to_be_checked_again() => bridge.engine.remove(swarm.info_hash).await,
                 never = announce(bridge, swarm, &running, purpose) => match never {},
+                never = note(resume.as_ref(), &running) => match never {},
             }
         }
     };
@@ -136,10 +159,13 @@ async fn go_live(
     swarm: &Swarm,
     metainfo: &Arc<Metainfo>,
     place: &Place,
+    known: Option<PieceSet>,
 ) -> Result<Running, TorrentError> {
     let Place { root, access, kept } = place;
     swarm.enter(Stage::Checking(metainfo.clone()));
-    let added = bridge.engine.add(metainfo, root.clone(), *access).await;
+    let kind = if known.is_some() { "record" } else { "full" };
+    bridge.metrics.checks.with_label_values(&[kind]).inc();
+    let added = bridge.engine.add(metainfo, root.clone(), *access, known.as_ref()).await;
     let running = added.map_err(|error| match access {
         Access::ReadOnly => TorrentError::Mismatch(error.to_string()),
         Access::ReadWrite => TorrentError::Failed(error.to_string()),
@@ -158,6 +184,14 @@ async fn go_live(
         running: Some(running.clone()),
     }));
     Ok(running)
+}
+
+/// Notes which pieces are here.
+async fn note(resume: Option<&Resume>, running: &Running) -> Infallible {
+    if let Some(resume) = resume {
+        resume.keep(running.have()).await;
+    }
+    std::future::pending().await
 }
 
 /// The metainfo: given, found in the cache, or fetched from peers.
