@@ -2,7 +2,7 @@
 # make test: every test, with what it needs (Debian packages, npm packages) installed first.
 
 .DELETE_ON_ERROR:
-.PHONY: run test check fmt bench bench-tracker fuzz
+.PHONY: run test check fmt bench bench-bridge bench-tracker fuzz
 
 WEB_SOURCES := $(shell find web-demo -type f -not -path '*/node_modules/*' -not -path 'web-demo/dist/*')
 
@@ -42,6 +42,14 @@ bench-tracker: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.jso
 	cargo build --release --manifest-path benches/wtload/Cargo.toml --target-dir target/bench/wtload
 	-cargo install aquatic_ws@0.9.0 --root target/bench/cargo --target-dir target/bench/aquatic
 	node benches/tracker.mjs
+
+# The bridge beside a hybrid made of WebTorrent in Node, and Chromium alone.
+bench-bridge: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
+	tests/install-tools
+	cargo build --release
+	mkdir -p target/bench && rm -rf target/bench/hybrid && cp -r benches/hybrid target/bench/hybrid
+	npm install --prefix target/bench/hybrid --ignore-scripts --no-audit --no-fund --no-package-lock
+	SWARMGATE_BIN=$(CURDIR)/target/release/swarmgate node benches/bridge.mjs
 
 # The page is part of the binary, so it is built before it.
 web-demo/dist/index.html: web-demo/node_modules/.package-lock.json $(WEB_SOURCES)

@@ -66,12 +66,13 @@ export class Libtorrent {
   }
 
   /**
-   * Seeds the folder where it lies.
+   * Seeds the folder, or the file, where it lies.
    * @param {string} dir
+   * @param {number} [pieceSize]
    * @returns {Promise<{ info_hash: string, pieces: number, size: number }>}
    */
-  seed(dir) {
-    return this.#do('seed', { dir })
+  seed(dir, pieceSize = 16384) {
+    return this.#do('seed', { dir, piece_size: pieceSize })
   }
 
   /** @param {string} infoHash */
@@ -80,12 +81,13 @@ export class Libtorrent {
   }
 
   /**
-   * Starts a download by info hash alone; resolves when it has begun.
+   * Starts a download by info hash alone, or also by trackers; resolves when it has begun.
    * @param {string} infoHash
    * @param {string} dir
+   * @param {string[]} [trackers]
    */
-  async download(infoHash, dir) {
-    await this.#do('download', { info_hash: infoHash, dir })
+  async download(infoHash, dir, trackers = []) {
+    await this.#do('download', { info_hash: infoHash, dir, trackers })
   }
 
   /** @param {string} infoHash */
@@ -96,6 +98,11 @@ export class Libtorrent {
   /** Bytes of content sent to others. @param {string} infoHash @returns {Promise<number>} */
   uploaded(infoHash) {
     return this.#do('uploaded', { info_hash: infoHash })
+  }
+
+  /** Bytes of content received from others. @param {string} infoHash @returns {Promise<number>} */
+  downloaded(infoHash) {
+    return this.#do('downloaded', { info_hash: infoHash })
   }
 
   /** Nodes in the DHT routing table. @returns {Promise<number>} */

@@ -81,8 +81,9 @@ class Peer:
         self.add({"ti": info, "save_path": os.path.dirname(dir), "flags": lt.torrent_flags.seed_mode})
         return {"info_hash": str(info.info_hash()), "pieces": info.num_pieces(), "size": info.total_size()}
 
-    def do_download(self, info_hash, dir):
+    def do_download(self, info_hash, dir, trackers=()):
         params = lt.parse_magnet_uri("magnet:?xt=urn:btih:" + info_hash)
+        params.trackers = list(trackers)
         params.save_path = dir
         params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
         self.torrents[info_hash] = self.session.add_torrent(params)
@@ -98,6 +99,9 @@ class Peer:
 
     def do_uploaded(self, info_hash):
         return self.torrents[info_hash].status().total_payload_upload
+
+    def do_downloaded(self, info_hash):
+        return self.torrents[info_hash].status().total_payload_download
 
     def do_dht_nodes(self):
         return self.session.status().dht_nodes

@@ -90,8 +90,41 @@ export async function torrent(dir, name, announce) {
   return { file, infoHash: createHash('sha1').update(bencode.encode(info)).digest() }
 }
 
+/**
+ * An aria2 that knows an info hash, a DHT, and nothing else.
+ * @param {string} infoHash
+ * @param {string} dir
+ * @param {import('./dht.mjs').DhtNode} entry
+ */
+export function aria2ByInfoHash(infoHash, dir, entry) {
+  const args = [
+    '--no-conf',
+    '--enable-dht',
+    `--dht-entry-point=${entry.address}`,
+    `--dht-file-path=${join(dir, 'dht.dat')}`,
+    '--bt-enable-lpd=false',
+    '--file-allocation=none',
+    '--seed-time=0',
+    `--dir=${dir}`,
+    '--summary-interval=0',
+    `magnet:?xt=urn:btih:${infoHash}`,
+  ]
+  return new NativeClient('aria2c', args, dir)
+}
+
 /** A running client. */
 export class NativeClient {
+  /**
+   * A client that downloads into `dir` what a link names; transmission 3.00 takes only metainfo from the command line's
+   * user, in the folder that it watches.
+   * @param {string} name @param {string} dir @param {{ link: string, metainfo: Uint8Array }} torrent
+   */
+  static async download(name, dir, { link, metainfo }) {
+    if (name !== 'transmission') return NativeClient.start(name, dir, [link])
+    await writeFile(join(dir, 'wanted.torrent'), metainfo)
+    return NativeClient.start(name, dir, [])
+  }
+
   /** @param {string} name @param {string} dir @param {string[]} files */
   static async start(name, dir, files) {
     const client = CLIENTS[name]

@@ -3,6 +3,7 @@
 import { readFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import { createRequire } from 'node:module'
+import { noise, PIECE } from './content.mjs'
 import { once, within } from './wait.mjs'
 
 const BUNDLE = createRequire(import.meta.url).resolve('webtorrent/dist/webtorrent.min.js')
@@ -65,6 +66,39 @@ export function seed(page, file) {
     await Promise.race([Promise.all(happened), failed])
     return torrent.magnetURI
   }, file)
+}
+
+/**
+ * Seeds one file of noise; resolves with the torrent's info hash when the tracker has answered.
+ * @param {Page} page
+ * @param {{ name: string, size: number, seed: number, tracker: string }} file
+ * @returns {Promise<string>}
+ */
+export function seedNoise(page, file) {
+  return page.evaluate(
+    async ({ name, size, seed, tracker, source, pieceLength }) => {
+      const { client } = /** @type {any} */ (window)
+      const make = new Function(`return ${source}`)()
+      const failed = new Promise((_, reject) => client.on('error', reject))
+      const torrent = client.seed(new File([make(size, seed)], name), { announce: [tracker], pieceLength })
+      const happened = ['seed', 'trackerAnnounce'].map(
+        (event) => new Promise((resolve) => torrent.once(event, resolve)),
+      )
+      await Promise.race([Promise.all(happened), failed])
+      return torrent.infoHash
+    },
+    { ...file, source: noise.toString(), pieceLength: PIECE },
+  )
+}
+
+/** Bytes of content that a page has sent. @param {Page} page @returns {Promise<number>} */
+export function sent(page) {
+  return page.evaluate(() => /** @type {any} */ (window).client.torrents[0].uploaded)
+}
+
+/** Bytes of content that a page has. @param {Page} page @returns {Promise<number>} */
+export function received(page) {
+  return page.evaluate(() => /** @type {any} */ (window).client.torrents[0].downloaded)
 }
 
 /**

