@@ -30,22 +30,22 @@ export type Verify = (sig: Uint8Array, message: Uint8Array, k: Uint8Array) => bo
 
 export interface PutOptions {
   readonly v: bencode.Encodable
-  readonly k?: Uint8Array
-  readonly salt?: Data
-  readonly seq?: number
-  readonly cas?: number
-  readonly sig?: Uint8Array
-  readonly sign?: (message: Uint8Array) => Uint8Array
+  readonly k?: Uint8Array | undefined
+  readonly salt?: Data | undefined
+  readonly seq?: number | undefined
+  readonly cas?: number | undefined
+  readonly sig?: Uint8Array | undefined
+  readonly sign?: ((message: Uint8Array) => Uint8Array) | undefined
 }
 
 export interface GetOptions {
   /** The key whose item this is. */
-  readonly k?: Uint8Array
-  readonly salt?: Data
+  readonly k?: Uint8Array | undefined
+  readonly salt?: Data | undefined
   /** Takes part in the check; the signature is verified anyway. */
-  readonly verify?: Verify
+  readonly verify?: Verify | undefined
   /** `false` has the server ask the DHT. */
-  readonly cache?: boolean
+  readonly cache?: boolean | undefined
 }
 
 /** What `get` finds: it can be put again as it is. */
@@ -59,9 +59,9 @@ export interface Found {
 }
 
 export interface DHTOptions {
-  readonly verify?: Verify
+  readonly verify?: Verify | undefined
   /** Keys whose items will be asked for by hash, with no salt or these. */
-  readonly keys?: readonly { readonly k: Uint8Array; readonly salt?: Data }[]
+  readonly keys?: readonly { readonly k: Uint8Array; readonly salt?: Data }[] | undefined
 }
 
 /** Keys remembered; the one learnt longest ago is forgotten first. */

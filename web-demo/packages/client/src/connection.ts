@@ -14,8 +14,14 @@ export interface SocketLike {
 /** How to make one. */
 export type SocketConstructor = new (url: string) => SocketLike
 
-/** Requests in flight on one socket: as many as a server takes (`spec/dht-proxy.md`, Limits). */
+/** Requests in flight on one socket: as many as a server takes (`spec/dht-proxy.md`, Limits). More wait for their turn. */
 export const MAX_IN_FLIGHT = 32
+
+/** Requests that wait for their turn or their reply, of one server: no page has that many sites. */
+const MAX_PENDING = 1_000
+
+/** How long a connection may take to open, milliseconds: an address that swallows packets is not waited for. */
+const OPENING = 8_000
 
 /**
  * How long a server may take to say that it knows `dht_*`, milliseconds; it does so without asking anybody. Trackers that
@@ -27,6 +33,7 @@ const OPEN = 1
 
 interface Pending {
   readonly frame: string
+  sent: boolean
   readonly resolve: (reply: Json) => void
   readonly reject: (error: unknown) => void
 }
@@ -38,7 +45,8 @@ export class Connection {
   #socket: SocketLike | null = null
   /** Whether this server has ever answered a request of ours: then it knows `dht_*`. */
   #understands = false
-  #introduction: ReturnType<typeof setTimeout> | undefined
+  /** Ends the opening, then the introduction, if it takes too long. */
+  #impatience: ReturnType<typeof setTimeout> | undefined
   #lastId = 0
   readonly #pending = new Map<string, Pending>()
   readonly #followers = new Map<string, Set<Follower>>()
@@ -51,20 +59,33 @@ export class Connection {
   /** The server's reply, a refusal included. Rejects when the socket fails, or with the signal's reason. */
   async request(request: Request, signal: AbortSignal): Promise<Json> {
     signal.throwIfAborted()
-    if (this.#pending.size >= MAX_IN_FLIGHT) throw new ConnectionError(`too many requests at once to ${this.url}`)
+    if (this.#pending.size >= MAX_PENDING) throw new ConnectionError(`too many requests at once to ${this.url}`)
     const id = String(++this.#lastId)
     const abort = () => this.#pending.get(id)?.reject(signal.reason)
     signal.addEventListener('abort', abort)
     try {
       return await new Promise<Json>((resolve, reject) => {
         const frame = JSON.stringify({ ...request, id })
-        this.#pending.set(id, { frame, resolve, reject })
+        this.#pending.set(id, { frame, sent: false, resolve, reject })
         this.#socket ??= this.#open()
-        if (this.#socket.readyState === OPEN) this.#socket.send(frame)
+        this.#sendPending()
       })
     } finally {
       this.#pending.delete(id)
       signal.removeEventListener('abort', abort)
+      this.#sendPending()
+    }
+  }
+
+  /** Sends requests in their order, as long as the server takes more. */
+  #sendPending(): void {
+    const socket = this.#socket
+    if (socket?.readyState !== OPEN) return
+    let inFlight = 0
+    for (const request of this.#pending.values()) {
+      if (++inFlight > MAX_IN_FLIGHT) return
+      if (!request.sent) socket.send(request.frame)
+      request.sent = true
     }
   }
 
@@ -95,6 +116,7 @@ export class Connection {
       throw new ConnectionError(`${this.url} is not an address that this page may connect to`)
     }
     let opened = false
+    this.#impatience = setTimeout(() => this.#end(new ConnectionError(`${this.url} does not answer`)), OPENING)
     const isCurrent = () => this.#socket === socket
     const lost = () => {
       if (!isCurrent()) return
@@ -113,12 +135,13 @@ export class Connection {
 
   /** Asks a server that has not answered yet what it can do, ahead of the requests that wait for it. */
   #introduce(socket: SocketLike): void {
+    clearTimeout(this.#impatience)
     if (!this.#understands) {
       const id = String(++this.#lastId)
       socket.send(JSON.stringify({ action: 'dht_info', id } satisfies Request & { id: string }))
-      this.#introduction = setTimeout(() => this.#end(this.#unsupported()), INTRODUCTION)
+      this.#impatience = setTimeout(() => this.#end(this.#unsupported()), INTRODUCTION)
     }
-    for (const { frame } of this.#pending.values()) socket.send(frame)
+    this.#sendPending()
   }
 
   #receive(data: unknown): void {
@@ -128,7 +151,7 @@ export class Connection {
       this.#followers.get(String(reply['target']).toLowerCase())?.forEach((follower) => follower(reply))
     } else if (typeof reply['id'] === 'string' && String(reply['action']).startsWith('dht_')) {
       this.#understands = true
-      clearTimeout(this.#introduction)
+      clearTimeout(this.#impatience)
       this.#pending.get(reply['id'])?.resolve(reply)
     } else if ('failure reason' in reply && !this.#understands) {
       this.#end(this.#unsupported())
@@ -139,7 +162,7 @@ export class Connection {
   #end(error: Error): void {
     const socket = this.#socket
     this.#socket = null
-    clearTimeout(this.#introduction)
+    clearTimeout(this.#impatience)
     for (const { reject } of [...this.#pending.values()]) reject(error)
     for (const followers of this.#followers.values()) followers.forEach((follower) => follower(null))
     socket?.close()

@@ -199,13 +199,40 @@ describe('connections', () => {
     expect(await outcome(gateway.get(key.publicKey))).toEqual(record(1))
   })
 
-  test('requests in flight are bounded', async () => {
-    const { gateway, sockets } = gatewayTo({ [A]: serving(() => undefined) })
-    const asked = Array.from({ length: MAX_IN_FLIGHT + 5 }, () => outcome(gateway.get(key.publicKey), 0))
+  test('more requests than a server takes at once wait for their turn', async () => {
+    const held: (() => void)[] = []
+    const { gateway, sockets } = gatewayTo({
+      [A]: (request, socket) => {
+        if (request['action'] === 'dht_info') return INFO
+        held.push(() => socket.deliver({ action: 'dht_get', id: request['id'], ...found(record(1)) }))
+        return undefined
+      },
+    })
+    const asked = Promise.all(Array.from({ length: 3 * MAX_IN_FLIGHT }, () => gateway.get(key.publicKey)))
     await vi.advanceTimersByTimeAsync(100)
     expect(sockets[0]?.received).toHaveLength(MAX_IN_FLIGHT)
-    await vi.advanceTimersByTimeAsync(60_000)
-    await Promise.all(asked)
+    const answering = setInterval(() => held.splice(0).forEach((answer) => answer()))
+    expect(await outcome(asked)).toEqual(Array(3 * MAX_IN_FLIGHT).fill(record(1)))
+    clearInterval(answering)
+    expect(sockets).toHaveLength(1)
+  })
+
+  test('an address that swallows connections is given up for the next server', async () => {
+    const { WebSocket: Reachable } = fakeNetwork({ [B]: serving(() => found(record(1))) })
+    const WebSocket = class {
+      constructor(url: string) {
+        return url === B ? new Reachable(url) : { readyState: 0, send() {}, close() {}, addEventListener() {} }
+      }
+    } as never
+    const gateway = new Gateway([A, B], { WebSocket })
+    expect(await outcome(gateway.get(key.publicKey), 10_000)).toEqual(record(1))
+    expect(vi.getTimerCount()).toBe(0)
+  })
+
+  test('a platform without WebSocket is told what to do', () => {
+    vi.stubGlobal('WebSocket', undefined)
+    expect(() => new Gateway([A])).toThrow('new Gateway(servers, { WebSocket })')
+    vi.unstubAllGlobals()
   })
 
   test('an address that no socket takes is an error like any other', async () => {

@@ -22,41 +22,41 @@ import { follow } from './subscription.ts'
 
 export interface GatewayOptions {
   /** The platform's WebSocket, unless given. */
-  readonly WebSocket?: SocketConstructor
+  readonly WebSocket?: SocketConstructor | undefined
   /** Where the highest sequence numbers seen are kept; in memory, unless given. */
-  readonly floor?: Floor
+  readonly floor?: Floor | undefined
   /** For one call in all, milliseconds. A lookup over dead DHT nodes takes 15 s. */
-  readonly timeout?: number
+  readonly timeout?: number | undefined
 }
 
 export interface GetOptions {
-  readonly salt?: Bytes
+  readonly salt?: Bytes | undefined
   /** Take nothing below this: a server whose own is older asks the DHT. */
-  readonly minSeq?: number
+  readonly minSeq?: number | undefined
   /** Whom the server asks; the DHT unless it keeps something young enough, when left out. */
-  readonly mode?: Mode
+  readonly mode?: Mode | undefined
   /** Take what the server checked with the DHT at most this many seconds ago; 0 has it ask again. */
-  readonly maxAge?: number
-  /** The record this page has: then only a newer one is sent, and this one is returned when there is none. */
-  readonly known?: VerifiedRecord
-  readonly signal?: AbortSignal
+  readonly maxAge?: number | undefined
+  /** The record this page has, if any: then only a newer one is sent, and this one is returned when there is none. */
+  readonly known?: VerifiedRecord | null | undefined
+  readonly signal?: AbortSignal | undefined
 }
 
 export interface SubscribeOptions {
-  readonly salt?: Bytes
+  readonly salt?: Bytes | undefined
   /** Take nothing below this. */
-  readonly minSeq?: number
-  /** The record this page has: only newer ones are told. */
-  readonly known?: VerifiedRecord
+  readonly minSeq?: number | undefined
+  /** The record this page has, if any: only newer ones are told. */
+  readonly known?: VerifiedRecord | null | undefined
   /** Called each time a server has said what is newest, be it new or not. */
-  readonly heard?: () => void
-  readonly signal?: AbortSignal
+  readonly heard?: (() => void) | undefined
+  readonly signal?: AbortSignal | undefined
 }
 
 export interface PutOptions {
   /** Store only if the record that stands has this seq (BEP 44, compare and set). */
-  readonly cas?: number
-  readonly signal?: AbortSignal
+  readonly cas?: number | undefined
+  readonly signal?: AbortSignal | undefined
 }
 
 /** Long enough for a lookup that takes its time and one more server. */
@@ -81,7 +81,8 @@ export class Gateway {
   /** @param servers WebSocket addresses, the preferred one first */
   constructor(servers: readonly string[], options: GatewayOptions = {}) {
     if (servers.length === 0) throw new TypeError('a gateway needs at least one server')
-    const WebSocket = options.WebSocket ?? (globalThis.WebSocket as SocketConstructor)
+    const WebSocket = options.WebSocket ?? (globalThis.WebSocket as SocketConstructor | undefined)
+    if (!WebSocket) throw new TypeError('there is no WebSocket here: give one, new Gateway(servers, { WebSocket })')
     this.#connections = [...new Set(servers)].map((url) => new Connection(url, WebSocket))
     this.#floor = options.floor ?? memoryFloor()
     this.#timeout = options.timeout ?? TIMEOUT
@@ -158,20 +159,20 @@ export class Gateway {
   }
 
   /** The immutable item of a target: its bencoded value, or `null` when no server knows it. Throws as {@link get}. */
-  async getValue(target: string, options: { readonly signal?: AbortSignal } = {}): Promise<Bytes | null> {
+  async getValue(target: string, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<Bytes | null> {
     const answer = await this.#ask({ action: 'dht_get', target: target.toLowerCase() }, options.signal)
     return answer.kind === 'value' ? answer.v : null
   }
 
   /** Stores a bencoded value under its own SHA-1. Throws as {@link put}, and `RecordError` for what no peer takes. */
-  async putValue(v: Bytes, options: { readonly signal?: AbortSignal } = {}): Promise<Stored> {
+  async putValue(v: Bytes, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<Stored> {
     checkValue(v)
     const answer = await this.#ask({ action: 'dht_put', v: toHex(v) }, options.signal)
     return (answer as Answer & { kind: 'stored' }).stored
   }
 
   /** What the server at hand says of itself. */
-  async info(options: { readonly signal?: AbortSignal } = {}): Promise<Info> {
+  async info(options: { readonly signal?: AbortSignal | undefined } = {}): Promise<Info> {
     const answer = await this.#ask({ action: 'dht_info' }, options.signal)
     return (answer as Answer & { kind: 'info' }).info
   }

@@ -44,13 +44,13 @@ export interface Wire {
 }
 
 export interface TopicOptions {
-  readonly salt?: Bytes
+  readonly salt?: Bytes | undefined
   /** Who introduces peers to each other. */
   readonly trackers: readonly string[]
-  /** The version this page has. */
-  readonly known?: VerifiedRecord
+  /** The version this page has, if any. */
+  readonly known?: VerifiedRecord | null | undefined
   /** Where the highest sequence numbers seen are kept; in memory, unless given. */
-  readonly floor?: Floor
+  readonly floor?: Floor | undefined
 }
 
 /** Joins the swarm of a key's record. */

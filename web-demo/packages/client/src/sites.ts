@@ -40,11 +40,11 @@ export interface TorrentFile {
 export interface OpenOptions {
   readonly gateway: Pick<Gateway, 'get' | 'subscribe'>
   /** Asked for peers besides those of the link. */
-  readonly trackers?: readonly string[]
+  readonly trackers?: readonly string[] | undefined
   /** Handed to WebTorrent's `add` as it is: a store, for one. */
-  readonly torrent?: object
+  readonly torrent?: object | undefined
   /** Ends the opening; later, the following. */
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
 }
 
 export interface PublishOptions {
@@ -53,10 +53,10 @@ export interface PublishOptions {
   /** The version that was edited: the new one is published only if it still stands. 0 for the first one. */
   readonly baseSeq: number
   readonly trackers: readonly string[]
-  readonly salt?: Bytes
-  readonly name?: string
+  readonly salt?: Bytes | undefined
+  readonly name?: string | undefined
   /** Handed to WebTorrent's `seed` as it is. */
-  readonly torrent?: object
+  readonly torrent?: object | undefined
 }
 
 export interface Published {
