@@ -180,10 +180,16 @@ section! {
 }
 
 section! {
-    /// Peers over TCP.
+    /// Native peers, over TCP and uTP.
     BitTorrent {
-        /// Address and port to listen on.
+        /// Address and port to listen on: the TCP port and, for uTP, the UDP port of the same number.
         listen: SocketAddr = addr("0.0.0.0:6881"),
+        /// Whether peers are met over uTP (BEP 29) too. It reaches those behind NATs and firewalls that TCP does not.
+        utp: bool = true,
+        /// Message stream encryption, by which clients hide what they speak from networks that slow it down; many peers
+        /// take no other connections. "allow" encrypts where the peer wants it, "prefer" tries that first, "require"
+        /// takes and makes no other connections.
+        encryption: Encryption = Encryption::Allow,
     }
 }
 
@@ -195,6 +201,18 @@ section! {
         /// The addresses browsers reach this port by, when they differ from the machine's own (behind NAT).
         public_ips: Vec<IpAddr> = Vec::new(),
     }
+}
+
+/// Whether connections with native peers are encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encryption {
+    /// Where the peer wants it.
+    Allow,
+    /// Where the peer takes it.
+    Prefer,
+    /// Always.
+    Require,
 }
 
 /// Which swarms the bridge joins.

@@ -106,7 +106,7 @@ metrics! {
         cache: IntGauge = "bridge_cache_bytes", "Disk space that bridged torrents take.";
         evicted: IntCounter = "bridge_cache_evicted_total", "Torrents removed from the cache to make room.";
         checks: IntCounterVec = "bridge_checks_total" ["kind"], "Torrents whose files were checked before they went live, by kind (record: what was noted before is believed; full: every byte is read).";
-        peers: IntGaugeVec = "bridge_peers" ["transport"], "Peers connected now, by transport (webrtc, tcp).";
+        peers: IntGaugeVec = "bridge_peers" ["transport"], "Peers connected now, by transport (webrtc, tcp, utp).";
         offers: IntCounterVec = "bridge_offers_total" ["result"], "Offers of web peers, by what became of them.";
         greeted: IntCounterVec = "bridge_greetings_total" ["transport", "result"], "Handshakes at the door, by transport and result.";
         visits: IntCounterVec = "bridge_visits_total" ["transport", "ending"], "Visits of greeted peers, by transport and why they ended.";
@@ -115,6 +115,8 @@ metrics! {
         met_anew: IntCounter = "bridge_met_anew_total", "Times the engine was made to meet a peer anew, whose news it had not used.";
         metadata: IntCounterVec = "bridge_metadata_total" ["result"], "Metadata fetches (BEP 9), by result.";
         datagrams_dropped: IntCounterVec = "bridge_webrtc_datagrams_dropped_total" ["reason"], "Datagrams of the WebRTC port not handed on: sender unknown, or its queue full.";
+        connects: IntCounterVec = "bridge_connects_total" ["transport", "result"], "Attempts to connect to native peers, by transport (tcp, utp) and result (open, refused, timeout, failed). A dial may try both.";
+        encryption: IntCounterVec = "bridge_encryption_total" ["side", "result"], "Connections with native peers, by who connected (in: they, out: we) and encryption (none, handshake, rc4, failed).";
         dials: IntCounterVec = "bridge_dials_total" ["source", "result"], "Outgoing connections, by who named the address and result.";
     }
 }

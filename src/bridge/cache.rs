@@ -83,6 +83,12 @@ impl Cache {
         torrent_in(&self.folder(info_hash)).exists() || torrent_in(&self.pinned_folder(info_hash)).exists()
     }
 
+    /// The torrents that were here before.
+    pub(super) fn torrents(&self) -> Vec<InfoHash> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        entries.filter_map(|entry| InfoHash::from_hex(entry.file_name().to_str()?).ok()).collect()
+    }
+
     /// The metainfo of a torrent that was here before. It is read as if a stranger had sent it.
     pub(super) async fn metainfo(&self, info_hash: InfoHash) -> Option<Metainfo> {
         for folder in [self.pinned_folder(&info_hash), self.folder(&info_hash)] {

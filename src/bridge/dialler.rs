@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::address::may_dial;
 use super::candidates::{BRIEF, Candidates, Outcome, Source, next_lookup};
-use super::door::{self, Ending};
-use super::swarm::{Stage, Swarm, Transport};
+use super::door::Ending;
+use super::outgoing::{Connector, Line};
+use super::swarm::{Stage, Swarm};
 use crate::dht::{Dht, FoundPeer};
 use crate::gossip::local::{LocalDiscovery, Neighbours};
 use crate::tasks::Tasks;
@@ -21,9 +21,6 @@ use crate::tracker::Tracker;
 
 /// Connections of one torrent being opened at once.
 const MAX_OPENING: usize = 8;
-
-/// A peer that is there answers sooner.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(8);
 
 /// How often our own tracker is asked. It costs a message between two tasks.
 const TRACKER_POLL: Duration = Duration::from_secs(10);
@@ -37,8 +34,9 @@ pub(super) struct Sources {
     pub(super) dht: Dht,
     pub(super) tracker: Option<Tracker>,
     pub(super) local: Option<LocalDiscovery>,
-    /// Our own TCP door.
+    /// Our own door for native peers.
     pub(super) listener: SocketAddr,
+    pub(super) connector: Arc<Connector>,
     pub(super) tasks: Tasks,
 }
 
@@ -79,7 +77,13 @@ pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAd
         while wanted && opening < MAX_OPENING {
             let Some((addr, source)) = candidates.next(complete, Instant::now()) else { break };
             opening += 1;
-            sources.tasks.spawn_cancellable(dial(swarm.clone(), addr, source, reports_tx.clone()));
+            sources.tasks.spawn_cancellable(dial(
+                swarm.clone(),
+                sources.connector.clone(),
+                addr,
+                source,
+                reports_tx.clone(),
+            ));
         }
         let wake = candidates.wake(complete).filter(|_| wanted && opening < MAX_OPENING);
         tokio::select! {
@@ -145,26 +149,30 @@ async fn next_neighbour(neighbours: &mut Option<Neighbours>) -> SocketAddr {
 }
 
 /// One connection, from its first packet to its end.
-async fn dial(swarm: Arc<Swarm>, addr: SocketAddr, source: Source, reports: mpsc::Sender<Report>) {
+async fn dial(
+    swarm: Arc<Swarm>,
+    connector: Arc<Connector>,
+    addr: SocketAddr,
+    source: Source,
+    reports: mpsc::Sender<Report>,
+) {
     let connected = tokio::select! {
-        connected = timeout(CONNECT_DEADLINE, TcpStream::connect(addr)) => connected.ok().and_then(Result::ok),
+        connected = connector.connect(addr) => connected,
         () = swarm.token.cancelled() => None,
     };
     let result = if connected.is_some() { "connected" } else { "failed" };
     swarm.metrics.dials.with_label_values(&[source.label(), result]).inc();
     let _ = reports.send(Report::Opened).await;
     let outcome = match connected {
-        Some(stream) => visit(&swarm, stream).await,
+        Some(line) => visit(&swarm, &connector, line).await,
         None => Outcome::Failed,
     };
     let _ = reports.send(Report::Ended(addr, outcome)).await;
 }
 
-async fn visit(swarm: &Arc<Swarm>, stream: TcpStream) -> Outcome {
-    // Requests are small and each waits for its answer; Nagle's algorithm would hold them back.
-    let _ = stream.set_nodelay(true);
+async fn visit(swarm: &Arc<Swarm>, connector: &Connector, line: Line) -> Outcome {
     let began = Instant::now();
-    let visit = door::agreed(stream, Transport::Tcp, swarm).await;
+    let visit = connector.visit(swarm, line).await;
     match visit.ending {
         Ending::Ourselves => Outcome::Ourselves,
         _ if visit.seated => Outcome::Left { complete: visit.complete, brief: began.elapsed() < BRIEF },

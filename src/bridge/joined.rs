@@ -82,6 +82,7 @@ impl Joined {
         let bridged = matches!(purpose, Purpose::Bridge);
         let torrent = Torrent { swarm: swarm.clone(), offers, bridged, ended };
         table.torrents.insert(info_hash, torrent.clone());
+        bridge.names.add(&info_hash);
         tracing::info!(%info_hash, bridged, "joined a torrent");
         let bridge = bridge.clone();
         bridge.tasks.clone().spawn(async move {

@@ -1,18 +1,66 @@
-//! TCP peers that come by themselves.
+//! Native peers that come by themselves, over TCP and uTP, on one port number.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::swarm::{Swarm, Transport};
 use super::torrent::Purpose;
+use super::utp::Utp;
 use super::{Inner, door};
+use crate::tasks::Tasks;
 use crate::wire::id::InfoHash;
 
-/// TCP connections that have not said which torrent they want. Past it new ones are closed.
+/// Connections of one transport that have not said which torrent they want. Past it new ones are closed, or not accepted.
 const MAX_STRANGERS: usize = 256;
+
+/// How often a free port is looked for that both transports can have.
+const PORT_ATTEMPTS: usize = 16;
+
+/// Opens the TCP port and, with `utp`, the UDP port of the same number, for at most `max_peers` seated peers.
+pub(super) async fn bind(
+    addr: SocketAddr,
+    utp: bool,
+    max_peers: usize,
+    tasks: &Tasks,
+) -> io::Result<(TcpListener, Option<Utp>)> {
+    let mut attempts = if addr.port() == 0 { PORT_ATTEMPTS } else { 1 };
+    loop {
+        let tcp = TcpListener::bind(addr).await?;
+        if !utp {
+            return Ok((tcp, None));
+        }
+        attempts -= 1;
+        match Utp::bind(tcp.local_addr()?, max_peers.saturating_add(MAX_STRANGERS), tasks).await {
+            Ok(utp) => return Ok((tcp, Some(utp))),
+            Err(error) if attempts == 0 => return Err(error),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Takes uTP peers for as long as it is polled.
+pub(super) async fn run_utp(bridge: Arc<Inner>, utp: Utp) {
+    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+    // Past the limit none is accepted: who asks is told by a reset that there is no room.
+    while let Ok(stranger) = strangers.clone().acquire_owned().await {
+        match utp.accept().await {
+            Ok((stream, from)) => {
+                tracing::trace!(%from, "a uTP peer came");
+                let greeting = receive(bridge.clone(), stream, Transport::Utp, stranger);
+                bridge.tasks.spawn_cancellable(greeting);
+            }
+            // The socket is gone: at the node's end, or for a reason that the library has logged.
+            Err(error) if bridge.tasks.is_stopping() => return tracing::debug!(%error, "no more uTP peers"),
+            Err(error) => return tracing::error!(%error, "no uTP peers can be accepted any more"),
+        }
+    }
+}
 
 /// Takes TCP peers for as long as it is polled.
 pub(super) async fn run(bridge: Arc<Inner>, listener: TcpListener) {
@@ -32,21 +80,27 @@ pub(super) async fn run(bridge: Arc<Inner>, listener: TcpListener) {
             continue;
         };
         tracing::trace!(%from, "a TCP peer came");
-        bridge.tasks.spawn_cancellable(receive(bridge.clone(), stream, stranger));
+        // Requests are small and each waits for its answer; Nagle's algorithm would hold them back.
+        let _ = stream.set_nodelay(true);
+        bridge.tasks.spawn_cancellable(receive(bridge.clone(), stream, Transport::Tcp, stranger));
     }
 }
 
-async fn receive(bridge: Arc<Inner>, stream: TcpStream, stranger: OwnedSemaphorePermit) {
-    // Requests are small and each waits for its answer; Nagle's algorithm would hold them back.
-    let _ = stream.set_nodelay(true);
+async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
+    bridge: Arc<Inner>,
+    stream: S,
+    transport: Transport,
+    stranger: OwnedSemaphorePermit,
+) {
     let find = |info_hash: &InfoHash| {
         drop(stranger);
         wanted(&bridge, info_hash)
     };
-    door::incoming(stream, Transport::Tcp, &bridge.metrics, find).await;
+    let hidden = |name: &[u8; 20]| bridge.names.find(name);
+    door::incoming(stream, transport, (bridge.encryption, hidden), &bridge.metrics, find).await;
 }
 
-/// The torrent a TCP peer wants: one that is joined, or one in the cache that the policy still covers. That a stranger
+/// The torrent a native peer wants: one that is joined, or one in the cache that the policy still covers. That a stranger
 /// comes is no reason to join any other.
 fn wanted(bridge: &Arc<Inner>, info_hash: &InfoHash) -> Option<Arc<Swarm>> {
     if let Some(torrent) = bridge.joined.find(info_hash) {

@@ -1,11 +1,11 @@
 //! The bridge: a hybrid peer that joins a swarm on its web side and its native side and passes verified pieces across.
 //!
-//! One door for peers: every remote peer, WebRTC or TCP, whoever dialled, is greeted by [`door`] and then spliced to the
+//! One door for peers: every remote peer, WebRTC, TCP or uTP, whoever dialled, is greeted by [`door`] and then spliced to the
 //! torrent engine over loopback. The engine never dials, never announces and never sees an outside address.
 //!
 //! ```text
 //!  tracker ── offers ──► web ─┐                     ┌─ hold: metadata both ways
-//!  listener ── TCP ───────────┼──► door (a peer) ───┤
+//!  listener ── TCP, uTP ──────┼──► door (a peer) ───┤
 //!  DHT, tracker ──► dialler ──┘                     └─ splice ── loopback ──► engine ── storage ──► disk
 //!                  └── torrent: the life of one, in joined: the table of all ──┘           └── cache
 //! ```
@@ -29,6 +29,8 @@ mod handles;
 mod joined;
 mod listener;
 mod metadata;
+mod mse;
+mod outgoing;
 mod pieces;
 mod policy;
 mod progress;
@@ -43,6 +45,8 @@ mod tests;
 mod topics;
 mod torrent;
 mod traffic;
+mod utp;
+mod ways;
 mod web;
 
 use std::net::SocketAddr;
@@ -51,7 +55,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rand::RngExt;
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::dht::Dht;
@@ -67,6 +70,8 @@ use engine::Engine;
 pub use error::{StartError, TorrentError};
 pub use handles::{Download, Pin, Pinning, Seed, Verified};
 use joined::{Joined, Torrent};
+use mse::Names;
+use outgoing::Connector;
 use policy::Refusal;
 pub use progress::{Progress, State};
 use rtc::Endpoint;
@@ -85,7 +90,7 @@ const PEER_ID_PREFIX: &[u8; 8] = b"-SG0100-";
 pub struct Settings {
     /// Policy and limits.
     pub bridge: config::Bridge,
-    /// The TCP door.
+    /// The door for TCP and uTP.
     pub bittorrent: config::BitTorrent,
     /// The WebRTC door.
     pub webrtc: config::WebRtc,
@@ -122,6 +127,9 @@ struct Inner {
     gossip: Option<Gossip>,
     cache: Arc<Cache>,
     joined: Joined,
+    /// By which encrypted peers ask for torrents.
+    names: Names,
+    encryption: config::Encryption,
     /// Places for peers over all torrents.
     places: Arc<Semaphore>,
     metrics: metrics::Bridge,
@@ -143,11 +151,11 @@ impl Bridge {
     ) -> Result<Self, StartError> {
         let Rooms { dht, tracker, gossip, allowed } = rooms;
         let Settings { bridge: settings, bittorrent, webrtc } = settings;
-        let (tcp, udp) = (bittorrent.listen, webrtc.listen);
-        let listener = TcpListener::bind(tcp).await;
-        let listener = listener.map_err(|source| StartError::Listen { what: "TCP peers", addr: tcp, source })?;
-        let local = listener.local_addr();
-        let local = local.map_err(|source| StartError::Listen { what: "TCP peers", addr: tcp, source })?;
+        let (native, udp) = (bittorrent.listen, webrtc.listen);
+        let bound = listener::bind(native, bittorrent.utp, settings.max_peers, tasks).await;
+        let bound = bound.and_then(|(tcp, utp)| Ok((tcp.local_addr()?, tcp, utp)));
+        let (local, listener, utp) =
+            bound.map_err(|source| StartError::Listen { what: "TCP and uTP peers", addr: native, source })?;
         let endpoint = Endpoint::bind(&webrtc, metrics.clone(), tasks).await;
         let endpoint = endpoint.map_err(|source| StartError::Listen { what: "WebRTC peers", addr: udp, source })?;
         let cache = Cache::open(&data_dir, settings.cache_size.as_u64(), metrics.clone());
@@ -159,15 +167,20 @@ impl Bridge {
         let engine = Engine::start(data_dir.join("engine"), ourselves.peer_id, engine_peers, token).await;
         let engine = engine.map_err(|error| StartError::Engine(error.to_string()))?;
         let neighbours = gossip.as_ref().and_then(|gossip| gossip.local_discovery(local, tasks));
+        let connector = Connector::new(utp.clone(), bittorrent.encryption, metrics.clone());
+        let names = Names::default();
+        cache.torrents().iter().for_each(|info_hash| names.add(info_hash));
         let inner = Arc::new(Inner {
             ourselves,
             allowed,
             engine,
             endpoint,
-            sources: Sources { dht, tracker, local: neighbours, listener: local, tasks: tasks.clone() },
+            sources: Sources { dht, tracker, local: neighbours, listener: local, connector, tasks: tasks.clone() },
             gossip: gossip.clone(),
             cache,
             joined: Joined::default(),
+            names,
+            encryption: bittorrent.encryption,
             places: Arc::new(Semaphore::new(settings.max_peers)),
             settings,
             metrics,
@@ -175,13 +188,16 @@ impl Bridge {
         });
         tasks.spawn_cancellable(listener::run(inner.clone(), listener));
         inner.clone().rejoin();
+        if let Some(utp) = utp {
+            tasks.spawn_cancellable(listener::run_utp(inner.clone(), utp));
+        }
         if let Some(gossip) = gossip {
             tasks.spawn_cancellable(topics::run(inner.clone(), gossip));
         }
         Ok(Self { inner })
     }
 
-    /// Where TCP peers reach it.
+    /// Where native peers reach it, over TCP and uTP.
     #[must_use]
     pub fn bittorrent_addr(&self) -> SocketAddr {
         self.inner.sources.listener

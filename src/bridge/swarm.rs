@@ -41,6 +41,8 @@ pub(super) enum Transport {
     WebRtc,
     /// A native peer.
     Tcp,
+    /// A native peer, over UDP (BEP 29).
+    Utp,
 }
 
 impl Transport {
@@ -49,6 +51,7 @@ impl Transport {
         match self {
             Self::WebRtc => "webrtc",
             Self::Tcp => "tcp",
+            Self::Utp => "utp",
         }
     }
 }
@@ -158,7 +161,7 @@ pub(super) struct Shared {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ourselves {
     pub(super) peer_id: PeerId,
-    /// Where TCP peers reach us.
+    /// Where native peers reach us, over TCP and uTP.
     pub(super) port: u16,
 }
 

@@ -47,7 +47,7 @@ impl Node {
         let dht = Dht::start(&dht, Mode::Client, None, metrics::Dht::detached(), &tasks).await.unwrap();
         let settings = Settings {
             bridge: config::Bridge { policy, ..config::Bridge::default() },
-            bittorrent: config::BitTorrent { listen: localhost },
+            bittorrent: config::BitTorrent { listen: localhost, ..config::BitTorrent::default() },
             webrtc: config::WebRtc { listen: localhost, ..config::WebRtc::default() },
         };
         let metrics = metrics::Bridge::detached();

@@ -8,7 +8,8 @@ use tracing_subscriber::EnvFilter;
 use super::Failure;
 
 /// Directives that keep libraries from filling the log with what is no news to an operator.
-const QUIET_LIBRARIES: &str = "librqbit=warn,librqbit_core=error,webrtc=error,rtc=error,quinn_udp=error";
+const QUIET_LIBRARIES: &str =
+    "librqbit=warn,librqbit_core=error,webrtc=error,rtc=error,librqbit_utp=error,quinn_udp=error";
 
 /// Sends the log to standard error; `RUST_LOG` overrides `level`.
 pub(super) fn init_logs(level: &str) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
 
 use super::Failure;
@@ -43,7 +43,8 @@ impl Standalone {
         settings.bridge.policy = BridgePolicy::Off;
         settings.webrtc.listen.set_port(0);
         // The configured port is the one a router forwards, so it is preferred; a server on this machine may have it.
-        if TcpListener::bind(settings.bittorrent.listen).await.is_err() {
+        let listen = settings.bittorrent.listen;
+        if TcpListener::bind(listen).await.is_err() || UdpSocket::bind(listen).await.is_err() {
             settings.bittorrent.listen.set_port(0);
         }
         let (gossip, news) = Gossip::new(&config.gossip, metrics::Gossip::detached());

@@ -14,7 +14,8 @@ pub const HANDSHAKE_LEN: usize = 68;
 /// which request an amount greater than that").
 pub const BLOCK_LEN: u32 = 1 << 14;
 
-const PROTOCOL: &[u8; 20] = b"\x13BitTorrent protocol";
+/// What a handshake begins with.
+pub const PROTOCOL: &[u8; 20] = b"\x13BitTorrent protocol";
 
 /// Why bytes are not the peer wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

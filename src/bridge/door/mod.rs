@@ -22,8 +22,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use super::metadata::FetchError;
+use super::mse::{self, MseError};
 use super::policy::Refusal;
 use super::swarm::{Swarm, Transport};
+use crate::config::Encryption;
 use crate::gossip::Exchange;
 use crate::wire::id::InfoHash;
 use crate::wire::peer::{Handshake, PeerError, Reserved};
@@ -64,6 +66,9 @@ pub(super) enum Ending {
     /// Bytes that are not the peer wire.
     #[error(transparent)]
     Wire(#[from] PeerError),
+    /// The encrypted handshake failed, or there was none where the configuration asks for one.
+    #[error(transparent)]
+    Encryption(#[from] MseError),
     /// Messages that contradict the torrent.
     #[error("the peer sent {0}")]
     Misbehaved(&'static str),
@@ -100,6 +105,7 @@ impl Ending {
             Self::Stuck => "stuck",
             Self::Unresponsive => "unresponsive",
             Self::Wire(_) => "not_peer_wire",
+            Self::Encryption(_) => "encryption",
             Self::Misbehaved(_) => "misbehaved",
             Self::Metadata(_) => "bad_metadata",
             Self::MetadataStalled => "metadata_stalled",
@@ -124,31 +130,36 @@ pub(super) struct Visit {
 }
 
 impl Visit {
-    fn turned_away(ending: Ending) -> Self {
+    pub(super) fn turned_away(ending: Ending) -> Self {
         Self { ending, seated: false, complete: false }
     }
 }
 
-/// Serves a peer that came by itself: it says which torrent it wants, and `find` tells whether that is joined.
-pub(super) async fn incoming<S: AsyncRead + AsyncWrite>(
+/// Serves a peer that came by itself, encrypted or not: it says which torrent it wants, and `find` tells whether that is
+/// joined. `hidden` finds the torrent whose name an encrypted peer gives.
+pub(super) async fn incoming<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     transport: Transport,
+    (encryption, hidden): (Encryption, impl Fn(&[u8; 20]) -> Option<InfoHash>),
     metrics: &crate::metrics::Bridge,
     find: impl FnOnce(&InfoHash) -> Option<Arc<Swarm>>,
 ) -> Visit {
-    let (reader, writer) = tokio::io::split(stream);
-    let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
     let greeted = async {
+        let stream = mse::receive(stream, encryption, hidden).await;
+        let label = stream.as_ref().map_or("failed", mse::Stream::label);
+        metrics.encryption.with_label_values(&["in", label]).inc();
+        let (reader, writer) = tokio::io::split(stream?);
+        let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
         let theirs = reader.handshake().await?;
         let swarm = find(&theirs.info_hash).ok_or(Ending::UnknownTorrent)?;
         check(&theirs, &swarm)?;
         writer.send(&our_handshake(&swarm)).await?;
-        Ok((theirs, swarm))
+        Ok((Connection { reader, writer, transport, theirs }, swarm))
     };
     let greeted = timeout(HANDSHAKE_DEADLINE, greeted).await.unwrap_or(Err(Ending::Late));
     count_greeting(metrics, transport, greeted.as_ref().err());
     match greeted {
-        Ok((theirs, swarm)) => attend(&swarm, Connection { reader, writer, transport, theirs }).await,
+        Ok((peer, swarm)) => attend(&swarm, peer).await,
         Err(ending) => Visit::turned_away(ending),
     }
 }

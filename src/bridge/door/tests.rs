@@ -34,7 +34,9 @@ fn come(swarm: &Arc<Swarm>) -> (DuplexStream, JoinHandle<Visit>) {
     let swarm = swarm.clone();
     let visit = tokio::spawn(async move {
         let metrics = metrics::Bridge::detached();
-        incoming(ours, Transport::Tcp, &metrics, |hash| (*hash == swarm.info_hash).then(|| swarm.clone())).await
+        let encryption = (Encryption::Allow, |_: &[u8; 20]| None);
+        incoming(ours, Transport::Tcp, encryption, &metrics, |hash| (*hash == swarm.info_hash).then(|| swarm.clone()))
+            .await
     });
     (theirs, visit)
 }

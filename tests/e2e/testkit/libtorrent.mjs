@@ -10,10 +10,25 @@ import { eventually, once, within } from './wait.mjs'
 const PYTHON = '/usr/bin/python3' // the interpreter that Debian's python3-libtorrent belongs to
 const HELPER = fileURLToPath(new URL('libtorrent_peer.py', import.meta.url))
 
+/** Settings by which it takes and makes no other connections than these. */
+export const ONLY = {
+  tcp: {},
+  utp: {
+    enable_outgoing_tcp: false,
+    enable_incoming_tcp: false,
+    enable_outgoing_utp: true,
+    enable_incoming_utp: true,
+  },
+  /** RC4; pe_forced is 0, the level for RC4 alone is 2. */
+  encrypted: { out_enc_policy: 0, in_enc_policy: 0, allowed_enc_level: 2 },
+  /** Only the handshake is encrypted; the level for plaintext alone is 1. */
+  hidden: { out_enc_policy: 0, in_enc_policy: 0, allowed_enc_level: 1 },
+}
+
 export class Libtorrent {
-  static async start() {
-    const host = nextAddress()
-    const child = spawn(PYTHON, [HELPER, host], { stdio: ['pipe', 'pipe', 'pipe'] })
+  /** @param {Record<string, unknown>} [settings] @param {string} [host] */
+  static async start(settings = {}, host = nextAddress()) {
+    const child = spawn(PYTHON, [HELPER, host, JSON.stringify(settings)], { stdio: ['pipe', 'pipe', 'pipe'] })
     const peer = new Libtorrent(child, host)
     await peer.started
     return peer

@@ -2,7 +2,8 @@
 """A libtorrent session driven by lines of JSON: commands on standard input, answers and events on standard output.
 
 Command: {"id": 1, "do": "seed", ...}; answer: {"id": 1, "result": ...} or {"id": 1, "error": "..."}; event: {"event": "..."}.
-It speaks TCP only: no uTP, no local discovery, no encryption, no port mapping. It ends when standard input does.
+Arguments: the address to listen on, and settings in JSON over those below: TCP only, no local discovery, no encryption, no
+port mapping. It ends when standard input does.
 """
 
 import json
@@ -40,10 +41,10 @@ def salt_of(alert):
 
 
 class Peer:
-    def __init__(self, host):
+    def __init__(self, host, settings):
         disabled = int(lt.enc_policy.pe_disabled)
         self.session = lt.session({
-            "listen_interfaces": f"{host}:0",
+            "listen_interfaces": f"[{host}]:0" if ":" in host else f"{host}:0",
             "alert_mask": int(lt.alert.category_t.status_notification | lt.alert.category_t.error_notification
                               | lt.alert.category_t.dht_notification | lt.alert.category_t.peer_notification),
             "enable_outgoing_utp": False,
@@ -61,6 +62,7 @@ class Peer:
             "dht_prefer_verified_node_ids": False,
             "dht_ignore_dark_internet": False,
             "allow_multiple_connections_per_ip": True,
+            **settings,
         })
         self.torrents = {}
 
@@ -128,7 +130,7 @@ class Peer:
 
 
 def main():
-    peer = Peer(sys.argv[1])
+    peer = Peer(sys.argv[1], json.loads(sys.argv[2]))
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
