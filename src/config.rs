@@ -200,6 +200,11 @@ section! {
         listen: SocketAddr = addr("0.0.0.0:6883"),
         /// The addresses browsers reach this port by, when they differ from the machine's own (behind NAT).
         public_ips: Vec<IpAddr> = Vec::new(),
+        /// Whether this port also tells pages their own address (STUN, RFC 8489), so that they ask no third party.
+        stun: bool = true,
+        /// STUN and TURN servers for pages besides, as { urls = ["turn:turn.example.org:3478"], username = "…",
+        /// credential = "…" }. Everybody who asks is told the credentials.
+        ice_servers: Vec<IceServer> = Vec::new(),
     }
 }
 
@@ -213,6 +218,20 @@ pub enum Encryption {
     Prefer,
     /// Always.
     Require,
+}
+
+/// A STUN or TURN server, as `RTCPeerConnection` takes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IceServer {
+    /// `stun:host:port`, `turn:host:port`.
+    pub urls: Vec<String>,
+    /// For TURN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// For TURN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
 }
 
 /// Which swarms the bridge joins.

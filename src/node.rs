@@ -145,7 +145,8 @@ impl Node {
             bittorrent: bridge.bittorrent_addr(),
             webrtc: bridge.webrtc_addr(),
         };
-        let rooms = web::Rooms { tracker: tracker.clone(), records, dht, metrics, tasks: tasks.clone() };
+        let ice = web::Ice::new(&config.webrtc, bridge.webrtc_addr());
+        let rooms = web::Rooms { tracker: tracker.clone(), records, dht, ice, metrics, tasks: tasks.clone() };
         web::serve(web_listener, web::public(rooms.clone(), &config.web), Opening::of(&config.web), &tasks);
         web::serve(admin_listener, web::admin(rooms), Opening::Http, &tasks);
         Ok(Self { ready, tracker, tasks, _lock: lock })

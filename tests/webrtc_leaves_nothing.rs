@@ -22,7 +22,7 @@ struct Node {
 }
 
 async fn node() -> Node {
-    let settings = config::WebRtc { listen: "127.0.0.1:0".parse().unwrap(), public_ips: Vec::new() };
+    let settings = config::WebRtc { listen: "127.0.0.1:0".parse().unwrap(), ..config::WebRtc::default() };
     let tasks = Tasks::new();
     let endpoint = Endpoint::bind(&settings, metrics::Bridge::detached(), &tasks).await.unwrap();
     Node { endpoint, tasks }

@@ -17,6 +17,7 @@ use crate::records::Records;
 use crate::tasks::Tasks;
 use crate::tracker::Tracker;
 
+pub use ice::Ice;
 pub use listener::{Opening, serve};
 
 mod announce;
@@ -27,6 +28,7 @@ mod events;
 mod extension;
 mod headers;
 mod health;
+mod ice;
 mod lingering;
 mod list_api;
 mod listener;
@@ -45,6 +47,7 @@ pub struct Rooms {
     pub tracker: Tracker,
     pub records: Records,
     pub dht: Dht,
+    pub ice: Ice,
     pub metrics: Arc<Metrics>,
     pub tasks: Tasks,
 }
@@ -59,7 +62,7 @@ pub fn public(rooms: Rooms, settings: &config::Web) -> Router {
         // A private tracker's addresses; with no passkeys configured any will do.
         .route("/{passkey}/announce", get(announce::announce))
         .route("/{passkey}/scrape", get(announce::scrape))
-        .nest("/v1", record_api::routes())
+        .nest("/v1", record_api::routes().merge(ice::routes()))
         .merge(health::routes())
         .route("/stats", get(stats_page::page))
         .route("/stats.css", get(stats_page::style))

@@ -56,7 +56,8 @@ impl Server {
         let records = Records::start_on(network.clone(), &settings, directory.path(), metrics.records.clone(), &tasks);
         let records = records.await.unwrap();
         let tracker = Tracker::start(&config::Tracker::default(), metrics.tracker.clone(), &tasks);
-        Self { rooms: Rooms { tracker, records, dht, metrics, tasks }, network, _directory: directory }
+        let ice = Ice::new(&config::WebRtc::default(), "127.0.0.1:6883".parse().unwrap());
+        Self { rooms: Rooms { tracker, records, dht, ice, metrics, tasks }, network, _directory: directory }
     }
 
     fn public(&self) -> Router {

@@ -57,13 +57,23 @@ export function prepare(): Promise<WebTorrent> {
 async function start(): Promise<WebTorrent> {
   try {
     const { default: Client } = await import('webtorrent/dist/webtorrent.min.js')
-    const started = new Client({})
+    const started = new Client({ tracker: { rtcConfig: await iceServers() } })
     // Errors of one torrent are told by that torrent; what is left is of no torrent on display.
     started.on('error', () => {})
     return started
   } catch {
     client = undefined
     throw new ConnectionError('the rest of this page could not be fetched')
+  }
+}
+
+/** The ICE servers that this page's own server names; none, if it names none: then no third party is asked either. */
+async function iceServers(): Promise<RTCConfiguration> {
+  try {
+    const answer = await fetch('/v1/ice')
+    return answer.ok ? ((await answer.json()) as RTCConfiguration) : { iceServers: [] }
+  } catch {
+    return { iceServers: [] }
   }
 }
 

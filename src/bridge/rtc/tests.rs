@@ -23,7 +23,7 @@ impl Node {
     }
 
     async fn listening(listen: &str) -> Self {
-        Self::with(config::WebRtc { listen: listen.parse().unwrap(), public_ips: Vec::new() }).await
+        Self::with(config::WebRtc { listen: listen.parse().unwrap(), ..config::WebRtc::default() }).await
     }
 
     async fn with(settings: config::WebRtc) -> Self {
@@ -233,7 +233,12 @@ async fn descriptions_from_strangers_are_refused_or_harmless() {
 async fn descriptions_list_the_shared_port_only() {
     for (public_ips, expected) in [("", "127.0.0.1"), ("203.0.113.7", "203.0.113.7")] {
         let public_ips = public_ips.split_whitespace().map(|ip| ip.parse().unwrap()).collect();
-        let node = Node::with(config::WebRtc { listen: "127.0.0.1:0".parse().unwrap(), public_ips }).await;
+        let node = Node::with(config::WebRtc {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            public_ips,
+            ..config::WebRtc::default()
+        })
+        .await;
         let (offer, _offered) = node.endpoint.offer().await.unwrap();
         let read = Description::parse_offer(&offer).unwrap();
         assert_eq!(read.candidates, [SocketAddr::new(expected.parse().unwrap(), node.endpoint.local_addr().port())]);
