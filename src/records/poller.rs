@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 
-use super::service::{Records, now};
+use super::service::{Records, now, wait_until_due};
 
 /// Polls under way at once: half of all lookups, so that those whom somebody waits for find a turn.
 const AT_ONCE: usize = 32;
@@ -19,7 +19,7 @@ pub(super) async fn run(records: Records, polls_per_second: u32) {
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         pace.tick().await;
-        wait_until_due(&records).await;
+        wait_until_due(|| records.inner.topics().next_poll(), &records.inner.replanned).await;
         let Ok(turn) = turns.clone().acquire_owned().await else { return };
         let Some((target, (key, salt))) = records.inner.topics().pop_due(now()) else { continue };
         let records = records.clone();
@@ -30,22 +30,5 @@ pub(super) async fn run(records: Records, polls_per_second: u32) {
             records.inner.replanned.notify_one();
             drop(turn);
         });
-    }
-}
-
-async fn wait_until_due(records: &Records) {
-    loop {
-        let replanned = records.inner.replanned.notified();
-        let next = records.inner.topics().next_poll();
-        match next {
-            Some(at) if at <= now() => return,
-            Some(at) => {
-                tokio::select! {
-                    () = tokio::time::sleep_until(Instant::from_std(at)) => return,
-                    () = replanned => {}
-                }
-            }
-            None => replanned.await,
-        }
     }
 }

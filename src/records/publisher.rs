@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use super::service::{Records, now};
+use super::service::{Records, now, wait_until_due};
 
 /// Publications under way at once. Each takes a few seconds, so this keeps up with some ten thousand records an hour.
 const AT_ONCE: usize = 8;
@@ -13,7 +13,7 @@ const AT_ONCE: usize = 8;
 pub(super) async fn run(records: Records) {
     let turns = Arc::new(Semaphore::new(AT_ONCE));
     loop {
-        wait_until_due(&records).await;
+        wait_until_due(|| records.inner.schedule().next(), &records.inner.rescheduled).await;
         let Ok(turn) = turns.clone().acquire_owned().await else { return };
         let Some(target) = records.inner.schedule().pop(now()) else { continue };
         let Some(entry) = records.inner.book().peek(&target) else { continue };
@@ -24,22 +24,5 @@ pub(super) async fn run(records: Records) {
             records.inner.metrics.republished.with_label_values(&[result]).inc();
             drop(turn);
         });
-    }
-}
-
-async fn wait_until_due(records: &Records) {
-    loop {
-        let rescheduled = records.inner.rescheduled.notified();
-        let next = records.inner.schedule().next();
-        match next {
-            Some(at) if at <= now() => return,
-            Some(at) => {
-                tokio::select! {
-                    () = tokio::time::sleep_until(at.into()) => return,
-                    () = rescheduled => {}
-                }
-            }
-            None => rescheduled.await,
-        }
     }
 }

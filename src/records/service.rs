@@ -177,3 +177,20 @@ impl Inner {
 pub(super) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
+
+/// Waits until the `next` moment has come; `earlier` says that it may be another one by now.
+pub(super) async fn wait_until_due(next: impl Fn() -> Option<Instant>, earlier: &Notify) {
+    loop {
+        let changed = earlier.notified();
+        match next() {
+            Some(at) if at <= now() => return,
+            Some(at) => {
+                tokio::select! {
+                    () = tokio::time::sleep_until(at.into()) => return,
+                    () = changed => {}
+                }
+            }
+            None => changed.await,
+        }
+    }
+}

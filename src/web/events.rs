@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -21,11 +20,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Rooms;
 use super::counts_for::CountsFor;
-use super::record_api::{ApiError, Found, Parameters};
+use super::record_api::{Address, ApiError, Found};
 use crate::records::{Asker, Follower, Following, GetError, GetOptions, News};
 use crate::tasks::Tasks;
-use crate::wire::id::PublicKey;
-use crate::wire::record_messages::FieldError;
 
 /// A comment is sent after this much silence, so that proxies do not cut the connection (nginx: after a minute), and a
 /// client that is gone is noticed.
@@ -96,13 +93,10 @@ pub(super) async fn follow(
     State(rooms): State<Rooms>,
     Extension(streams): Extension<Arc<Streams>>,
     CountsFor(asker): CountsFor,
-    Path(key): Path<String>,
-    parameters: Result<Query<Parameters>, QueryRejection>,
+    address: Address,
     request: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let Query(parameters) = parameters?;
-    let key = PublicKey::from_hex(&key).map_err(FieldError::from)?;
-    let salt = parameters.salt()?.unwrap_or_default();
+    let (key, salt) = (address.key, address.salt());
     let Some(place) = streams.take(asker) else {
         let error = ApiError::plain(StatusCode::SERVICE_UNAVAILABLE, "too many event streams are open");
         return Err(error.too_many_if(true));

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::header::{CACHE_CONTROL, ETAG, RETRY_AFTER};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
@@ -44,8 +45,22 @@ pub(super) fn routes() -> Router<Rooms> {
         .layer(from_fn(headers::cross_origin))
 }
 
+/// What an address says: whose record, and how it is to be got.
+pub(super) struct Address {
+    pub(super) key: PublicKey,
+    /// `None` where it names none: then a body may.
+    salt: Option<Salt>,
+    options: GetOptions,
+}
+
+impl Address {
+    pub(super) fn salt(&self) -> Salt {
+        self.salt.clone().unwrap_or_default()
+    }
+}
+
 #[derive(Deserialize)]
-pub(super) struct Parameters {
+struct Parameters {
     salt: Option<String>,
     max_age: Option<u64>,
     min_seq: Option<i64>,
@@ -53,9 +68,18 @@ pub(super) struct Parameters {
     mode: Mode,
 }
 
-impl Parameters {
-    pub(super) fn salt(&self) -> Result<Option<Salt>, FieldError> {
-        self.salt.as_deref().map(salt_from_hex).transpose()
+impl<S: Send + Sync> FromRequestParts<S> for Address {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Ok(CountsFor(asker)) = CountsFor::from_request_parts(parts, state).await;
+        let Query(parameters) = Query::<Parameters>::from_request_parts(parts, state).await?;
+        let Path(key) = Path::<String>::from_request_parts(parts, state).await?;
+        let key = PublicKey::from_hex(&key).map_err(FieldError::from)?;
+        let salt = parameters.salt.as_deref().map(salt_from_hex).transpose()?;
+        let Parameters { max_age, min_seq, mode, .. } = parameters;
+        let options = GetOptions { mode, max_age: max_age.map(Duration::from_secs), min_seq, asker };
+        Ok(Self { key, salt, options })
     }
 }
 
@@ -89,19 +113,8 @@ struct Stored {
     conflict: bool,
 }
 
-async fn read(
-    State(rooms): State<Rooms>,
-    CountsFor(asker): CountsFor,
-    Path(key): Path<String>,
-    parameters: Result<Query<Parameters>, QueryRejection>,
-    request: HeaderMap,
-) -> Result<Response, ApiError> {
-    let Query(parameters) = parameters?;
-    let key = PublicKey::from_hex(&key).map_err(FieldError::from)?;
-    let salt = parameters.salt()?.unwrap_or_default();
-    let Parameters { min_seq, mode, .. } = parameters;
-    let options = GetOptions { mode, max_age: parameters.max_age.map(Duration::from_secs), min_seq, asker };
-    let got = rooms.records.get(key, salt, options).await?;
+async fn read(State(rooms): State<Rooms>, address: Address, request: HeaderMap) -> Result<Response, ApiError> {
+    let got = rooms.records.get(address.key, address.salt(), address.options).await?;
     let Some(item) = got.item else {
         return Err(ApiError::plain(StatusCode::NOT_FOUND, "no record of this key and salt was found"));
     };
@@ -114,20 +127,12 @@ async fn read(
     Ok((cache, Json(found)).into_response())
 }
 
-async fn write(
-    State(rooms): State<Rooms>,
-    CountsFor(asker): CountsFor,
-    Path(key): Path<String>,
-    parameters: Result<Query<Parameters>, QueryRejection>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let Query(parameters) = parameters?;
-    let key = PublicKey::from_hex(&key).map_err(FieldError::from)?;
+async fn write(State(rooms): State<Rooms>, address: Address, request: Request) -> Result<Response, ApiError> {
     let body = read_body(request).await?;
     let body = std::str::from_utf8(&body).map_err(|_| FieldError::NotAnObject)?;
-    let (item, cas) = parse_put_body(body, key, parameters.salt()?)?;
+    let (item, cas) = parse_put_body(body, address.key, address.salt)?;
     let seq = item.seq;
-    let put = rooms.records.put(item, PutOptions { cas, asker }).await?;
+    let put = rooms.records.put(item, PutOptions { cas, asker: address.options.asker }).await?;
     let stored = Stored { target: put.target.to_hex(), seq, stored: put.stored, conflict: put.conflict };
     Ok(Json(stored).into_response())
 }
@@ -197,6 +202,12 @@ impl From<PutError> for ApiError {
 impl From<TooMany> for ApiError {
     fn from(error: TooMany) -> Self {
         Self::coded(SERVER_ERROR, error.to_string(), None)
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    fn from(_: PathRejection) -> Self {
+        Self::coded(PROTOCOL_ERROR, FieldError::NotHex("key").to_string(), None)
     }
 }
 

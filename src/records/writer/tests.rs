@@ -1,5 +1,7 @@
 //! The task that writes: what is on disk when it says so, and what it does when the disk takes no more.
 
+use std::path::Path;
+
 use super::super::store::read_floors;
 use super::super::store::tests::{connect, contents, entry, sorted};
 use super::*;
@@ -40,15 +42,20 @@ async fn stopping_writes_what_is_queued_and_refuses_more() {
 }
 
 /// Another writer holds the file, so that nothing can be written; to this task that is as good as a full disk.
+fn start_locked(path: &Path, tasks: &Tasks) -> (Store, IntCounter, Connection) {
+    let connection = connect(path);
+    connection.busy_timeout(Duration::ZERO).unwrap();
+    let (store, failures) = start(connection, tasks);
+    let other = connect(path);
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    (store, failures, other)
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_the_disk_does_not_take_is_refused_or_tried_again() {
     let directory = tempfile::tempdir().unwrap();
     let (path, tasks) = (directory.path(), Tasks::new());
-    let connection = connect(path);
-    connection.busy_timeout(Duration::ZERO).unwrap();
-    let (store, failures) = start(connection, &tasks);
-    let other = connect(path);
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (store, failures, other) = start_locked(path, &tasks);
 
     let (seen, newer) = (entry(3, b"", 1), entry(3, b"", 2));
     store.reserve().await.unwrap().write(vec![Change::Save(seen)]);
@@ -69,11 +76,7 @@ async fn what_the_disk_does_not_take_is_refused_or_tried_again() {
 async fn what_was_not_written_is_tried_again_without_being_asked() {
     let directory = tempfile::tempdir().unwrap();
     let (path, tasks) = (directory.path(), Tasks::new());
-    let connection = connect(path);
-    connection.busy_timeout(Duration::ZERO).unwrap();
-    let (store, failures) = start(connection, &tasks);
-    let other = connect(path);
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (store, failures, other) = start_locked(path, &tasks);
     store.reserve().await.unwrap().write(vec![Change::Save(entry(3, b"", 1))]);
     while failures.get() == 0 {
         tokio::time::sleep(RETRY).await;
