@@ -20,6 +20,10 @@ use crate::wire::websocket::{self, Decoder, Received, Violation};
 /// them, and the outbox has a place for every reply.
 const READ: usize = 32 * 1024;
 
+/// Bytes that the system takes of what cannot be sent yet. What waits beyond that waits in the outbox, where it is bounded
+/// and may still be replaced by something newer; the system's own measure is megabytes.
+const UNSENT: u32 = 32 * 1024;
+
 /// Frames handed to the system in one call.
 const SLICES: usize = 64;
 
@@ -61,6 +65,10 @@ pub(super) enum Broken {
 
 impl Connection {
     pub(super) fn new(stream: TcpStream, early: Vec<u8>, max_message: usize) -> Self {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Err(error) = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT) {
+            tracing::debug!("a connection keeps the system's buffer: {error}");
+        }
         Self { stream, decoder: Decoder::new(max_message), early }
     }
 
