@@ -12,7 +12,7 @@ use crate::wire::item::{Salt, VerifiedItem, mutable_target};
 pub struct Following {
     records: Records,
     target: Target,
-    number: u64,
+    number: u32,
 }
 
 impl Following {

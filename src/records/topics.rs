@@ -3,6 +3,7 @@
 //! However many follow a record, it is one topic: one poll of the DHT for all, and one [`News`] that all are handed. A
 //! topic lives as long as somebody follows it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -68,14 +69,75 @@ pub(super) struct Pace {
 /// Each poll that finds nothing new makes the next interval longer by half: from 5 seconds to a minute in seven polls.
 const GROWTH: f64 = 1.5;
 
+impl Pace {
+    /// The pause after so many polls in a row that found nothing new.
+    fn interval(&self, unchanged: u8) -> Duration {
+        self.quickest.mul_f64(GROWTH.powi(unchanged.into())).min(self.slowest)
+    }
+}
+
+/// One record. There may be as many as followers, so it is small: some 350 bytes with everything that one follower takes,
+/// here and at the door.
 struct Topic {
-    /// Ordered by number, since numbers grow.
-    followers: Vec<(u64, Arc<dyn Follower>)>,
+    followers: Followers,
+    /// The last follower's number.
+    last: u32,
     /// Unknown as long as only announces followed it, which name an info hash and no key.
     subject: Option<Box<Subject>>,
-    interval: Duration,
+    /// Polls in a row that found nothing new, as far as they make the next pause longer.
+    unchanged: u8,
     /// `None` while a poll is under way, or the subject is not known.
     due: Option<Instant>,
+}
+
+/// Those of one topic, by their numbers. Mostly there is one.
+enum Followers {
+    One(u32, Arc<dyn Follower>),
+    /// Ordered, since numbers grow.
+    Several(Vec<(u32, Arc<dyn Follower>)>),
+}
+
+impl Followers {
+    fn add(&mut self, number: u32, follower: Arc<dyn Follower>) {
+        match std::mem::replace(self, Self::Several(Vec::new())) {
+            Self::One(first, known) => *self = Self::Several(vec![(first, known), (number, follower)]),
+            Self::Several(mut known) => {
+                known.push((number, follower));
+                *self = Self::Several(known);
+            }
+        }
+    }
+
+    /// Whether it was there.
+    fn remove(&mut self, number: u32) -> bool {
+        match self {
+            Self::One(known, _) if *known == number => *self = Self::Several(Vec::new()),
+            Self::One(..) => return false,
+            Self::Several(followers) => match followers.binary_search_by_key(&number, |(number, _)| *number) {
+                Ok(at) => drop(followers.remove(at)),
+                Err(_) => return false,
+            },
+        }
+        true
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Several(followers) if followers.is_empty())
+    }
+
+    /// How many were told.
+    fn tell(&self, news: &Arc<News>) -> usize {
+        match self {
+            Self::One(_, follower) => {
+                follower.clone().newer(news);
+                1
+            }
+            Self::Several(followers) => {
+                followers.iter().for_each(|(_, follower)| follower.clone().newer(news));
+                followers.len()
+            }
+        }
+    }
 }
 
 /// All topics.
@@ -86,13 +148,12 @@ pub(super) struct Topics {
     due: BTreeSet<(Instant, Target)>,
     /// Followers of all topics.
     followers: usize,
-    next: u64,
 }
 
 impl Topics {
     /// At most `most` followers in all.
     pub(super) fn new(pace: Pace, most: usize) -> Self {
-        Self { pace, most, topics: HashMap::new(), due: BTreeSet::new(), followers: 0, next: 0 }
+        Self { pace, most, topics: HashMap::new(), due: BTreeSet::new(), followers: 0 }
     }
 
     /// Followers and topics.
@@ -104,7 +165,7 @@ impl Topics {
         self.topics.contains_key(target)
     }
 
-    /// Adds a follower, whose number is returned.
+    /// Adds a follower. Its number among those of the topic is returned.
     pub(super) fn follow(
         &mut self,
         target: Target,
@@ -112,37 +173,39 @@ impl Topics {
         follower: Arc<dyn Follower>,
         now: Instant,
         rng: &mut impl Rng,
-    ) -> Result<u64, TooMany> {
+    ) -> Result<u32, TooMany> {
         if self.followers >= self.most {
             return Err(TooMany);
         }
-        let quickest = self.pace.quickest;
-        let topic = self.topics.entry(target).or_insert_with(|| Topic {
-            followers: Vec::new(),
-            subject: None,
-            interval: quickest,
-            due: None,
-        });
-        if topic.followers.is_empty() {
-            topic.followers.reserve_exact(1);
-        }
-        self.next += 1;
+        let number = match self.topics.entry(target) {
+            Entry::Vacant(free) => {
+                let followers = Followers::One(0, follower);
+                free.insert(Topic { followers, last: 0, subject: None, unchanged: 0, due: None }).last
+            }
+            Entry::Occupied(mut known) => {
+                let topic = known.get_mut();
+                // Numbers end after four thousand million followers of a topic that was never without one.
+                topic.last = topic.last.checked_add(1).ok_or(TooMany)?;
+                topic.followers.add(topic.last, follower);
+                topic.last
+            }
+        };
         self.followers += 1;
-        topic.followers.push((self.next, follower));
-        if let Some(subject) = subject
+        if let (Some(subject), Some(topic)) = (subject, self.topics.get_mut(&target))
             && topic.subject.is_none()
         {
             topic.subject = Some(Box::new(subject));
             self.plan(target, now, rng);
         }
-        Ok(self.next)
+        Ok(number)
     }
 
     /// Takes a follower off; with the last one goes the topic.
-    pub(super) fn unfollow(&mut self, target: &Target, number: u64) {
+    pub(super) fn unfollow(&mut self, target: &Target, number: u32) {
         let Some(topic) = self.topics.get_mut(target) else { return };
-        let Ok(at) = topic.followers.binary_search_by_key(&number, |(number, _)| *number) else { return };
-        topic.followers.remove(at);
+        if !topic.followers.remove(number) {
+            return;
+        }
         self.followers -= 1;
         if topic.followers.is_empty() {
             if let Some(due) = topic.due {
@@ -157,11 +220,8 @@ impl Topics {
     pub(super) fn tell(&mut self, news: &Arc<News>, now: Instant, rng: &mut impl Rng) -> usize {
         let target = news.item.target();
         let Some(topic) = self.topics.get_mut(&target) else { return 0 };
-        for (_, follower) in &topic.followers {
-            follower.clone().newer(news);
-        }
-        let told = topic.followers.len();
-        topic.interval = self.pace.quickest;
+        let told = topic.followers.tell(news);
+        topic.unchanged = 0;
         if topic.due.is_some() {
             self.plan(target, now, rng);
         }
@@ -179,7 +239,7 @@ impl Topics {
         self.due.remove(&(at, target));
         let topic = self.topics.get_mut(&target)?;
         topic.due = None;
-        topic.interval = topic.interval.mul_f64(GROWTH).min(self.pace.slowest);
+        topic.unchanged += u8::from(self.pace.interval(topic.unchanged) < self.pace.slowest);
         Some((target, topic.subject.as_deref()?.clone()))
     }
 
@@ -194,7 +254,7 @@ impl Topics {
         if let Some(before) = topic.due {
             self.due.remove(&(before, target));
         }
-        let at = now + topic.interval.mul_f64(rng.random_range(0.8..1.2));
+        let at = now + self.pace.interval(topic.unchanged).mul_f64(rng.random_range(0.8..1.2));
         topic.due = Some(at);
         self.due.insert((at, target));
     }
@@ -241,7 +301,7 @@ mod tests {
             self.start + Duration::from_secs_f64(seconds)
         }
 
-        fn follow(&mut self, known: bool) -> (Result<u64, TooMany>, Arc<Heard>) {
+        fn follow(&mut self, known: bool) -> (Result<u32, TooMany>, Arc<Heard>) {
             let (item, heard) = (version(0), Arc::new(Heard::default()));
             let subject = known.then(|| (*item.item.key(), Salt::default()));
             let number = self.topics.follow(item.item.target(), subject, heard.clone(), self.start, &mut self.rng);

@@ -34,7 +34,6 @@ pub(super) enum SubscribeError {
 }
 
 struct Subscription {
-    kind: Kind,
     listener: Arc<Listener>,
     /// Held for its end.
     following: Following,
@@ -45,6 +44,7 @@ type AnnounceReply = (u64, Counts);
 
 /// Turns news into frames. Small, since there may be hundreds of thousands.
 struct Listener {
+    kind: Kind,
     outbox: Outbox,
     state: Mutex<State>,
 }
@@ -116,12 +116,13 @@ impl Subscriptions {
         if open.len() >= MAX_SUBSCRIPTIONS {
             return Err(SubscribeError::ConnectionFull);
         }
-        let listener = Arc::new(Listener { outbox: out.clone(), state: Mutex::new(State { pending: None, reply }) });
+        let listener =
+            Arc::new(Listener { kind, outbox: out.clone(), state: Mutex::new(State { pending: None, reply }) });
         let following = records.follow_target(target, subject, listener.clone())?;
         if open.is_empty() {
             open.reserve_exact(1);
         }
-        open.push(Subscription { kind, listener, following });
+        open.push(Subscription { listener, following });
         Ok(true)
     }
 
@@ -132,7 +133,7 @@ impl Subscriptions {
 
 impl Subscription {
     fn is(&self, target: &Target, kind: Kind) -> bool {
-        self.following.target() == target && self.kind == kind
+        self.following.target() == target && self.listener.kind == kind
     }
 }
 
