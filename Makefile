@@ -2,7 +2,7 @@
 # make test: every test, with what it needs (Debian packages, npm packages) installed first.
 
 .DELETE_ON_ERROR:
-.PHONY: run test check fmt bench bench-bridge bench-tracker fuzz
+.PHONY: run test check fmt bench bench-bridge bench-tracker bench-records fuzz
 
 WEB_SOURCES := $(shell find web-demo -type f -not -path '*/node_modules/*' -not -path 'web-demo/dist/*')
 
@@ -50,6 +50,13 @@ bench-bridge: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
 	mkdir -p target/bench && rm -rf target/bench/hybrid && cp -r benches/hybrid target/bench/hybrid
 	npm install --prefix target/bench/hybrid --ignore-scripts --no-audit --no-fund --no-package-lock
 	SWARMGATE_BIN=$(CURDIR)/target/release/swarmgate node benches/bridge.mjs
+
+# The generator, and a Pkarr relay as a peer. Where that cannot be built, it is left out.
+bench-records: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
+	cargo build --release
+	cargo build --release --manifest-path benches/recordload/Cargo.toml --target-dir target/bench/recordload
+	-cargo install pkarr-relay@2.1.0 --features testnet --locked --root target/bench/cargo --target-dir target/bench/pkarr
+	SWARMGATE_BIN=$(CURDIR)/target/release/swarmgate node benches/records.mjs
 
 # The page is part of the binary, so it is built before it.
 web-demo/dist/index.html: web-demo/node_modules/.package-lock.json $(WEB_SOURCES)

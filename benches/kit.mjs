@@ -1,0 +1,88 @@
+// What the measurements share: servers on one processor, generators on the other, and figures of several runs.
+
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { Server } from '../tests/e2e/testkit/swarmgate.mjs'
+
+export const top = fileURLToPath(new URL('..', import.meta.url))
+
+/** Where peers and generators are installed. */
+export const installed = join(top, 'target/bench')
+
+/** @param {number} processor */
+const on = (processor) => ['taskset', '-c', `${processor}`]
+
+/** Our server, with no DHT but itself. @param {string} dataDir @param {Record<string, string>} [env] @returns {Promise<Running>} */
+export async function swarmgate(dataDir, env) {
+  if (!process.env['SWARMGATE_BIN']) throw new Error('SWARMGATE_BIN names no release build')
+  const server = await Server.start({ dataDir, via: on(0), ...(env && { env }) })
+  return new Running(server.child, server.ready.web)
+}
+
+/** Another server, which listens on a port it is told of. @param {string[]} command @param {number} port */
+export async function peer(command, port) {
+  const [program = '', ...parameters] = [...on(0), ...command]
+  const child = spawn(program, parameters, { stdio: 'ignore' })
+  const gone = once(child, 'exit').then(([code]) => Promise.reject(new Error(`${command[0]} ended with ${code}`)))
+  gone.catch(() => {}) // an end after it has listened is no failure
+  await Promise.race([listening(port), gone])
+  return new Running(child, `127.0.0.1:${port}`)
+}
+
+class Running {
+  /** @param {import('node:child_process').ChildProcess} child @param {string} address */
+  constructor(child, address) {
+    this.child = child
+    this.address = address
+  }
+
+  /** What a generator says of it: one line of JSON. @param {string} program @param {string[]} parameters @returns {Promise<any>} */
+  async measured(program, ...parameters) {
+    const [command = '', ...rest] = [...on(1), program, ...parameters]
+    return JSON.parse(await output(command, ...rest, '--addr', this.address, '--pid', `${this.child.pid}`))
+  }
+
+  /** Bytes in memory. */
+  async resident() {
+    const status = await readFile(`/proc/${this.child.pid}/status`, 'utf8')
+    return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1]) * 1024
+  }
+
+  /** @param {NodeJS.Signals} signal */
+  async stop(signal = 'SIGKILL') {
+    this.child.kill(signal)
+    if (this.child.exitCode === null && this.child.signalCode === null) await once(this.child, 'exit')
+  }
+}
+
+/** The figure in the middle, and between which it was. @param {number[]} samples */
+export function spread(samples) {
+  const sorted = samples.toSorted((a, b) => a - b)
+  return { median: sorted[sorted.length >> 1] ?? NaN, least: sorted[0] ?? NaN, most: sorted.at(-1) ?? NaN }
+}
+
+/** Waits until something listens, by the kernel's list: a connection would count as a client. @param {number} port */
+async function listening(port) {
+  const local = `:${port.toString(16).toUpperCase().padStart(4, '0')} `
+  const deadline = Date.now() + 20_000
+  while (Date.now() < deadline) {
+    const sockets = (await Promise.all(['tcp', 'tcp6'].map((kind) => readFile(`/proc/net/${kind}`, 'utf8')))).join('\n')
+    if (sockets.split('\n').some((line) => line.includes(local) && line.includes(' 0A '))) return
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+  throw new Error('it does not listen')
+}
+
+/** What a program prints. @param {string} program @param {string[]} parameters @returns {Promise<string>} */
+async function output(program, ...parameters) {
+  const child = spawn(program, parameters, { stdio: ['ignore', 'pipe', 'pipe'] })
+  let [text, trouble] = ['', '']
+  child.stdout.setEncoding('utf8').on('data', (chunk) => (text += chunk))
+  child.stderr.setEncoding('utf8').on('data', (chunk) => (trouble += chunk))
+  const [code] = await once(child, 'close')
+  if (code !== 0) throw new Error(`${program} ${parameters.join(' ')} ended with ${code}: ${trouble}`)
+  return text
+}
