@@ -1,6 +1,7 @@
 //! The whole configuration as types. Their doc comments are the example file: [`example`] prints it, and a test reads
 //! it back.
 
+mod listen;
 mod load;
 mod network;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+pub use listen::{Listen, NotOneOfEach};
 pub use load::{ConfigError, Layers, load};
 pub use network::{Network, NotANetwork};
 
@@ -128,8 +130,9 @@ section! {
 section! {
     /// The DHT node.
     Dht {
-        /// Address and port to listen on.
-        listen: SocketAddr = addr("0.0.0.0:6882"),
+        /// Address and port to listen on, or a list of two, one of each family: the IPv4 and the IPv6 DHT are apart (BEP 32),
+        /// and the node is in those it has an address for. On a host without IPv6, [::] is left out.
+        listen: Listen = vec![addr("0.0.0.0:6882"), addr("[::]:6882")].try_into().expect("one of each family"),
         /// Where to find the network, as HOST:PORT. Empty for a network of one's own.
         bootstrap: Vec<String> = [
             "router.bittorrent.com:6881",
@@ -137,9 +140,9 @@ section! {
             "router.utorrent.com:6881",
             "dht.libtorrent.org:25401",
         ].map(String::from).into(),
-        /// Most BEP 44 items kept for other nodes.
+        /// Most BEP 44 items kept for other nodes, in each of the two.
         max_items: usize = 20_000,
-        /// Most addresses kept for other nodes by announce_peer.
+        /// Most addresses kept for other nodes by announce_peer, in each of the two.
         max_peers: usize = 100_000,
     }
 }

@@ -73,12 +73,12 @@ metrics! {
 metrics! {
     /// The DHT node.
     Dht {
-        nodes: IntGauge = "dht_nodes", "Good nodes in the routing table.";
-        packets: IntCounterVec = "dht_packets_total" ["direction"], "Datagrams, by direction (in, out).";
+        nodes: IntGaugeVec = "dht_nodes" ["family"], "Good nodes in the routing table, by family (ipv4, ipv6).";
+        packets: IntCounterVec = "dht_packets_total" ["family", "direction"], "Datagrams, by family (ipv4, ipv6) and direction (in, out).";
         queries: IntCounterVec = "dht_queries_total" ["method"], "Queries answered, by method.";
-        lookups: IntCounterVec = "dht_lookups_total" ["kind", "result"], "Lookups finished, by kind and result.";
+        lookups: IntCounterVec = "dht_lookups_total" ["kind", "result"], "Lookups finished, by kind and result. What is looked for in the DHTs of both families counts twice.";
         dropped: IntCounterVec = "dht_dropped_total" ["reason"], "Datagrams not handled or not sent, by reason.";
-        items: IntGauge = "dht_stored_items", "BEP 44 items held for other nodes.";
+        items: IntGaugeVec = "dht_stored_items" ["family"], "BEP 44 items held for other nodes, by family (ipv4, ipv6).";
     }
 }
 

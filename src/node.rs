@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
 
 use crate::bridge::{self, Bridge};
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::dht::{Dht, Mode};
 use crate::gossip::Gossip;
 use crate::metrics::Metrics;
@@ -48,8 +48,11 @@ pub struct Ready {
     pub admin: SocketAddr,
     /// BEP 15.
     pub udp_tracker: SocketAddr,
-    /// BEP 5.
+    /// BEP 5. The first address, when there is one of each family.
     pub dht: SocketAddr,
+    /// BEP 32: the second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dht_ipv6: Option<SocketAddr>,
     /// BEP 3 over TCP.
     pub bittorrent: SocketAddr,
     /// All WebRTC peers.
@@ -74,6 +77,14 @@ pub enum StartError {
         key: &'static str,
         /// The address.
         address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A socket of the DHT node cannot be opened.
+    #[error("cannot listen on {addresses} (dht.listen): {source}")]
+    ListenDht {
+        /// One of them.
+        addresses: Listen,
         /// What the system said.
         source: io::Error,
     },
@@ -112,7 +123,7 @@ impl Node {
         let state_file = Some(config.data_dir.join("dht-nodes"));
         let dht = Dht::start(&config.dht, Mode::Server, state_file, metrics.dht.clone(), &tasks)
             .await
-            .map_err(|source| StartError::Listen { key: "dht.listen", address: config.dht.listen, source })?;
+            .map_err(|source| StartError::ListenDht { addresses: config.dht.listen, source })?;
         let records =
             Records::start(&config.records, &config.data_dir, dht.clone(), metrics.records.clone(), &tasks).await?;
         let tracker = Tracker::open(&config.tracker, &config.data_dir, metrics.tracker.clone(), &tasks)?;
@@ -126,7 +137,7 @@ impl Node {
         // The bridge does not know records; it asks whether one points to a torrent.
         let sites = records.clone();
         let rooms = bridge::Rooms {
-            dht: dht.clone(),
+            dht: dht.announcing(config.bittorrent.listen),
             tracker: Some(tracker.clone()),
             gossip: Some(gossip),
             allowed: Arc::new(move |info_hash| sites.points_to(info_hash)),
@@ -142,6 +153,7 @@ impl Node {
             admin,
             udp_tracker,
             dht: dht.local_addr(),
+            dht_ipv6: dht.local_addrs().nth(1),
             bittorrent: bridge.bittorrent_addr(),
             webrtc: bridge.webrtc_addr(),
         };

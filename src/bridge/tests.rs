@@ -42,8 +42,8 @@ impl Node {
 
     async fn start_with(policy: BridgePolicy, dir: &Path, gossip: Option<Gossip>) -> (Bridge, Tasks) {
         let tasks = Tasks::new();
-        let localhost = "127.0.0.1:0".parse().unwrap();
-        let dht = config::Dht { listen: localhost, bootstrap: Vec::new(), ..config::Dht::default() };
+        let localhost: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let dht = config::Dht { listen: localhost.into(), bootstrap: Vec::new(), ..config::Dht::default() };
         let dht = Dht::start(&dht, Mode::Client, None, metrics::Dht::detached(), &tasks).await.unwrap();
         let settings = Settings {
             bridge: config::Bridge { policy, ..config::Bridge::default() },

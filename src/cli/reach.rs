@@ -1,5 +1,6 @@
 //! How the short-lived commands reach the network: through a running server's API, or the DHT itself.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
@@ -37,11 +38,15 @@ impl Reach {
         let mut settings = config.dht.clone();
         if self.bootstrap.is_empty() {
             // With no internet there is still the server on this machine.
-            settings.bootstrap.push(format!("127.0.0.1:{}", settings.listen.port()));
+            let here = settings.listen.addresses().map(|addr| match addr {
+                SocketAddr::V4(addr) => format!("127.0.0.1:{}", addr.port()),
+                SocketAddr::V6(addr) => format!("[::1]:{}", addr.port()),
+            });
+            settings.bootstrap.extend(here);
         } else {
             settings.bootstrap.clone_from(&self.bootstrap);
         }
-        settings.listen.set_port(0);
+        settings.listen = settings.listen.with_port(0);
         settings
     }
 

@@ -47,6 +47,7 @@ impl Standalone {
         if TcpListener::bind(listen).await.is_err() || UdpSocket::bind(listen).await.is_err() {
             settings.bittorrent.listen.set_port(0);
         }
+        let dht = dht.announcing(settings.bittorrent.listen);
         let (gossip, news) = Gossip::new(&config.gossip, metrics::Gossip::detached());
         // A command keeps no records: what peers tell is passed on and then of no use.
         tasks.spawn_cancellable(forget(news));

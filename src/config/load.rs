@@ -133,8 +133,8 @@ mod tests {
         let env =
             [("SWARMGATE__ADMIN__LISTEN", "127.0.0.1:2"), ("SWARMGATE__DHT__LISTEN", "127.0.0.1:2"), ("PATH", "x")];
         let config = load_text(file, &env, &[("dht.listen", "127.0.0.1:3")]).unwrap();
-        let ports =
-            [config.web.listen, config.admin.listen, config.dht.listen, config.bittorrent.listen].map(|a| a.port());
+        let dht = config.dht.listen.addresses().next().unwrap();
+        let ports = [config.web.listen, config.admin.listen, dht, config.bittorrent.listen].map(|a| a.port());
         assert_eq!(ports, [1, 2, 3, 6881]);
     }
 

@@ -1,22 +1,25 @@
-//! The task that owns the node's state and its socket: datagrams and commands in, datagrams and replies out.
+//! The task that owns a node's state and its socket: datagrams and commands in, datagrams and replies out. There is one for
+//! each family. They share nothing; each tells the other which nodes it knows, and what it hears of the other's DHT.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::join::{self, Join};
-use super::node::{Effects, Limits, Node};
+use super::join::{self, FEW_NODES, Join};
+use super::node::{Effects, Limits, Node, Other};
 use super::operation::{Outcome, Request};
 use super::queries::OperationId;
-use super::{FoundPeer, GetOutcome, Info, Mode, PutOutcome, node_id, state_file};
+use super::{COMMAND_QUEUE, FoundPeer, GetOutcome, Info, Mode, PutOutcome, node_id, state_file};
 use crate::wire::id::{InfoHash, PublicKey, Target};
 use crate::wire::item::{Salt, VerifiedItem};
+use crate::wire::krpc::Contact;
 use crate::{config, metrics, tasks::Tasks};
 
 /// Bytes of datagrams the system may keep for us: the answers to hundreds of lookups at once come in bursts.
@@ -27,6 +30,12 @@ const LONGEST_DATAGRAM: usize = 65_535;
 
 /// How long commands wait for the first attempt to join the network.
 const JOIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Contacts that one node heard of for the other. A full queue drops the newest: they are heard of again.
+const HEARD_QUEUE: usize = 4;
+
+/// How often the nodes we know are told to our node in the other DHT.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the nodes we know are written down.
 const SAVE_EVERY: Duration = Duration::from_secs(5 * 60);
@@ -64,7 +73,23 @@ impl Waiting {
     }
 }
 
+/// A node in one of the two DHTs, as its handle sees it.
+#[derive(Debug, Clone)]
+pub(super) struct Half {
+    pub(super) local_addr: SocketAddr,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) info: watch::Receiver<Info>,
+}
+
+/// What a driver tells the other one.
+struct Neighbour {
+    nodes: watch::Receiver<Arc<[Contact]>>,
+    info: watch::Receiver<Info>,
+    heard: mpsc::Sender<Vec<SocketAddr>>,
+}
+
 struct Driver {
+    family: &'static str,
     socket: UdpSocket,
     node: Node,
     rng: StdRng,
@@ -72,18 +97,64 @@ struct Driver {
     info: watch::Sender<Info>,
     metrics: metrics::Dht,
     state_file: Option<PathBuf>,
+    /// Our nodes, for the other one.
+    nodes: watch::Sender<Arc<[Contact]>>,
+    /// Nodes that the other one heard of.
+    heard: mpsc::Receiver<Vec<SocketAddr>>,
+    other: Option<Neighbour>,
 }
 
+/// Binds a socket for each address, and starts a node on it.
 pub(super) async fn start(
     settings: &config::Dht,
     mode: Mode,
     state_file: Option<PathBuf>,
     metrics: metrics::Dht,
     tasks: &Tasks,
+) -> io::Result<Vec<Half>> {
+    let sockets = bind_all(settings.listen)?;
+    let mut started = Vec::new();
+    for socket in sockets {
+        let file = state_file.as_ref().map(|path| of_family(path, &socket.0));
+        let limits = Limits { mode, max_items: settings.max_items, max_peers: settings.max_peers };
+        started.push(prepare(socket, limits, file, metrics.clone()).await);
+    }
+    if let [first, second] = started.as_mut_slice() {
+        first.driver.other = Some(second.neighbour());
+        second.driver.other = Some(first.neighbour());
+    }
+    let halves = started.iter().map(|started| started.half.clone()).collect();
+    for Started { driver, commands, saved, half, .. } in started {
+        let (joins, join_requests) = mpsc::channel(1);
+        let stopping = tasks.token().clone();
+        tasks.spawn(driver.run(commands, join_requests, stopping));
+        let is_ours = if half.local_addr.is_ipv4() { SocketAddr::is_ipv4 } else { SocketAddr::is_ipv6 };
+        tasks.spawn_cancellable(join::keep_joined(is_ours, settings.bootstrap.clone(), saved, joins, half.info));
+    }
+    Ok(halves)
+}
+
+/// A driver that does not run yet.
+struct Started {
+    driver: Driver,
     commands: mpsc::Receiver<Command>,
-) -> io::Result<(SocketAddr, watch::Receiver<Info>)> {
-    let socket = bind(settings.listen)?;
-    let local_addr = socket.local_addr()?;
+    saved: Vec<SocketAddr>,
+    half: Half,
+    heard: mpsc::Sender<Vec<SocketAddr>>,
+}
+
+impl Started {
+    fn neighbour(&self) -> Neighbour {
+        Neighbour { nodes: self.driver.nodes.subscribe(), info: self.half.info.clone(), heard: self.heard.clone() }
+    }
+}
+
+async fn prepare(
+    (local_addr, socket): (SocketAddr, UdpSocket),
+    limits: Limits,
+    state_file: Option<PathBuf>,
+    metrics: metrics::Dht,
+) -> Started {
     let saved = match &state_file {
         Some(path) => state_file::load(path).await,
         None => None,
@@ -93,28 +164,62 @@ pub(super) async fn start(
         Some(saved) => (saved.id, saved.nodes),
         None => (node_id::random(&mut rng), Vec::new()),
     };
-    let limits = Limits { mode, max_items: settings.max_items, max_peers: settings.max_peers };
     let node = Node::new(now(), &mut rng, id, limits);
     let (info, info_receiver) = watch::channel(Info { id, good_nodes: 0, ready: false });
-    let (joins, join_requests) = mpsc::channel(1);
-    let driver = Driver { socket, node, rng, waiting: HashMap::new(), info, metrics, state_file };
-    let stopping = tasks.token().clone();
-    tasks.spawn(async move {
-        driver.run(commands, join_requests, stopping).await;
-    });
-    tasks.spawn_cancellable(join::keep_joined(settings.bootstrap.clone(), saved, joins, info_receiver.clone()));
-    Ok((local_addr, info_receiver))
+    let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
+    let (heard, heard_receiver) = mpsc::channel(HEARD_QUEUE);
+    let driver = Driver {
+        family: if local_addr.is_ipv4() { "ipv4" } else { "ipv6" },
+        socket,
+        node,
+        rng,
+        waiting: HashMap::new(),
+        info,
+        metrics,
+        state_file,
+        nodes: watch::channel([].into()).0,
+        heard: heard_receiver,
+        other: None,
+    };
+    Started { driver, commands: queue, saved, half: Half { local_addr, commands, info: info_receiver }, heard }
+}
+
+/// The file of the IPv6 node lies beside that of the IPv4 node.
+fn of_family(path: &Path, addr: &SocketAddr) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(if addr.is_ipv4() { "" } else { "-ipv6" });
+    name.into()
+}
+
+fn bind_all(listen: config::Listen) -> io::Result<Vec<(SocketAddr, UdpSocket)>> {
+    let mut sockets = Vec::new();
+    for addr in listen.addresses() {
+        match bind(addr) {
+            Ok(socket) => sockets.push((socket.local_addr()?, socket)),
+            // `[::]` says "IPv6, if there is any".
+            Err(error) if !sockets.is_empty() && addr.is_ipv6() && addr.ip().is_unspecified() && is_missing(&error) => {
+                tracing::info!(%error, "this host has no IPv6; the DHT node speaks IPv4 only");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sockets)
+}
+
+/// Whether the host lacks the whole address family.
+fn is_missing(error: &io::Error) -> bool {
+    /// "Address family not supported by protocol", for which the standard library has no name.
+    const EAFNOSUPPORT: i32 = 97;
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
 fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
     use socket2::{Domain, Protocol, Socket, Type};
-    if listen.is_ipv6() {
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "the DHT node speaks IPv4 only; give it an IPv4 address",
-        ));
-    }
     let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+    if listen.is_ipv6() {
+        // IPv4 has a socket, a node and a DHT of its own.
+        socket.set_only_v6(true)?;
+    }
     // The system grants what it allows (net.core.rmem_max); less is no reason not to start.
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     socket.set_nonblocking(true)?;
@@ -136,8 +241,12 @@ impl Driver {
     ) {
         let mut buffer = vec![0; LONGEST_DATAGRAM];
         let started = now();
-        let mut save_at = started + SAVE_EVERY;
+        let (mut save_at, mut tell_at) = (started + SAVE_EVERY, started);
         loop {
+            if self.other.is_some() && now() >= tell_at {
+                tell_at = now() + TELL_EVERY;
+                self.compare_notes();
+            }
             let wake = tokio::time::Instant::from_std(self.node.next_wake());
             // Commands wait in their queue for the network, and for those before them.
             let may_start = self.node.has_room() && (self.info.borrow().ready || now() - started > JOIN_PATIENCE);
@@ -145,7 +254,7 @@ impl Driver {
                 () = stopping.cancelled() => break,
                 received = self.socket.recv_from(&mut buffer) => match received {
                     Ok((len, from)) => {
-                        self.metrics.packets.with_label_values(&["in"]).inc();
+                        self.metrics.packets.with_label_values(&[self.family, "in"]).inc();
                         self.node.handle(now(), &mut self.rng, from, &buffer[..len])
                     }
                     // An error here belongs to a datagram sent earlier (a host that is not there), not to the socket.
@@ -159,6 +268,7 @@ impl Driver {
                     self.node.tick(now(), &mut self.rng)
                 }
                 Some(join) = joins.recv() => self.join(join),
+                Some(contacts) = self.heard.recv() => self.node.hear(now(), &mut self.rng, contacts),
                 Some(command) = commands.recv(), if may_start => self.command(command),
             };
             self.perform(effects).await;
@@ -168,6 +278,14 @@ impl Driver {
             }
         }
         self.save().await;
+    }
+
+    /// Tells the other node, and itself, what each knows.
+    fn compare_notes(&mut self) {
+        let Some(other) = &self.other else { return };
+        self.nodes.send_replace(self.node.nodes().into());
+        let is_wanted = other.info.borrow().good_nodes < FEW_NODES;
+        self.node.set_other(Other { nodes: other.nodes.borrow().clone(), is_wanted });
     }
 
     fn join(&mut self, join: Join) -> Effects {
@@ -216,6 +334,9 @@ impl Driver {
         if let Some(reason) = effects.dropped {
             self.metrics.dropped.with_label_values(&[reason]).inc();
         }
+        if let Some(other) = self.other.as_ref().filter(|_| !effects.heard.is_empty()) {
+            let _ = other.heard.try_send(effects.heard);
+        }
         for (to, datagram) in effects.send {
             self.send(to, &datagram).await;
         }
@@ -234,7 +355,7 @@ impl Driver {
     /// Waits while the system's send buffer is full, which it is for microseconds.
     async fn send(&self, to: SocketAddr, datagram: &[u8]) {
         match self.socket.send_to(datagram, to).await {
-            Ok(_) => self.metrics.packets.with_label_values(&["out"]).inc(),
+            Ok(_) => self.metrics.packets.with_label_values(&[self.family, "out"]).inc(),
             // No route, or not allowed: like a lost packet, which everything here is made to survive.
             Err(_) => self.metrics.dropped.with_label_values(&["send"]).inc(),
         }
@@ -258,8 +379,11 @@ impl Driver {
             let new = Info { id, good_nodes, ready: info.ready || joined };
             std::mem::replace(info, new) != new
         });
-        self.metrics.nodes.set(good_nodes.try_into().unwrap_or(i64::MAX));
-        self.metrics.items.set(self.node.stored_items().try_into().unwrap_or(i64::MAX));
+        self.metrics.nodes.with_label_values(&[self.family]).set(good_nodes.try_into().unwrap_or(i64::MAX));
+        self.metrics
+            .items
+            .with_label_values(&[self.family])
+            .set(self.node.stored_items().try_into().unwrap_or(i64::MAX));
     }
 
     async fn save(&self) {

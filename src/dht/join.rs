@@ -24,8 +24,10 @@ pub(super) struct Join {
     pub(super) over: oneshot::Sender<()>,
 }
 
-/// Keeps the node joined: through `hosts`, whose names are resolved anew each time, and the nodes of the last run.
+/// Keeps the node joined, in the DHT of the family for which `is_ours`: through `hosts`, whose names are resolved anew
+/// each time, and the nodes of the last run.
 pub(super) async fn keep_joined(
+    is_ours: fn(&SocketAddr) -> bool,
     hosts: Vec<String>,
     saved: Vec<SocketAddr>,
     joins: mpsc::Sender<Join>,
@@ -33,7 +35,7 @@ pub(super) async fn keep_joined(
 ) {
     let mut retry = FIRST_RETRY;
     loop {
-        let mut contacts = resolve(&hosts).await;
+        let mut contacts = resolve(&hosts, is_ours).await;
         contacts.extend(&saved);
         let (over, when_over) = oneshot::channel();
         if joins.send(Join { contacts, over }).await.is_err() || when_over.await.is_err() {
@@ -59,11 +61,11 @@ pub(super) async fn keep_joined(
     }
 }
 
-/// The IPv4 addresses of those names that resolve.
-async fn resolve(hosts: &[String]) -> Vec<SocketAddr> {
+/// The addresses, of our family, of those names that resolve.
+async fn resolve(hosts: &[String], is_ours: fn(&SocketAddr) -> bool) -> Vec<SocketAddr> {
     let lookups = hosts.iter().map(|host| async move {
         match tokio::time::timeout(RESOLVE_TIME, tokio::net::lookup_host(host)).await {
-            Ok(Ok(addrs)) => addrs.filter(SocketAddr::is_ipv4).collect(),
+            Ok(Ok(addrs)) => addrs.filter(is_ours).collect(),
             Ok(Err(error)) => {
                 tracing::debug!(host, %error, "a DHT bootstrap name does not resolve");
                 Vec::new()
@@ -84,8 +86,8 @@ mod tests {
         let (joins, mut requests) = mpsc::channel(1);
         let nodes = |good_nodes| Info { id: NodeId([0; 20]), good_nodes, ready: true };
         let (set_info, info) = watch::channel(nodes(0));
-        let hosts = vec!["127.0.0.1:7".to_owned(), "no port".to_owned()];
-        tokio::spawn(keep_joined(hosts, vec!["1.2.3.4:5".parse().unwrap()], joins, info));
+        let hosts = vec!["127.0.0.1:7".to_owned(), "[::1]:7".to_owned(), "no port".to_owned()];
+        tokio::spawn(keep_joined(SocketAddr::is_ipv4, hosts, vec!["1.2.3.4:5".parse().unwrap()], joins, info));
         let start = tokio::time::Instant::now();
         let mut at = Vec::new();
         let expected: Vec<SocketAddr> = vec!["127.0.0.1:7".parse().unwrap(), "1.2.3.4:5".parse().unwrap()];

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::scope::{is_public, may_name};
+use super::scope::{host, is_public, may_name};
 use super::table::K;
 use crate::wire::id::{Distance, NodeId, Target};
 use crate::wire::krpc::{Contact, Method, Response};
@@ -229,7 +229,7 @@ impl Lookup {
         }
         let ip = answerer.addr.ip();
         // One public host is one node here, however many ids it has near the target.
-        let is_new_host = !is_public(ip) || self.public_hosts.insert(ip);
+        let is_new_host = !is_public(ip) || self.public_hosts.insert(host(ip));
         let state = if is_new_host { State::Answered { token: response.token.clone() } } else { State::Failed };
         self.candidates.insert(answerer.id.distance(&self.target), Candidate { contact: answerer, state });
         if is_new_host && response.nodes.is_none() && self.question != Question::Nodes {
@@ -238,7 +238,7 @@ impl Lookup {
     }
 
     fn add(&mut self, contact: Contact) {
-        if contact.id == self.own || !contact.addr.is_ipv4() {
+        if contact.id == self.own {
             return;
         }
         let candidate = Candidate { contact, state: State::Fresh };

@@ -1,20 +1,24 @@
-//! Our node of the BitTorrent DHT: BEP 5, 42, 43 and 44, over IPv4.
+//! Our node of the BitTorrent DHT: BEP 5, 32, 42, 43 and 44.
 //!
 //! Everything that decides is pure state: no I/O, no clock, no randomness, so hundreds of nodes can be run in one test in
-//! fake time. One task, the driver, owns the state and the socket; the rest of the program holds a [`Dht`], which is a
-//! handle to that task. Values are arbitrary bencode, kept as they came.
+//! fake time. The DHT of IPv4 and that of IPv6 are two (BEP 32), and so are our nodes in them: each is owned, with its socket,
+//! by a task, the driver. The rest of the program holds a [`Dht`], which is a handle to both and makes one answer of what
+//! they say. Values are arbitrary bencode, kept as they came.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use futures_util::future::{join_all, select_all};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::wire::id::{InfoHash, NodeId, PublicKey, Target};
 use crate::wire::item::{self, ItemError, Salt, VerifiedItem};
 use crate::{config, metrics, tasks::Tasks};
 
 mod answer;
+mod both;
 mod driver;
 mod join;
 mod lookup;
@@ -36,7 +40,8 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-use driver::Command;
+use both::Together;
+use driver::{Command, Half};
 
 /// `v` of our messages, bencoded: two letters and a version (BEP 5). Four bytes, or `mainline` nodes do not read them.
 const VERSION: &[u8] = b"4:SG\x00\x01";
@@ -56,15 +61,21 @@ pub enum Mode {
     Client,
 }
 
-/// How the node is doing.
+/// How the node is doing, in both DHTs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Info {
-    /// Its id. It changes once when the node learns its external address (BEP 42).
+    /// Its id in the first of them. It changes once when the node learns its external address (BEP 42).
     pub id: NodeId,
-    /// Good nodes in the routing table.
+    /// Good nodes in the routing tables.
     pub good_nodes: usize,
     /// Whether the first attempt to join the network is over, also when it found nobody.
     pub ready: bool,
+}
+
+impl Info {
+    fn is_joined(&self) -> bool {
+        self.ready && self.good_nodes > 0
+    }
 }
 
 /// What a `get` found.
@@ -104,13 +115,14 @@ pub struct FoundPeer {
 /// A handle to the node. It lives as long as its [`Tasks`]; after that every call finds nothing.
 #[derive(Debug, Clone)]
 pub struct Dht {
-    commands: mpsc::Sender<Command>,
-    info: watch::Receiver<Info>,
-    local_addr: SocketAddr,
+    /// At least one; IPv4 first.
+    halves: Arc<[Half]>,
+    /// Who dials us reaches this address; `None` for whatever the host has.
+    listener: Option<SocketAddr>,
 }
 
 impl Dht {
-    /// Binds the socket. Joining the network goes on in the background and cannot fail: names that do not resolve and
+    /// Binds the sockets. Joining the network goes on in the background and cannot fail: names that do not resolve and
     /// nodes that do not answer are tried again.
     ///
     /// # Errors
@@ -122,32 +134,53 @@ impl Dht {
         metrics: metrics::Dht,
         tasks: &Tasks,
     ) -> io::Result<Self> {
-        let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
-        let (local_addr, info) = driver::start(settings, mode, state_file, metrics, tasks, queue).await?;
-        Ok(Self { commands, info, local_addr })
+        let halves = driver::start(settings, mode, state_file, metrics, tasks).await?;
+        Ok(Self { halves: halves.into(), listener: None })
     }
 
-    /// Where the node listens.
+    /// A handle that announces a listener at this address, and so only to the DHTs whose peers can reach it: one on `[::]`
+    /// is reached by both.
+    #[must_use]
+    pub fn announcing(&self, listener: SocketAddr) -> Self {
+        Self { listener: Some(listener), ..self.clone() }
+    }
+
+    /// Where the node listens: one address of each family that it speaks, IPv4 first.
+    pub fn local_addrs(&self) -> impl Iterator<Item = SocketAddr> {
+        self.halves.iter().map(|half| half.local_addr)
+    }
+
+    /// The first of them.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        self.halves[0].local_addr
     }
 
     /// How the node is doing.
     #[must_use]
     pub fn info(&self) -> Info {
-        *self.info.borrow()
+        let infos = self.halves.iter().map(|half| *half.info.borrow());
+        infos.reduce(Together::together).expect("there is one half at least")
     }
 
     /// Waits until the first attempt to join the network is over, also when it found nobody.
     pub async fn bootstrapped(&self) {
-        let _ = self.info.clone().wait_for(|info| info.ready).await;
+        let until = |is_so: fn(&Info) -> bool| {
+            self.halves.iter().map(move |half| {
+                let mut info = half.info.clone();
+                Box::pin(async move { info.wait_for(is_so).await.is_ok() })
+            })
+        };
+        tokio::select! {
+            _ = select_all(until(Info::is_joined)) => {}
+            _ = join_all(until(|info| info.ready)) => {}
+        }
     }
 
     /// Looks for the newest item of `key` and `salt`, until the lookup has converged. With `known_seq`, nodes do not send
     /// values that are not newer (BEP 44 `seq`).
     pub async fn get(&self, key: PublicKey, salt: Salt, known_seq: Option<i64>) -> GetOutcome {
-        self.ask(|reply| Command::Get { key, salt, known_seq, reply }).await.unwrap_or_default()
+        self.ask(|reply| Command::Get { key, salt: salt.clone(), known_seq, reply }).await.unwrap_or_default()
     }
 
     /// Looks for the value whose hash is `target`; the raw bencode.
@@ -158,7 +191,7 @@ impl Dht {
     /// Stores `item` on the nodes closest to its target, after a look at what they hold: if that is newer, or is not the
     /// number `cas` expects, nothing is sent and the outcome says what is there.
     pub async fn put(&self, item: VerifiedItem, cas: Option<i64>) -> PutOutcome {
-        self.ask(|reply| Command::Put { item, cas, reply }).await.unwrap_or_default()
+        self.ask(|reply| Command::Put { item: item.clone(), cas, reply }).await.unwrap_or_default()
     }
 
     /// Stores the bencoded value `v` on the nodes closest to its hash.
@@ -167,7 +200,7 @@ impl Dht {
     /// A value that no node would take.
     pub async fn put_immutable(&self, v: Vec<u8>) -> Result<PutOutcome, ItemError> {
         item::check_value(&v)?;
-        Ok(self.ask(|reply| Command::PutImmutable { v, reply }).await.unwrap_or_default())
+        Ok(self.ask(|reply| Command::PutImmutable { v: v.clone(), reply }).await.unwrap_or_default())
     }
 
     /// Looks for peers of a torrent. The channel closes when the lookup is over; dropping it ends the lookup.
@@ -175,18 +208,43 @@ impl Dht {
     pub fn get_peers(&self, info_hash: InfoHash) -> mpsc::Receiver<FoundPeer> {
         let (found, receiver) = mpsc::channel(PEER_QUEUE);
         // A full queue means hundreds of lookups are waiting: an empty answer now is better than one more in the queue.
-        let _ = self.commands.try_send(Command::GetPeers { info_hash, found });
+        for half in self.in_use() {
+            let _ = half.commands.try_send(Command::GetPeers { info_hash, found: found.clone() });
+        }
         receiver
     }
 
     /// Tells the nodes closest to `info_hash` that this host is a peer of it at `port`. Returns how many took it.
     pub async fn announce(&self, info_hash: InfoHash, port: u16) -> usize {
-        self.ask(|reply| Command::Announce { info_hash, port, reply }).await.unwrap_or_default()
+        let reaches = |half: &&Half| match self.listener {
+            Some(SocketAddr::V4(_)) => half.local_addr.is_ipv4(),
+            Some(SocketAddr::V6(addr)) => half.local_addr.is_ipv6() || addr.ip().is_unspecified(),
+            None => true,
+        };
+        let halves = self.in_use().into_iter().filter(reaches).collect();
+        ask(halves, |reply| Command::Announce { info_hash, port, reply }).await.unwrap_or_default()
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.ok()?;
-        answer.await.ok()
+    async fn ask<T: Together>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Option<T> {
+        ask(self.in_use(), command).await
     }
+
+    /// The halves to be asked: not one that knows nobody while the other one does.
+    fn in_use(&self) -> Vec<&Half> {
+        let joined: Vec<&Half> = self.halves.iter().filter(|half| half.info.borrow().is_joined()).collect();
+        if joined.is_empty() { self.halves.iter().collect() } else { joined }
+    }
+}
+
+/// Asks each of these, at the same time, and makes one answer of theirs. `None` when the node has stopped.
+async fn ask<T: Together>(halves: Vec<&Half>, command: impl Fn(oneshot::Sender<T>) -> Command) -> Option<T> {
+    let answers = halves.into_iter().map(|half| {
+        let (reply, answer) = oneshot::channel();
+        let command = command(reply);
+        async move {
+            half.commands.send(command).await.ok()?;
+            answer.await.ok()
+        }
+    });
+    join_all(answers).await.into_iter().flatten().reduce(Together::together)
 }

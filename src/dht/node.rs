@@ -1,21 +1,25 @@
-//! One DHT node as pure state: datagrams, commands and the passing of time go in, effects come out.
+//! One DHT node as pure state: datagrams, commands and the passing of time go in, effects come out. It is in one DHT, that
+//! of IPv4 or that of IPv6: BEP 32 has them apart.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
 
-use super::answer::Shelf;
+use super::answer::{Known, Shelf};
+use super::join::FEW_NODES;
 use super::lookup::{Lookup, Question};
 use super::node_id::{self, Votes};
 use super::operation::{Operation, Outcome, Request, Step};
 use super::pace::Pace;
 use super::queries::{Due, OperationId, Purpose, Queries};
+use super::scope::may_name;
 use super::table::Table;
 use super::{FoundPeer, Mode, VERSION};
 use crate::wire::id::{NodeId, Target};
-use crate::wire::krpc::{Body, Contact, DecodeError, Message, Method, Query, Response};
+use crate::wire::krpc::{Body, Contact, DecodeError, Message, Method, Query, Response, Want};
 
 /// Nodes of our own table a lookup starts from. More than K, so that a few dead ones cost no time.
 const START_NODES: usize = 16;
@@ -31,6 +35,9 @@ const ALONE_FOR: Duration = Duration::from_secs(10);
 
 /// Pings under way at once to nodes that might enter the table.
 const MAX_PINGS: usize = 32;
+
+/// Nodes of the other family's DHT taken from one answer: honest ones name K.
+const MAX_HEARD: usize = 8;
 
 /// How often the node looks after itself, and after how many such times it does what is needed less often.
 const UPKEEP: Duration = Duration::from_secs(1);
@@ -64,6 +71,17 @@ pub(super) struct Node {
     next_upkeep: Instant,
     upkeeps: u64,
     refresh: Option<OperationId>,
+    /// What is known of the other family's DHT.
+    other: Other,
+}
+
+/// What a node knows of the DHT of the other family.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Other {
+    /// Nodes in it, to be named to those who want them.
+    pub(super) nodes: Arc<[Contact]>,
+    /// We are in it and know hardly anybody there: whom we ask is asked for its nodes too.
+    pub(super) is_wanted: bool,
 }
 
 #[derive(Debug)]
@@ -84,6 +102,8 @@ pub(super) struct Effects {
     pub(super) done: Vec<(OperationId, &'static str, Outcome)>,
     /// The query that was answered.
     pub(super) answered: Option<&'static str>,
+    /// Nodes of the other family's DHT that were named to us.
+    pub(super) heard: Vec<SocketAddr>,
     /// Why the datagram was not handled.
     pub(super) dropped: Option<&'static str>,
 }
@@ -118,6 +138,7 @@ impl Node {
             next_upkeep: now + UPKEEP,
             upkeeps: 0,
             refresh: None,
+            other: Other::default(),
         }
     }
 
@@ -136,6 +157,11 @@ impl Node {
 
     pub(super) fn stored_items(&self) -> usize {
         self.shelf.storage.len()
+    }
+
+    /// Tells what is known of the other family's DHT.
+    pub(super) fn set_other(&mut self, other: Other) {
+        self.other = other;
     }
 
     /// Whether another operation may be started, or should wait for those under way.
@@ -163,6 +189,16 @@ impl Node {
         (id, turn.effects)
     }
 
+    /// Takes contacts that were named elsewhere: while few nodes are known, they are asked for more.
+    pub(super) fn hear(&mut self, now: Instant, rng: &mut impl Rng, contacts: Vec<SocketAddr>) -> Effects {
+        let mut turn = Turn::new(now, rng);
+        if self.good_nodes(now) < FEW_NODES && !self.is_refreshing() {
+            let own = self.id().into();
+            self.refresh = Some(self.begin(&mut turn, Request::Nodes(own), contacts));
+        }
+        turn.effects
+    }
+
     /// Starts an operation.
     pub(super) fn start(&mut self, now: Instant, rng: &mut impl Rng, request: Request) -> (OperationId, Effects) {
         let mut turn = Turn::new(now, rng);
@@ -178,13 +214,13 @@ impl Node {
     /// Takes a datagram.
     pub(super) fn handle(&mut self, now: Instant, rng: &mut impl Rng, from: SocketAddr, datagram: &[u8]) -> Effects {
         let mut turn = Turn::new(now, rng);
-        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         match Message::decode(datagram) {
             Ok(Message { transaction, body: Body::Query(query), .. }) => {
                 self.query(&mut turn, from, transaction, &query);
             }
             Ok(Message { transaction, ip, body: Body::Response(response), .. }) => {
-                self.response(&mut turn, from, &transaction, ip, &response);
+                let (response, others) = of_family(from, response);
+                self.response(&mut turn, from, &transaction, ip, &response, others);
             }
             // An error is an answer too: the node is there, it just does not do what was asked.
             Ok(Message { transaction, body: Body::Error(error), .. }) => {
@@ -271,7 +307,8 @@ impl Node {
             return;
         }
         turn.effects.answered = Some(query.method.name());
-        let body = match self.shelf.answer(turn.now, turn.rng, &self.table, from, query) {
+        let known = Known { table: &self.table, others: &self.other.nodes };
+        let body = match self.shelf.answer(turn.now, turn.rng, known, from, query) {
             Ok(response) => Body::Response(response),
             Err(error) => Body::Error(error),
         };
@@ -290,11 +327,14 @@ impl Node {
         transaction: &[u8],
         our_address: Option<SocketAddr>,
         response: &Response,
+        others: Vec<Contact>,
     ) {
         let Some(purpose) = self.queries.answered(turn.now, from, transaction) else {
             turn.effects.dropped = Some("unexpected");
             return;
         };
+        let heard = others.into_iter().map(|contact| contact.addr).filter(|addr| may_name(from.ip(), *addr));
+        turn.effects.heard.extend(heard.take(MAX_HEARD));
         if let Some(other) = purpose.expected_id().filter(|id| *id != response.id) {
             self.table.failed(&Contact { id: other, addr: from });
         }
@@ -354,9 +394,8 @@ impl Node {
         if let Some(contact) = self.table.questionable(turn.now) {
             self.ping(turn, contact);
         }
-        let refreshing = self.refresh.is_some_and(|id| self.operations.contains_key(&id));
         if self.upkeeps.is_multiple_of(REFRESH_EVERY)
-            && !refreshing
+            && !self.is_refreshing()
             && let Some(point) = self.table.stale_point(turn.now, turn.rng)
         {
             self.look_around(turn, point);
@@ -364,6 +403,10 @@ impl Node {
         if self.upkeeps.is_multiple_of(TIDY_EVERY) {
             self.shelf.tidy(turn.now, turn.rng);
         }
+    }
+
+    fn is_refreshing(&self) -> bool {
+        self.refresh.is_some_and(|id| self.operations.contains_key(&id))
     }
 
     fn look_around(&mut self, turn: &mut Turn<'_, impl Rng>, point: Target) {
@@ -446,7 +489,8 @@ impl Node {
 
     /// Sends a query, now or in its turn. `false` if the node has too many waiting.
     fn ask(&mut self, turn: &mut Turn<'_, impl Rng>, to: SocketAddr, purpose: Purpose, method: Method) -> bool {
-        let query = Query { id: self.id(), read_only: self.mode == Mode::Client, want: None, method };
+        let want = self.other.is_wanted.then_some(Want { v4: true, v6: true });
+        let query = Query { id: self.id(), read_only: self.mode == Mode::Client, want, method };
         match self.queries.start(turn.now, turn.rng, to, purpose, query) {
             Ok(datagram) => {
                 turn.effects.send.extend(datagram.map(|datagram| (to, datagram)));
@@ -455,4 +499,11 @@ impl Node {
             Err(_busy) => false,
         }
     }
+}
+
+/// A response with the nodes of the family that it came over where lookups look for them, and the nodes of the other one.
+fn of_family(from: SocketAddr, response: Response) -> (Response, Vec<Contact>) {
+    let Response { nodes, nodes6, .. } = response;
+    let (ours, others) = if from.is_ipv4() { (nodes, nodes6) } else { (nodes6, nodes) };
+    (Response { nodes: ours, nodes6: None, ..response }, others.unwrap_or_default())
 }

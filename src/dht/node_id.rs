@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use rand::{Rng, RngExt};
 
-use super::scope::is_public;
+use super::scope::{host, is_public};
 use crate::wire::id::NodeId;
 
 /// Voters whose words are kept. One node is one voter, whatever it says how often.
@@ -67,6 +67,7 @@ impl Votes {
         if !is_public(voter) || !is_public(ours) {
             return None;
         }
+        let voter = host(voter);
         if self.0.len() >= MAX_VOTERS && !self.0.contains_key(&voter) {
             // Old words go, so that a new address (a new lease) is noticed.
             self.0.clear();

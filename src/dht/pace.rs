@@ -1,13 +1,13 @@
 //! How many packets one address may get from us, and have answered by us.
 //!
 //! Both are the same bucket (GCRA): a number at once, then a steady rate. Public nodes are told apart by IP address, as
-//! libtorrent does it; on loopback and private networks, where many nodes share one, by socket address.
+//! libtorrent does it, or by IPv6 /64; on loopback and private networks, where many nodes share one, by socket address.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::scope::is_public;
+use super::scope::{host, is_public};
 
 /// Addresses remembered at once. An entry lives for seconds, so this many are there only in an attack.
 const MAX_ADDRESSES: usize = 20_000;
@@ -83,7 +83,7 @@ impl Pace {
 }
 
 fn party(addr: SocketAddr) -> SocketAddr {
-    if is_public(addr.ip()) { SocketAddr::new(addr.ip(), 0) } else { addr }
+    if is_public(addr.ip()) { SocketAddr::new(host(addr.ip()), 0) } else { addr }
 }
 
 #[cfg(test)]
@@ -141,6 +141,9 @@ mod tests {
         let start = Instant::now();
         let mut pace = Pace::new(start, 1, 1);
         assert!(pace.admit(start, addr("1.2.3.4:1")) && !pace.admit(start, addr("1.2.3.4:2")));
+        assert!(pace.admit(start, addr("[2001:db8::1]:1")) && !pace.admit(start, addr("[2001:db8::2]:1")));
+        assert!(pace.admit(start, addr("[2001:db8:0:1::1]:1")), "another network");
+        assert!(pace.admit(start, addr("[::1]:1")) && pace.admit(start, addr("[::1]:2")));
         assert!(pace.admit(start, addr("127.0.0.1:1")) && pace.admit(start, addr("127.0.0.1:2")));
     }
 

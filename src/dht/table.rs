@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rand::{Rng, RngExt};
 
 use super::node_id;
-use super::scope::is_public;
+use super::scope::{host, is_public};
 use crate::wire::id::{NodeId, Target};
 use crate::wire::krpc::Contact;
 
@@ -200,8 +200,9 @@ impl Table {
     /// Another node of the table at the same address, or, in public, on the same host.
     fn rival(&self, contact: &Contact) -> Option<Contact> {
         let is_public = is_public(contact.addr.ip());
-        let is_same_place =
-            |known: &Contact| known.addr == contact.addr || (is_public && known.addr.ip() == contact.addr.ip());
+        let is_same_place = |known: &Contact| {
+            known.addr == contact.addr || (is_public && host(known.addr.ip()) == host(contact.addr.ip()))
+        };
         let mut contacts = self.nodes().map(|node| node.contact);
         contacts.find(|known| known.id != contact.id && is_same_place(known))
     }

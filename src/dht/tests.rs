@@ -11,22 +11,36 @@ use crate::wire::pointer;
 /// Long enough for a busy machine; nothing waits this long unless it fails.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-async fn start(bootstrap: Vec<String>, mode: Mode, tasks: &Tasks) -> Dht {
-    let listen = "127.0.0.1:0".parse().unwrap();
+const V4: &str = "127.0.0.1:0";
+const V6: &str = "[::1]:0";
+
+async fn start_at(listen: &[&str], bootstrap: Vec<String>, mode: Mode, tasks: &Tasks) -> Dht {
+    let listen = listen.iter().map(|addr| addr.parse().unwrap()).collect::<Vec<SocketAddr>>().try_into().unwrap();
     let settings = config::Dht { listen, bootstrap, ..config::Dht::default() };
     let dht = Dht::start(&settings, mode, None, metrics::Dht::detached(), tasks).await.unwrap();
     tokio::time::timeout(DEADLINE, dht.bootstrapped()).await.unwrap();
     dht
 }
 
+async fn start(bootstrap: Vec<String>, mode: Mode, tasks: &Tasks) -> Dht {
+    start_at(&[V4], bootstrap, mode, tasks).await
+}
+
 /// `size` nodes of ours, each joined through the first.
-async fn network(size: usize, tasks: &Tasks) -> Vec<Dht> {
-    let mut nodes = vec![start(Vec::new(), Mode::Server, tasks).await];
+async fn network(listen: &[&str], size: usize, tasks: &Tasks) -> Vec<Dht> {
+    let mut nodes = vec![start_at(listen, Vec::new(), Mode::Server, tasks).await];
     for _ in 1..size {
-        let first = nodes[0].local_addr().to_string();
-        nodes.push(start(vec![first], Mode::Server, tasks).await);
+        let first = nodes[0].local_addrs().map(|addr| addr.to_string()).collect();
+        nodes.push(start_at(listen, first, Mode::Server, tasks).await);
     }
     nodes
+}
+
+/// Waits until the node knows so many others in the DHT of its nth address.
+async fn knows(dht: &Dht, half: usize, nodes: usize) {
+    let mut info = dht.halves[half].info.clone();
+    let known = tokio::time::timeout(DEADLINE, info.wait_for(|info| info.good_nodes >= nodes)).await;
+    known.expect("it gets to know them").unwrap();
 }
 
 fn signed(seq: i64, salt: &[u8], v: Vec<u8>) -> VerifiedItem {
@@ -48,8 +62,14 @@ async fn find_peers(dht: &Dht, info_hash: InfoHash) -> Vec<u16> {
 
 #[tokio::test]
 async fn records_values_and_peers_pass_between_nodes() {
+    for listen in [V4, V6] {
+        everything_passes(listen).await;
+    }
+}
+
+async fn everything_passes(listen: &str) {
     let tasks = Tasks::new();
-    let nodes = network(5, &tasks).await;
+    let nodes = network(&[listen], 5, &tasks).await;
     let item = signed(1, b"salt", pointer::value(&InfoHash([3; 20])));
     let outcome = nodes[1].put(item.clone(), None).await;
     assert_eq!((outcome.stored, outcome.newer), (4, None));
@@ -77,6 +97,57 @@ async fn records_values_and_peers_pass_between_nodes() {
 }
 
 #[tokio::test]
+async fn a_node_in_both_dhts_asks_both_and_tells_both() {
+    let tasks = Tasks::new();
+    let (v4, v6) = (network(&[V4], 3, &tasks).await, network(&[V6], 3, &tasks).await);
+    let bootstrap = [&v4[0], &v6[0]].map(|node| node.local_addr().to_string());
+    let both = start_at(&[V4, V6], bootstrap.into(), Mode::Server, &tasks).await;
+    for half in [0, 1] {
+        knows(&both, half, 3).await;
+    }
+    let item = signed(1, b"", b"1:x".to_vec());
+    assert_eq!(both.put(item.clone(), None).await.stored, 6);
+    for node in [&v4[2], &v6[2]] {
+        let got = node.get(*item.key(), Salt::default(), None).await;
+        assert_eq!(got.item, Some(item.clone()), "{}", node.local_addr());
+    }
+    let newer = signed(2, b"", b"1:y".to_vec());
+    v6[1].put(newer.clone(), Some(1)).await;
+    assert_eq!(v4[1].get(*item.key(), Salt::default(), None).await.item, Some(item), "the two are apart");
+    assert_eq!(both.get(*newer.key(), Salt::default(), None).await.item, Some(newer.clone()));
+    let late = both.put(signed(2, b"", b"1:a".to_vec()), Some(1)).await;
+    assert_eq!(late.newer, Some(newer), "in one of them something stands in the way");
+
+    let v = b"3:far".to_vec();
+    v6[1].put_immutable(v.clone()).await.unwrap();
+    assert_eq!(both.get_immutable(item::immutable_target(&v)).await, Some(v));
+
+    // A listener is announced where it is reached.
+    let (any, only_v4) = (InfoHash([1; 20]), InfoHash([2; 20]));
+    assert_eq!(both.announcing("[::]:1".parse().unwrap()).announce(any, 7000).await, 6);
+    assert_eq!(both.announcing("0.0.0.0:1".parse().unwrap()).announce(only_v4, 7000).await, 3);
+    for (node, found) in [(&v4[1], vec![7000]), (&v6[1], vec![])] {
+        assert_eq!(find_peers(node, any).await, [7000]);
+        assert_eq!(find_peers(node, only_v4).await, found);
+    }
+    v6[2].announce(any, 7001).await;
+    assert_eq!(find_peers(&both, any).await, [7000, 7001]);
+    assert_eq!(tasks.stop(Duration::from_secs(5)).await, 0);
+}
+
+/// BEP 32 `want`: who knows nobody in one of the two DHTs asks the nodes of the other.
+#[tokio::test]
+async fn one_dht_leads_to_the_other() {
+    let tasks = Tasks::new();
+    let both = network(&[V4, V6], 3, &tasks).await;
+    knows(&both[0], 1, 2).await;
+    let over_v4 = vec![both[0].local_addr().to_string()];
+    let newcomer = start_at(&[V4, V6], over_v4, Mode::Server, &tasks).await;
+    knows(&newcomer, 1, 2).await;
+    assert_eq!(tasks.stop(Duration::from_secs(5)).await, 0);
+}
+
+#[tokio::test]
 async fn a_lone_node_whose_bootstrap_is_nobody_works_by_itself() {
     let tasks = Tasks::new();
     let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -93,24 +164,25 @@ async fn a_lone_node_whose_bootstrap_is_nobody_works_by_itself() {
 }
 
 #[tokio::test]
-async fn a_restarted_node_finds_the_network_by_what_it_remembers() {
+async fn a_restarted_node_finds_both_networks_by_what_it_remembers() {
     let tasks = Tasks::new();
-    let nodes = network(3, &tasks).await;
+    let nodes = network(&[V4, V6], 3, &tasks).await;
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("dht.state");
-    let settings =
-        |bootstrap| config::Dht { listen: "127.0.0.1:0".parse().unwrap(), bootstrap, ..config::Dht::default() };
     let mut ids = Vec::new();
-    for bootstrap in [vec![nodes[0].local_addr().to_string()], Vec::new()] {
+    for bootstrap in [nodes[0].local_addrs().map(|addr| addr.to_string()).collect(), Vec::new()] {
         let tasks = Tasks::new();
         let metrics = metrics::Dht::detached();
-        let dht = Dht::start(&settings(bootstrap), Mode::Server, Some(file.clone()), metrics, &tasks).await.unwrap();
-        tokio::time::timeout(DEADLINE, dht.bootstrapped()).await.unwrap();
-        assert!(dht.info().good_nodes > 0);
-        ids.push(dht.info().id);
+        let listen = [V4, V6].map(|addr| addr.parse().unwrap()).to_vec().try_into().unwrap();
+        let settings = config::Dht { listen, bootstrap, ..config::Dht::default() };
+        let dht = Dht::start(&settings, Mode::Server, Some(file.clone()), metrics, &tasks).await.unwrap();
+        for half in [0, 1] {
+            knows(&dht, half, 1).await;
+            ids.push(dht.halves[half].info.borrow().id);
+        }
         assert_eq!(tasks.stop(Duration::from_secs(5)).await, 0);
     }
-    assert_eq!(ids[0], ids[1]);
+    assert_eq!(ids[..2], ids[2..]);
     assert_eq!(tasks.stop(Duration::from_secs(5)).await, 0);
 }
 
@@ -118,7 +190,7 @@ async fn a_restarted_node_finds_the_network_by_what_it_remembers() {
 async fn a_port_in_use_is_an_error() {
     let tasks = Tasks::new();
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let settings = config::Dht { listen: taken.local_addr().unwrap(), ..config::Dht::default() };
+    let settings = config::Dht { listen: taken.local_addr().unwrap().into(), ..config::Dht::default() };
     let error = Dht::start(&settings, Mode::Server, None, metrics::Dht::detached(), &tasks).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
 }

@@ -45,9 +45,9 @@ export class Lab {
     return node
   }
 
-  /** A libtorrent peer in that DHT. @param {LocalDht} [dht] @param {Record<string, unknown>} [settings] */
-  async libtorrent(dht, settings) {
-    const peer = await Libtorrent.start(settings)
+  /** A libtorrent peer in that DHT. @param {LocalDht} [dht] @param {Record<string, unknown>} [settings] @param {string} [host] */
+  async libtorrent(dht, settings, host) {
+    const peer = await Libtorrent.start(settings, host)
     this.keep(peer, { stop: () => peer.stop(), account: () => `libtorrent ${peer.host}\n${peer.log.join('\n')}` })
     if (dht) await peer.joinDht(dht.nodes)
     return peer

@@ -26,7 +26,7 @@ export const ONLY = {
 }
 
 export class Libtorrent {
-  /** @param {Record<string, unknown>} [settings] @param {string} [host] */
+  /** @param {Record<string, unknown>} [settings] @param {string} [host]  a loopback address, of either family */
   static async start(settings = {}, host = nextAddress()) {
     const child = spawn(PYTHON, [HELPER, host, JSON.stringify(settings)], { stdio: ['pipe', 'pipe', 'pipe'] })
     const peer = new Libtorrent(child, host)
@@ -138,6 +138,21 @@ export class Libtorrent {
     await this.#do('get_mutable', wanted)
     const [{ v, sig, seq }] = await within(30, 'answer of libtorrent to a DHT get', Promise.race([found, this.died]))
     return v === null ? null : { v, sig, seq }
+  }
+
+  /**
+   * Puts a byte string, with the number after that of what it finds; resolves with how many nodes took it.
+   * @param {import('./record.mjs').Key} key
+   * @param {Buffer} data
+   * @param {Buffer} [salt]
+   * @returns {Promise<number>}
+   */
+  async putMutable(key, data, salt = Buffer.alloc(0)) {
+    const stored = once(this.events, 'put', (event) => event.k === key.hex)
+    const [seed, k] = [key.seed.toString('hex'), key.hex]
+    await this.#do('put_mutable', { seed, k, data: data.toString('hex'), salt: salt.toString('hex') })
+    const [{ nodes }] = await within(30, 'end of a put of libtorrent', Promise.race([stored, this.died]))
+    return nodes
   }
 
   async stop() {

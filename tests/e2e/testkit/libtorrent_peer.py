@@ -6,6 +6,7 @@ Arguments: the address to listen on, and settings in JSON over those below: TCP 
 port mapping. It ends when standard input does.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -111,6 +112,12 @@ class Peer:
     def do_get_mutable(self, k, salt):
         self.session.dht_get_mutable_item(bytes.fromhex(k), bytes.fromhex(salt))
 
+    def do_put_mutable(self, seed, k, data, salt):
+        hashed = bytearray(hashlib.sha512(bytes.fromhex(seed)).digest())  # RFC 8032, section 5.1.5
+        hashed[0] &= 248
+        hashed[31] = hashed[31] & 63 | 64
+        self.session.dht_put_mutable_item(bytes(hashed), bytes.fromhex(k), bytes.fromhex(data), bytes.fromhex(salt))
+
     def command(self, line):
         command = json.loads(line)
         id, do = command.pop("id"), command.pop("do")
@@ -123,6 +130,8 @@ class Peer:
         if isinstance(alert, lt.dht_mutable_item_alert):
             emit({"event": "mutable", "k": alert.key.hex(), "salt": salt_of(alert), "seq": alert.seq,
                   "sig": alert.signature.hex(), "authoritative": alert.authoritative, "v": value_of(alert)})
+        elif isinstance(alert, lt.dht_put_alert):
+            emit({"event": "put", "k": alert.public_key.hex(), "seq": alert.seq, "nodes": alert.num_success})
         elif isinstance(alert, lt.torrent_finished_alert):
             emit({"event": "finished", "info_hash": str(alert.handle.info_hash())})
         else:

@@ -9,7 +9,7 @@ import { once, within } from './wait.mjs'
 export const BINARY =
   process.env['SWARMGATE_BIN'] ?? fileURLToPath(new URL('../../../target/debug/swarmgate', import.meta.url))
 
-/** @typedef {{ event: 'ready', web: string, admin: string, udp_tracker: string, dht: string, bittorrent: string, webrtc: string }} Ready */
+/** @typedef {{ event: 'ready', web: string, admin: string, udp_tracker: string, dht: string, dht_ipv6?: string, bittorrent: string, webrtc: string }} Ready */
 /** @typedef {{ code: number | null, stdout: string, stderr: string, json: any }} Outcome */
 
 /** Every listener on a free port of loopback, and a DHT of our own. @param {string} dataDir @param {string[]} bootstrap */
@@ -109,6 +109,11 @@ export class Server extends Program {
     return hostAndPort(this.ready.dht)
   }
 
+  /** Of a server that listens on both families. */
+  get dhtIpv6() {
+    return hostAndPort(this.ready.dht_ipv6 ?? '')
+  }
+
   get bittorrent() {
     return hostAndPort(this.ready.bittorrent)
   }
@@ -146,8 +151,8 @@ export async function run(args, { env = {}, seconds = 60, cwd } = {}) {
   }
 }
 
-/** @param {string} address */
+/** @param {string} address  an IPv6 one in brackets */
 function hostAndPort(address) {
-  const [host = '', port] = address.split(':')
-  return { host, port: Number(port) }
+  const colon = address.lastIndexOf(':')
+  return { host: address.slice(0, colon).replace(/^\[|\]$/g, ''), port: Number(address.slice(colon + 1)) }
 }
