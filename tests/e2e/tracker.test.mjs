@@ -125,6 +125,25 @@ for (const scheme of ['ws', 'http', 'udp']) {
   })
 }
 
+trial('a stock tracker client over ws finds a server again that was restarted', async (lab) => {
+  const server = await lab.server()
+  const infoHash = randomBytes(20)
+  const client = trackerClient(lab, { announce: server.socket, infoHash, port: 6001 })
+  client.start({ left: 10, ...NO_OFFERS })
+  await within(20, 'reply to the announce', once(client, 'update'))
+  // It tries again after ten seconds and up to five minutes more, as chance has it: here, none.
+  const { random } = Math
+  Math.random = () => 0
+  lab.keep(client, { stop: async () => void (Math.random = random) })
+  await server.stop()
+  const again = once(client, 'update')
+  const restarted = await lab.server({ env: { SWARMGATE__WEB__LISTEN: server.ready.web } })
+  const [update] = await within(90, 'announce to the restarted server', again)
+  assert.deepEqual([update.complete, update.incomplete], [0, 1])
+  const scraped = await fetch(`http://${restarted.ready.web}/scrape?info_hash=${percent(infoHash)}`)
+  assert.match(Buffer.from(await scraped.arrayBuffer()).toString('latin1'), /incompletei1e/)
+})
+
 trial('a stock client and a peer with another WebRTC stack are introduced', async (lab) => {
   const server = await lab.server()
   const infoHash = randomBytes(20)
