@@ -2,7 +2,7 @@
 # make test: every test, with what it needs (Debian packages, npm packages) installed first.
 
 .DELETE_ON_ERROR:
-.PHONY: run test check fmt bench bench-bridge bench-tracker bench-records fuzz
+.PHONY: run test check fmt bench bench-bridge bench-tracker bench-tracker-udp bench-table bench-records fuzz
 
 WEB_SOURCES := $(shell find web-demo -type f -not -path '*/node_modules/*' -not -path 'web-demo/dist/*')
 
@@ -57,6 +57,19 @@ bench-records: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.jso
 	cargo build --release --manifest-path benches/recordload/Cargo.toml --target-dir target/bench/recordload
 	-cargo install pkarr-relay@2.1.0 --features testnet --locked --root target/bench/cargo --target-dir target/bench/pkarr
 	SWARMGATE_BIN=$(CURDIR)/target/release/swarmgate node benches/records.mjs
+
+# The same over UDP. Debian's opentracker is unpacked, not installed, where apt is; else it is left out, as aquatic_udp is
+# where it cannot be built.
+bench-tracker-udp: web-demo/dist/index.html
+	cargo build --release
+	cargo install aquatic_udp_load_test@0.9.0 --root target/bench/cargo --target-dir target/bench/aquatic
+	-cargo install aquatic_udp@0.9.0 --root target/bench/cargo --target-dir target/bench/aquatic
+	-mkdir -p target/bench/opentracker && cd target/bench/opentracker && apt-get download opentracker libowfat0 && for deb in *.deb; do dpkg -x $$deb .; done
+	node benches/tracker_udp.mjs
+
+# The swarm table by itself: time and instructions of an announce, memory, longest pauses.
+bench-table:
+	node benches/table.mjs
 
 # The page is part of the binary, so it is built before it.
 web-demo/dist/index.html: web-demo/node_modules/.package-lock.json $(WEB_SOURCES)

@@ -1,0 +1,182 @@
+// What the tracker costs over UDP, beside aquatic_udp (crates.io) and opentracker (Debian): announces answered for each
+// second of processor time, under aquatic's own load generator with its own mix (a connect to each announce, a scrape now
+// and then, 30 peers wanted). Every server gets one processor, the generator the other; servers take turns, each run
+// with a fresh one. Debian's opentracker serves only listed torrents, so the generator's are listed for it.
+
+import { spawn } from 'node:child_process'
+import { createSocket } from 'node:dgram'
+import { once } from 'node:events'
+import { existsSync, readFileSync } from 'node:fs'
+import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { loadavg, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+
+const { values: options } = parseArgs({
+  options: { rounds: { type: 'string', default: '5' }, seconds: { type: 'string', default: '8' } },
+})
+const top = fileURLToPath(new URL('..', import.meta.url))
+const installed = join(top, 'target/bench')
+const generator = join(installed, 'cargo/bin/aquatic_udp_load_test')
+const opentracker = ['/usr/bin/opentracker', join(installed, 'opentracker/usr/bin/opentracker')].find(existsSync)
+
+/** Torrents and peers that the generator plays: so many that a table does not fit the processor's nearest caches. */
+const TORRENTS = 20_000
+const PEERS = 200_000
+
+/** Clock ticks in a second, by which the kernel counts processor time (`CLK_TCK`). */
+const TICKS = 100
+
+/** @type {Record<string, (port: number, dir: string) => Promise<string[]>>} */
+const SERVERS = {
+  swarmgate: async (port, dir) => {
+    const rooms = ['web', 'admin', 'dht', 'bittorrent', 'webrtc'].flatMap((room) => [
+      '--set',
+      `${room}.listen=127.0.0.1:0`,
+    ])
+    const settings = ['--set', `tracker.udp_listen=127.0.0.1:${port}`, '--set', 'dht.bootstrap=[]']
+    const program = process.env['SWARMGATE_BIN'] ?? join(top, 'target/release/swarmgate')
+    return [program, 'serve', '--data-dir', dir, ...rooms, ...settings]
+  },
+  aquatic_udp: async (port, dir) => {
+    const program = join(installed, 'cargo/bin/aquatic_udp')
+    const config = join(dir, 'aquatic.toml')
+    const defaults = await output(program, '-p')
+    await writeFile(config, defaults.replace(/^address = .*$/m, `address = "127.0.0.1:${port}"`))
+    return [program, '-c', config]
+  },
+  opentracker: async (port, dir) => {
+    await chmod(dir, 0o755) // it becomes `nobody`, and reads the list then
+    const list = join(dir, 'list')
+    await writeFile(list, torrents.map((hash) => `${hash}\n`).join(''))
+    return [opentracker ?? '', '-i', '127.0.0.1', '-p', `${port}`, '-P', `${port}`, '-d', dir, '-w', 'list']
+  },
+}
+
+const present = { swarmgate: true, aquatic_udp: existsSync(join(installed, 'cargo/bin/aquatic_udp')), opentracker }
+const names = Object.keys(SERVERS).filter((name) => present[/** @type {keyof typeof present} */ (name)])
+const torrents = opentracker ? await generated() : []
+
+/** @type {Map<string, { announces: number[], answered: number[] }>} */
+const figures = new Map(names.map((name) => [name, { announces: [], answered: [] }]))
+for (let round = 0; round < Number(options.rounds); round++) {
+  for (const [name, { announces, answered }] of figures) {
+    const result = await run(name)
+    announces.push(result.announces / result.processor)
+    answered.push(result.announces / Number(options.seconds))
+  }
+}
+console.log(
+  `announces for each second of processor time, median (least to most); load average ${loadavg()[0]?.toFixed(1)}`,
+)
+const ours = median(figures.get('swarmgate')?.announces ?? [])
+for (const [name, { announces, answered }] of figures) {
+  const range = `(${Math.min(...announces).toFixed(0)} to ${Math.max(...announces).toFixed(0)})`
+  const ratio = name === 'swarmgate' ? '' : `swarmgate is at ${(ours / median(announces)).toFixed(2)} of it`
+  console.log(
+    `  ${name.padEnd(12)} ${median(announces).toFixed(0).padStart(8)} ${range.padEnd(22)} ${median(answered).toFixed(0).padStart(8)} a second  ${ratio}`,
+  )
+}
+
+/** One run of the generator against a fresh server. @param {string} name */
+async function run(name) {
+  const dir = await mkdtemp(join(tmpdir(), 'swarmgate-bench-'))
+  const port = await freePort()
+  const command = (await SERVERS[name]?.(port, dir)) ?? []
+  const env = { ...process.env, LD_LIBRARY_PATH: join(installed, 'opentracker/usr/lib') }
+  const server = spawn('taskset', ['-c', '0', ...command], { stdio: ['ignore', 'pipe', 'ignore'], env })
+  try {
+    if (name === 'swarmgate') await once(createInterface(server.stdout), 'line')
+    await listening(port)
+    const config = join(dir, 'load.toml')
+    await writeFile(config, await load(port, Number(options.seconds)))
+    const before = processorTime(server.pid ?? 0)
+    const report = await output('taskset', '-c', '1', generator, '-c', config)
+    const processor = processorTime(server.pid ?? 0) - before
+    const announces = Number(/Announce responses: +([\d.]+)/.exec(report)?.[1]) * Number(options.seconds)
+    if (!(announces > 0)) throw new Error(`${name} answered nothing`)
+    return { announces, processor }
+  } finally {
+    server.kill('SIGKILL')
+    if (server.exitCode === null && server.signalCode === null) await once(server, 'exit')
+    await rm(dir, { recursive: true, force: true })
+  }
+}
+
+/** The generator's configuration. @param {number} port @param {number} seconds */
+async function load(port, seconds) {
+  const defaults = await output(generator, '-p')
+  return defaults
+    .replace(/^server_address = .*$/m, `server_address = "127.0.0.1:${port}"`)
+    .replace(/^duration = .*$/m, `duration = ${seconds}`)
+    .replace(/^number_of_torrents = .*$/m, `number_of_torrents = ${TORRENTS}`)
+    .replace(/^number_of_peers = .*$/m, `number_of_peers = ${PEERS}`)
+    .replace(/^extra_statistics = .*$/m, 'extra_statistics = false')
+}
+
+/** The info hashes that the generator makes up, the same in every run: learned by answering it for a while. */
+async function generated() {
+  const dir = await mkdtemp(join(tmpdir(), 'swarmgate-bench-'))
+  const hashes = new Set()
+  const socket = createSocket('udp4')
+  socket.on('message', (request, from) => {
+    const [action, transaction] = [request.readUInt32BE(8), request.subarray(12, 16)]
+    const head = Buffer.concat([request.subarray(8, 12), transaction])
+    if (action === 1) hashes.add(request.subarray(16, 36).toString('hex'))
+    if (action === 2)
+      for (let at = 16; at + 20 <= request.length; at += 20) hashes.add(request.subarray(at, at + 20).toString('hex'))
+    socket.send(Buffer.concat([head, Buffer.alloc(action === 0 ? 8 : 12, 1)]), from.port, from.address)
+  })
+  socket.bind(0, '127.0.0.1')
+  await once(socket, 'listening')
+  const config = join(dir, 'load.toml')
+  await writeFile(config, await load(socket.address().port, 20))
+  await output(generator, '-c', config)
+  socket.close()
+  await rm(dir, { recursive: true, force: true })
+  return [...hashes]
+}
+
+/** Processor time of a process so far, its own and the kernel's for it, in seconds. @param {number} pid */
+function processorTime(pid) {
+  const [, after = ''] = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')
+  const [user, system] = after.split(' ').slice(11, 13).map(Number)
+  return (Number(user) + Number(system)) / TICKS
+}
+
+/** @param {number[]} samples */
+function median(samples) {
+  return samples.toSorted((a, b) => a - b)[samples.length >> 1] ?? NaN
+}
+
+async function freePort() {
+  const socket = createSocket('udp4').bind(0, '127.0.0.1')
+  await once(socket, 'listening')
+  const { port } = socket.address()
+  socket.close()
+  await once(socket, 'close')
+  return port
+}
+
+/** Waits until a UDP socket is bound to the port, by the kernel's list. @param {number} port */
+async function listening(port) {
+  const local = `:${port.toString(16).toUpperCase().padStart(4, '0')} `
+  const deadline = Date.now() + 20_000
+  while (Date.now() < deadline) {
+    if (readFileSync('/proc/net/udp', 'utf8').includes(local)) return
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+  throw new Error('it does not listen')
+}
+
+/** What a program prints. @param {string} program @param {string[]} parameters @returns {Promise<string>} */
+async function output(program, ...parameters) {
+  const child = spawn(program, parameters, { stdio: ['ignore', 'pipe', 'ignore'] })
+  let text = ''
+  child.stdout.setEncoding('utf8').on('data', (chunk) => (text += chunk))
+  const [code] = await once(child, 'close')
+  if (code !== 0) throw new Error(`${program} ended with ${code}`)
+  return text
+}
