@@ -99,7 +99,9 @@ section! {
         max_sockets: usize = 20_000,
         /// Most WebSocket connections from one address (IPv6: one /64). Loopback is exempt: it is a proxy of one's own.
         max_sockets_per_address: usize = 500,
-        /// Most web peers from one address, over all its sockets and swarms. Loopback is exempt from this and the next two.
+        /// Most web peers from one address (IPv6: one /64), over all its sockets and swarms. Of native peers it may add as
+        /// many at once, and as many again in two and a half intervals, in which those that do not announce again are
+        /// forgotten. Loopback is exempt from this and the next two.
         max_peers_per_address: usize = 20_000,
         /// Announces a second from one address, over all doors; twenty seconds' worth may come at once. 0 for no limit.
         max_announces_per_second: u32 = 100,

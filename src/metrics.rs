@@ -62,9 +62,8 @@ metrics! {
         scrapes: IntCounterVec = "tracker_scrapes_total" ["door"], "Scrapes answered, by door (ws, http, udp).";
         relayed: IntCounterVec = "tracker_relayed_total" ["kind"], "Offers and answers passed on, by kind (offer, answer: between web peers; resident_offer, resident_answer: to and from the bridge).";
         errors: IntCounterVec = "tracker_errors_total" ["door"], "Requests answered with a failure reason, by door (ws, http, udp).";
-        not_taken: IntCounterVec = "tracker_announces_refused_total" ["rule"], "Announces refused by a rule of the operator's, by rule (torrent, passkey, pace).";
+        not_taken: IntCounterVec = "tracker_announces_refused_total" ["rule"], "Announces refused by a rule of the operator's (torrent, passkey) or a limit (pace, socket_peers, address_peers, table_full).";
         dropped: IntCounterVec = "tracker_dropped_total" ["reason"], "Messages not delivered, by reason (slow_reader, busy_reader, unexpected_answer, offer_pace, udp_malformed).";
-        queue_full: IntCounter = "tracker_queue_full_total", "Requests that had to wait for a place in the queue of a shard.";
         swarms: IntGauge = "tracker_swarms", "Swarms in the table.";
         peers: IntGaugeVec = "tracker_peers" ["kind"], "Peers in the table, by kind (web, native).";
     }

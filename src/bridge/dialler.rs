@@ -114,7 +114,7 @@ pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAd
             }
             _ = tick.tick() => {
                 if let Some(tracker) = sources.tracker.as_ref().filter(|_| wanted && !private) {
-                    for addr in tracker.native_peers(swarm.info_hash, TRACKER_PEERS).await {
+                    for addr in tracker.native_peers(swarm.info_hash, TRACKER_PEERS) {
                         // Each announced itself from that address, so it is the one who named it.
                         if sources.may_dial(addr, addr.ip()) {
                             candidates.add(addr, Source::Tracker, Instant::now());

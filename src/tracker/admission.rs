@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::rate::{Bucket, Rate};
+use super::table::lifetime;
 use crate::{config, metrics};
 
-/// Addresses remembered before those are looked for that need not be. Some 150 bytes each.
+/// Addresses remembered before those are looked for that need not be. Some 200 bytes each.
 const SWEEP_AT_LEAST: usize = 4_096;
 
 #[derive(Debug)]
@@ -26,6 +27,7 @@ struct Limits {
     peers_per_address: usize,
     announces: Rate,
     offers: Rate,
+    natives: Rate,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +46,8 @@ struct Address {
     peers: usize,
     announces: Bucket,
     offers: Bucket,
+    /// Native peers that it may still add.
+    natives: Bucket,
 }
 
 /// The right to one open socket, given back when dropped.
@@ -61,6 +65,7 @@ impl Admission {
             peers_per_address: settings.max_peers_per_address,
             announces: Rate::per_second(settings.max_announces_per_second),
             offers: Rate::per_second(settings.max_offers_per_second),
+            natives: Rate::in_the_time(settings.max_peers_per_address, lifetime(settings.native_interval)),
         };
         Arc::new(Self { limits, state: Mutex::default(), metrics })
     }
@@ -110,6 +115,15 @@ impl Admission {
         room
     }
 
+    /// Whether `ip` may add a native peer now: as many at once as web peers, and as many again in the time in which those
+    /// are forgotten if they are not announced again. So no more than twice the limit are ever there, and nobody need
+    /// count those that go.
+    pub(super) fn bring_native(&self, now: Instant, ip: IpAddr) -> bool {
+        let mut state = self.state();
+        let address = self.address(&mut state, now, ip);
+        address.is_none_or(|address| address.natives.take(now, self.limits.natives, 1) == 1)
+    }
+
     /// Web peers from `ip` are gone.
     pub(super) fn take_back(&self, ip: IpAddr, peers: usize) {
         let mut state = self.state();
@@ -121,12 +135,13 @@ impl Admission {
     /// What is known of an address; nothing of those that are not counted.
     fn address<'a>(&self, state: &'a mut State, now: Instant, ip: IpAddr) -> Option<&'a mut Address> {
         let key = counted_address(ip)?;
-        let Limits { announces, offers, .. } = self.limits;
+        let Limits { announces, offers, natives, .. } = self.limits;
         if state.addresses.len() >= state.sweep_at.max(SWEEP_AT_LEAST) && !state.addresses.contains_key(&key) {
             state.addresses.retain(|_, address| {
                 address.sockets + address.peers > 0
                     || !address.announces.is_full(now, announces)
                     || !address.offers.is_full(now, offers)
+                    || !address.natives.is_full(now, natives)
             });
             state.sweep_at = 2 * state.addresses.len();
         }
@@ -135,6 +150,7 @@ impl Admission {
             peers: 0,
             announces: Bucket::full(now, announces),
             offers: Bucket::full(now, offers),
+            natives: Bucket::full(now, natives),
         }))
     }
 
@@ -217,9 +233,12 @@ mod tests {
         assert!(admission.announce(now, b) && admission.announce(now + Duration::from_secs(1), a));
         assert_eq!([60, 60, 60].map(|wanted| admission.offers(now, a, wanted)), [60, 40, 0]);
         assert_eq!([a, a, a, b].map(|ip| admission.bring(now, ip)), [true, true, false, true]);
+        assert_eq!([a, a, a, b].map(|ip| admission.bring_native(now, ip)), [true, true, false, true]);
+        let half = lifetime(settings.native_interval) / 2;
+        assert_eq!([a, a].map(|ip| admission.bring_native(now + half, ip)), [true, false]);
         admission.take_back(a, 2);
         assert!(admission.bring(now, a));
-        assert!((0..1_000).all(|_| admission.announce(now, own) && admission.bring(now, own)));
+        assert!((0..1_000).all(|_| admission.announce(now, own) && admission.bring_native(now, own)));
     }
 
     #[test]

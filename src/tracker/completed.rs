@@ -1,6 +1,6 @@
 //! Completed downloads, kept over restarts: one SQLite file, written by one task.
 //!
-//! A count that was told more than [`BATCH`] ago survives a crash; an orderly stop loses none. The file has at most
+//! A count that was told more than [`BATCH`] ago survives a crash; an orderly stop loses none that came before it. The file has at most
 //! `tracker.max_completed` rows; those whose last completion is longest ago go first.
 
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ const BATCH: Duration = Duration::from_secs(5);
 const QUEUE: usize = 4_096;
 
 /// A swarm and how often it has been completed.
-pub(super) type Downloads = (InfoHash, usize);
+pub(super) type Downloads = (InfoHash, u32);
 
 /// Takes counts to the writer; nowhere, if nothing is kept.
 #[derive(Debug, Clone, Default)]
@@ -50,27 +50,28 @@ impl Recorder {
     }
 }
 
-/// Opens the file and starts its writer, which ends when the last [`Recorder`] is dropped. Returns what it holds.
+/// Opens the file and starts its writer, which ends when the node stops or the last [`Recorder`] is dropped. Returns what
+/// the file holds.
 pub(super) fn open(data_dir: &Path, max: usize, tasks: &Tasks) -> rusqlite::Result<(Vec<Downloads>, Recorder)> {
     let connection = Connection::open(data_dir.join(FILE))?;
     connection.execute_batch(SCHEMA)?;
     let kept = read(&connection)?;
     let (changes, queue) = mpsc::channel(QUEUE);
-    tasks.spawn(write_all(connection, queue, max));
+    tasks.spawn(write_all(connection, queue, max, tasks.clone()));
     Ok((kept, Recorder { changes: Some(changes) }))
 }
 
 fn read(connection: &Connection) -> rusqlite::Result<Vec<Downloads>> {
     let mut rows = connection.prepare("SELECT info_hash, downloads FROM completed ORDER BY number")?;
-    let rows = rows.query_map([], |row| Ok((InfoHash(row.get(0)?), row.get::<_, u32>(1)? as usize)))?;
+    let rows = rows.query_map([], |row| Ok((InfoHash(row.get(0)?), row.get(1)?)))?;
     rows.collect()
 }
 
-async fn write_all(mut connection: Connection, mut changes: mpsc::Receiver<Downloads>, max: usize) {
-    while let Some((info_hash, downloads)) = changes.recv().await {
+async fn write_all(mut connection: Connection, mut changes: mpsc::Receiver<Downloads>, max: usize, tasks: Tasks) {
+    while let Some((info_hash, downloads)) = next(&mut changes, &tasks).await {
         let mut batch = HashMap::from([(info_hash, downloads)]);
         let end = Instant::now() + BATCH;
-        while let Ok(Some((info_hash, downloads))) = timeout_at(end, changes.recv()).await {
+        while let Ok(Some((info_hash, downloads))) = timeout_at(end, next(&mut changes, &tasks)).await {
             batch.insert(info_hash, downloads);
         }
         let written = tokio::task::spawn_blocking(move || (write(&mut connection, &batch, max), connection)).await;
@@ -82,10 +83,21 @@ async fn write_all(mut connection: Connection, mut changes: mpsc::Receiver<Downl
     }
 }
 
-fn write(connection: &mut Connection, batch: &HashMap<InfoHash, usize>, max: usize) -> rusqlite::Result<()> {
+/// The next change; when the node stops, those that wait and then none.
+async fn next(changes: &mut mpsc::Receiver<Downloads>, tasks: &Tasks) -> Option<Downloads> {
+    tokio::select! {
+        biased;
+        change = changes.recv() => change,
+        () = tasks.stopping() => {
+            changes.close();
+            changes.recv().await
+        }
+    }
+}
+
+fn write(connection: &mut Connection, batch: &HashMap<InfoHash, u32>, max: usize) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     for (info_hash, downloads) in batch {
-        let downloads = u32::try_from(*downloads).unwrap_or(u32::MAX);
         transaction
             .prepare_cached("INSERT OR REPLACE INTO completed (info_hash, downloads) VALUES (?1, ?2)")?
             .execute(params![info_hash.0, downloads])?;
@@ -119,7 +131,7 @@ mod tests {
         for round in 2..6 {
             let tasks = Tasks::new();
             let (_, recorder) = open(directory.path(), 3, &tasks).unwrap();
-            recorder.record((hash(round), usize::from(round)));
+            recorder.record((hash(round), round.into()));
             drop(recorder);
             assert_eq!(tasks.stop(Duration::from_secs(20)).await, 0);
         }

@@ -3,23 +3,23 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::shard::Stopped;
-use super::table::{Full, NativeQuestion};
+use super::shard::Full;
+use super::table::NativeQuestion;
 use super::{Inner, Refused, native_peers_wanted};
 use crate::wire::tracker_http::{self, Announced, Reason};
 
 /// Clients may announce this soon again, for instance when a user asks for more peers.
 const MIN_INTERVAL: Duration = Duration::from_secs(60);
 
-pub(super) async fn announce(tracker: &Inner, path: &str, query: &str, from: IpAddr) -> Vec<u8> {
-    reply(tracker, &tracker.metrics.announces, try_announce(tracker, path, query, from).await)
+pub(super) fn announce(tracker: &Inner, path: &str, query: &str, from: IpAddr) -> Vec<u8> {
+    reply(tracker, &tracker.metrics.announces, try_announce(tracker, path, query, from))
 }
 
-pub(super) async fn scrape(tracker: &Inner, path: &str, query: &str) -> Vec<u8> {
-    reply(tracker, &tracker.metrics.scrapes, try_scrape(tracker, path, query).await)
+pub(super) fn scrape(tracker: &Inner, path: &str, query: &str) -> Vec<u8> {
+    reply(tracker, &tracker.metrics.scrapes, try_scrape(tracker, path, query))
 }
 
-async fn try_announce(tracker: &Inner, path: &str, query: &str, ip: IpAddr) -> Result<Vec<u8>, Reason> {
+fn try_announce(tracker: &Inner, path: &str, query: &str, ip: IpAddr) -> Result<Vec<u8>, Reason> {
     tracker.check_client(path, query)?;
     let tracker_http::Announce { announce, list } = tracker_http::parse_announce(query)?;
     if announce.progress.is_some() {
@@ -27,25 +27,26 @@ async fn try_announce(tracker: &Inner, path: &str, query: &str, ip: IpAddr) -> R
         tracker.check_torrent(&announce.info_hash)?;
     }
     let wanted = native_peers_wanted(announce.numwant);
-    let question = NativeQuestion { ip, announce, wanted, both: true };
-    let reply = tracker.shards.native(question).await.map_err(|Stopped| Reason::Stopping)?;
-    let reply = reply.map_err(|Full| Reason::TrackerFull)?;
+    let question = NativeQuestion { ip, announce: &announce, wanted, both: true };
+    let mut peers = Vec::new();
+    let counts = tracker.native(&question, &mut |addr, peer_id| peers.push((addr, peer_id)))?;
     let interval = tracker.settings.native_interval;
     let announced = Announced {
-        counts: reply.counts,
+        counts,
         interval: interval.as_secs(),
         min_interval: interval.min(MIN_INTERVAL).as_secs(),
         external_ip: ip,
-        peers: reply.peers,
+        peers,
     };
     Ok(announced.encode(list))
 }
 
-async fn try_scrape(tracker: &Inner, path: &str, query: &str) -> Result<Vec<u8>, Reason> {
+fn try_scrape(tracker: &Inner, path: &str, query: &str) -> Result<Vec<u8>, Reason> {
     tracker.check_client(path, query)?;
     let info_hashes = tracker_http::parse_scrape(query)?;
-    let files = tracker.shards.scrape(&info_hashes).await.map_err(|Stopped| Reason::Stopping)?;
-    Ok(tracker_http::encode_scraped(&files))
+    Ok(tracker_http::encode_scraped(
+        info_hashes.into_iter().map(|info_hash| (info_hash, tracker.shards.scrape(&info_hash))),
+    ))
 }
 
 fn reply(tracker: &Inner, answered: &prometheus::IntCounterVec, result: Result<Vec<u8>, Reason>) -> Vec<u8> {
@@ -63,6 +64,15 @@ impl From<Refused> for Reason {
             Refused::Torrent => Self::NotServed,
             Refused::Passkey => Self::NoPasskey,
             Refused::Pace => Self::TooOften,
+        }
+    }
+}
+
+impl From<Full> for Reason {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::Tracker => Self::TrackerFull,
+            Full::Address => Self::AddressFull,
         }
     }
 }

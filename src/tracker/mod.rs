@@ -1,8 +1,8 @@
 //! The tracker: introduces web peers to each other over WebSocket, and native peers over HTTP and UDP.
 //!
 //! One swarm table serves all doors, so web and native peers of a torrent are counted together. The table is split into
-//! shards by info hash, each owned by one task; a socket's session parses what it reads, asks the shard that owns the
-//! swarm, and writes what the shards put into its [`Outbox`]. Sessions never wait for one another.
+//! shards by info hash, each behind a lock that is held for microseconds; a socket's session parses what it reads, has
+//! the shard that owns the swarm take it, and writes what others put into its [`Outbox`]. Nobody holds a lock and waits.
 //!
 //! The room knows nothing of records, the DHT or the bridge. Those reach it through two traits: [`Extension`] takes the
 //! messages that are not the tracker's, [`Resident`] takes offers of web peers that somebody in this process wants to meet.
@@ -11,6 +11,7 @@ mod access;
 mod admission;
 mod completed;
 mod connection;
+mod dense;
 mod http;
 mod outbox;
 mod rate;
@@ -37,8 +38,8 @@ use self::access::{Access, Refused};
 use self::admission::Admission;
 use self::completed::{Downloads, Recorder};
 use self::connection::Connection;
-use self::shard::{Shards, Socket};
-use self::table::SocketId;
+use self::shard::{Full, Shards, Socket};
+use self::table::{NativeQuestion, SocketId};
 use self::ws::Session;
 use crate::tasks::Tasks;
 use crate::wire::id::{InfoHash, PeerId};
@@ -274,13 +275,15 @@ impl Tracker {
     }
 
     /// Answers an announce (BEP 3, 7, 23): the bencoded body, failures too. `query` is the raw query string.
-    pub async fn http_announce(&self, path: &str, query: &str, from: IpAddr) -> Vec<u8> {
-        http::announce(&self.inner, path, query, from.to_canonical()).await
+    #[must_use]
+    pub fn http_announce(&self, path: &str, query: &str, from: IpAddr) -> Vec<u8> {
+        http::announce(&self.inner, path, query, from.to_canonical())
     }
 
     /// Answers a scrape (BEP 48): the bencoded body, failures too.
-    pub async fn http_scrape(&self, path: &str, query: &str) -> Vec<u8> {
-        http::scrape(&self.inner, path, query).await
+    #[must_use]
+    pub fn http_scrape(&self, path: &str, query: &str) -> Vec<u8> {
+        http::scrape(&self.inner, path, query)
     }
 
     /// Whether a WebSocket that asks for this address may be opened: on a private tracker it needs a passkey.
@@ -291,13 +294,13 @@ impl Tracker {
 
     /// Serves the UDP tracker (BEP 15) on `socket` until the node stops.
     pub async fn serve_udp(&self, socket: UdpSocket) {
-        udp::serve(&self.inner, socket).await;
+        udp::serve(self.inner.clone(), socket).await;
     }
 
     /// Addresses of native peers of a swarm, chosen at random. Each announced itself from that address.
-    pub async fn native_peers(&self, info_hash: InfoHash, max: usize) -> Vec<SocketAddr> {
-        // A tracker that has stopped knows nobody.
-        self.inner.shards.native_peers(info_hash, max).await.unwrap_or_default()
+    #[must_use]
+    pub fn native_peers(&self, info_hash: InfoHash, max: usize) -> Vec<SocketAddr> {
+        self.inner.shards.native_peers(&info_hash, max)
     }
 
     /// What is on a list, sorted, and who put it there.
@@ -337,7 +340,8 @@ impl Tracker {
     }
 
     /// How much there is in the table now.
-    pub async fn stats(&self) -> Stats {
+    #[must_use]
+    pub fn stats(&self) -> Stats {
         self.inner.shards.stats()
     }
 }
@@ -354,6 +358,22 @@ impl Inner {
         }
         self.metrics.not_taken.with_label_values(&["pace"]).inc();
         Err(Refused::Pace)
+    }
+
+    /// Announces a native peer whose request has passed the checks.
+    fn native(
+        &self,
+        question: &NativeQuestion<'_>,
+        found: &mut impl FnMut(SocketAddr, PeerId),
+    ) -> Result<Counts, Full> {
+        let admit = || self.admission.bring_native(Instant::now(), question.ip);
+        self.shards.native(question, admit, found).inspect_err(|full| {
+            let rule = match full {
+                Full::Tracker => "table_full",
+                Full::Address => "address_peers",
+            };
+            self.metrics.not_taken.with_label_values(&[rule]).inc();
+        })
     }
 
     fn check_torrent(&self, info_hash: &InfoHash) -> Result<(), Refused> {

@@ -1,6 +1,6 @@
 //! Token buckets. Pure: time is an argument.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How much may pass in the long run, and how much at once.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +17,12 @@ pub(super) struct Bucket {
 }
 
 impl Rate {
+    /// So much at once, and as much again in the course of `time`.
+    pub(super) fn in_the_time(amount: usize, time: Duration) -> Self {
+        let burst = amount as f64;
+        Self { per_second: burst / time.as_secs_f64().max(1.0), burst }
+    }
+
     /// Seconds' worth that may pass at once: a page with a hundred torrents announces them all when it is opened.
     const BURST_SECONDS: f64 = 20.0;
 
@@ -57,8 +63,6 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -75,6 +79,10 @@ mod tests {
         assert!(!bucket.is_full(after(20_000), rate));
         assert!(bucket.is_full(after(30_000), rate));
         assert_eq!(bucket.take(after(1_000_000), rate, 1_000), 200, "it does not overflow");
+
+        let rate = Rate::in_the_time(60, Duration::from_secs(120));
+        let mut bucket = Bucket::full(start, rate);
+        assert_eq!([0, 0, 4_000, 200_000].map(|millis| bucket.take(after(millis), rate, 61)), [60, 0, 2, 60]);
 
         let rate = Rate::per_second(0);
         let mut bucket = Bucket::full(start, rate);

@@ -1,6 +1,5 @@
 //! The swarms of one shard. No I/O, clock or randomness: time and chance are arguments, what must be sent is returned.
 
-use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -9,9 +8,10 @@ use rand::{Rng, RngExt};
 
 use super::Stats;
 use super::completed::Downloads;
-use super::swarm::{Member, Swarm};
+use super::dense::{Dense, Keyed};
+use super::swarm::{Member, Second, Swarm};
 use crate::wire::id::{InfoHash, PeerId};
-use crate::wire::tracker::{Counts, NativeAnnounce, Progress};
+use crate::wire::tracker::{Counts, NativeAnnounce};
 use crate::wire::tracker_ws::{Announce, Failure, Intent, Message, Offer, Reason};
 
 /// Names one WebSocket of this process, for as long as the process runs.
@@ -26,23 +26,21 @@ pub(super) struct Intervals {
 }
 
 /// How long after its last announce a peer is forgotten: it has missed two, and half an interval is grace.
-fn lifetime(interval: Duration) -> Duration {
+pub(super) fn lifetime(interval: Duration) -> Duration {
     interval * 5 / 2
 }
 
+/// `S` is the way to a socket: what the table was given with an announce is what its effects are addressed to.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct Table<S> {
     intervals: Intervals,
-    swarms: IndexMap<InfoHash, Swarm>,
-    /// Swarms from here on have been looked at in this round of [`Table::expire`].
-    swept: usize,
-    /// Swarms looked at in one call of it.
-    stride: usize,
-    /// What each socket brought, so that it goes when the socket does.
-    sockets: HashMap<SocketId, HashSet<(InfoHash, PeerId)>>,
+    /// When it was made. Seconds in it count from here.
+    start: Instant,
+    swarms: Dense<Entry<S>>,
+    sweep: Sweep,
     stats: Stats,
     /// How often swarms that are empty now have been completed.
-    completed: IndexMap<InfoHash, usize>,
+    completed: IndexMap<InfoHash, u32>,
     max_completed: usize,
     /// Where [`Self::remember`] last looked for a count to forget.
     forgotten: usize,
@@ -50,29 +48,52 @@ pub(super) struct Table {
     completions: Vec<Downloads>,
 }
 
-/// Something that happened on a WebSocket.
-#[derive(Debug, Clone)]
-pub(super) enum Event {
-    Announce {
-        socket: SocketId,
-        announce: Announce,
-        /// Whether the resident wants an offer of this swarm.
-        resident: bool,
-        /// Whether a peer may be added. Known peers are always welcome.
-        room: bool,
-    },
-    Closed {
-        socket: SocketId,
-    },
+#[derive(Debug)]
+struct Entry<S> {
+    info_hash: InfoHash,
+    swarm: Swarm<S>,
 }
 
-/// What must be done about an event.
+impl<S> Keyed for Entry<S> {
+    type Key = InfoHash;
+
+    fn key(&self) -> InfoHash {
+        self.info_hash
+    }
+}
+
+/// How far a round of [`Table::expire`] has come. It goes downwards, since what is removed is replaced by what is last.
+#[derive(Debug, Clone, Copy)]
+struct Sweep {
+    /// Swarms from here on have been gone through.
+    swarm: usize,
+    /// In the one before, so have its peers from here on.
+    peer: usize,
+}
+
+impl Sweep {
+    const START: Self = Self { swarm: usize::MAX, peer: usize::MAX };
+}
+
+/// An announce over a WebSocket.
+#[derive(Debug, Clone)]
+pub(super) struct WebAnnounce<S> {
+    pub(super) id: SocketId,
+    pub(super) socket: S,
+    pub(super) announce: Announce,
+    /// Whether the resident wants an offer of this swarm.
+    pub(super) resident: bool,
+    /// Whether a peer may be added. Known peers are always welcome.
+    pub(super) room: bool,
+}
+
+/// What must be done about an announce.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Effect {
-    Send(SocketId, Message),
+pub(super) enum Effect<S> {
+    Send(S, Message),
     /// An offer, the one kind of message that may be lost on the way.
     Offer {
-        to: Member,
+        to: S,
         message: Message,
     },
     /// This offer goes to the resident.
@@ -86,45 +107,33 @@ pub(super) enum Effect {
 }
 
 #[must_use]
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Effects(pub(super) Vec<Effect>);
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Effects<S>(pub(super) Vec<Effect<S>>);
 
-/// An announce of a native peer, and what to answer.
+/// An announce of a native peer.
 #[derive(Debug, Clone)]
-pub(super) struct NativeQuestion {
+pub(super) struct NativeQuestion<'a> {
     /// Where it came from.
     pub(super) ip: IpAddr,
-    pub(super) announce: NativeAnnounce,
+    pub(super) announce: &'a NativeAnnounce,
     /// How many peers to name.
     pub(super) wanted: usize,
     /// Of both address families, or the asker's only.
     pub(super) both: bool,
 }
 
-/// The reply to a native announce.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NativeReply {
-    pub(super) counts: Counts,
-    pub(super) peers: Vec<(SocketAddr, PeerId)>,
-}
-
-/// The table takes no more peers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Full;
-
-impl Table {
-    pub(super) fn new(intervals: Intervals, max_completed: usize) -> Self {
+impl<S: Clone> Table<S> {
+    pub(super) fn new(intervals: Intervals, max_completed: usize, start: Instant) -> Self {
         Self {
+            intervals,
+            start,
+            swarms: Dense::default(),
+            sweep: Sweep::START,
+            stats: Stats::default(),
             completed: IndexMap::new(),
             max_completed,
             forgotten: 0,
             completions: Vec::new(),
-            intervals,
-            swarms: IndexMap::new(),
-            swept: 0,
-            stride: 0,
-            sockets: HashMap::new(),
-            stats: Stats::default(),
         }
     }
 
@@ -133,10 +142,13 @@ impl Table {
     }
 
     pub(super) fn scrape(&self, info_hash: &InfoHash) -> Counts {
-        self.swarms.get(info_hash).map_or_else(
-            || Counts { downloaded: self.completed.get(info_hash).copied().unwrap_or(0), ..Counts::default() },
-            Swarm::counts,
-        )
+        match self.swarms.get(info_hash) {
+            Some(entry) => entry.swarm.counts(),
+            None => {
+                let downloaded = self.completed.get(info_hash).copied().unwrap_or(0);
+                Counts { downloaded: downloaded as usize, ..Counts::default() }
+            }
+        }
     }
 
     /// Remembers how often a swarm that is empty has been completed. Past the limit the least of a few others is
@@ -159,221 +171,223 @@ impl Table {
         self.completions.drain(..)
     }
 
-    pub(super) fn handle(&mut self, now: Instant, rng: &mut impl Rng, event: Event) -> Effects {
-        match event {
-            Event::Closed { socket } => {
-                self.close(socket);
-                Effects::default()
+    pub(super) fn web(&mut self, now: Instant, rng: &mut impl Rng, announced: WebAnnounce<S>) -> Effects<S> {
+        let WebAnnounce { id, socket, announce, resident, room } = announced;
+        let Announce { info_hash, peer_id, intent } = announce;
+        let member = (peer_id, id);
+        let now = self.second(now);
+        let (progress, offers) = match intent {
+            Intent::Offers { progress, offers } => (progress, offers),
+            Intent::Update { progress } => (progress, Vec::new()),
+            Intent::Stop => {
+                self.leave(info_hash, member);
+                return Effects(vec![self.announced(info_hash, self.scrape(&info_hash), socket)]);
             }
-            Event::Announce { socket, announce: Announce { info_hash, peer_id, intent }, resident, room } => {
-                let member = (peer_id, socket);
-                match intent {
-                    Intent::Offers { progress, offers } => {
-                        let mut effects = self.present(now, info_hash, member, progress, room);
-                        if self.swarms.get(&info_hash).is_some_and(|swarm| swarm.has_web(&member)) {
-                            effects.0.extend(self.offer(now, rng, info_hash, member, offers, resident));
-                        }
-                        effects
-                    }
-                    Intent::Update { progress } => self.present(now, info_hash, member, progress, room),
-                    Intent::Stop => {
-                        self.leave(info_hash, member);
-                        Effects(vec![self.announced(info_hash, socket)])
-                    }
-                    Intent::Answer { to, offer_id, answer } => {
-                        let swarm = self.swarms.get_mut(&info_hash);
-                        let offerer = swarm.and_then(|swarm| swarm.answered(now, &member, to, offer_id));
-                        Effects(vec![match offerer {
-                            Some(offerer) => {
-                                Effect::Send(offerer, Message::Answer { info_hash, peer_id, offer_id, answer })
-                            }
-                            None => Effect::AnswerDropped,
-                        }])
-                    }
-                }
+            Intent::Answer { to, offer_id, answer } => {
+                let entry = self.swarms.get_mut(&info_hash);
+                let offerer = entry.and_then(|entry| entry.swarm.answered(now, &member, to, offer_id));
+                let message = Message::Answer { info_hash, peer_id, offer_id, answer };
+                return Effects(vec![offerer.map_or(Effect::AnswerDropped, |to| Effect::Send(to, message))]);
             }
+        };
+        let known = |place: &usize| self.swarms.at(*place).swarm.has_web(&member);
+        if !room && !self.swarms.place(&info_hash).as_ref().is_some_and(known) {
+            let failure = Failure::of_announce(&info_hash, Reason::TrackerFull);
+            return Effects(vec![Effect::Send(socket, Message::Failure(failure))]);
+        }
+        let expires = now.after(lifetime(self.intervals.web));
+        let place = self.enter(info_hash);
+        self.change(place, |swarm| swarm.join_web(member, &socket, progress, expires));
+        let counts = self.swarms.at(place).swarm.counts();
+        let mut effects = Vec::with_capacity(1 + offers.len());
+        effects.push(self.announced(info_hash, counts, socket));
+        if !offers.is_empty() {
+            self.offer(now, rng, place, member, offers, resident, &mut effects);
+        }
+        Effects(effects)
+    }
+
+    /// A peer leaves a swarm, if it is there.
+    pub(super) fn leave(&mut self, info_hash: InfoHash, member: Member) {
+        if let Some(place) = self.swarms.place(&info_hash) {
+            self.change(place, |swarm| swarm.leave_web(&member));
+            self.prune(place);
         }
     }
 
-    /// An announce over HTTP or UDP. `room` is as in [`Event::Announce`].
-    pub(super) fn native(
+    /// An announce over HTTP or UDP. Tells `found` of other peers. A peer that is not in the swarm yet is added if
+    /// `admit` lets it.
+    pub(super) fn native<E>(
         &mut self,
         now: Instant,
         rng: &mut impl Rng,
-        question: &NativeQuestion,
-        room: bool,
-    ) -> Result<NativeReply, Full> {
+        question: &NativeQuestion<'_>,
+        admit: impl FnOnce() -> Result<(), E>,
+        found: &mut impl FnMut(SocketAddr, PeerId),
+    ) -> Result<Counts, E> {
         let NativeQuestion { ip, announce, wanted, both } = question;
         let NativeAnnounce { info_hash, peer_id, port, progress, .. } = announce;
         let addr = SocketAddr::new(*ip, port.get());
+        let place = self.swarms.place(info_hash);
         let Some(progress) = progress else {
-            self.update(*info_hash, |swarm| swarm.leave_native(&addr));
-            return Ok(NativeReply { counts: self.scrape(info_hash), peers: Vec::new() });
+            if let Some(place) = place {
+                self.change(place, |swarm| swarm.leave_native(&addr));
+                self.prune(place);
+            }
+            return Ok(self.scrape(info_hash));
         };
-        if !room && !self.swarms.get(info_hash).is_some_and(|swarm| swarm.has_native(&addr)) {
-            return Err(Full);
+        if !place.is_some_and(|place| self.swarms.at(place).swarm.has_native(&addr)) {
+            admit()?;
         }
-        let expires = now + lifetime(self.intervals.native);
-        self.update(*info_hash, |swarm| swarm.join_native(addr, *peer_id, *progress, expires));
-        let swarm = &self.swarms[info_hash];
-        Ok(NativeReply { counts: swarm.counts(), peers: swarm.natives(rng, addr, *wanted, *both) })
+        let place = place.unwrap_or_else(|| self.enter(*info_hash));
+        let expires = self.second(now).after(lifetime(self.intervals.native));
+        self.change(place, |swarm| swarm.join_native(addr, *peer_id, *progress, expires));
+        let swarm = &self.swarms.at(place).swarm;
+        swarm.natives(rng, addr, *wanted, *both, found);
+        Ok(swarm.counts())
     }
 
     /// Addresses of native peers, for somebody inside this process.
     pub(super) fn native_peers(&self, rng: &mut impl Rng, info_hash: &InfoHash, max: usize) -> Vec<SocketAddr> {
         // Asked from the unspecified address, which is local: this process may learn of every peer.
         const INSIDE: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
-        let swarm = self.swarms.get(info_hash);
-        let peers = swarm.map(|swarm| swarm.natives(rng, INSIDE, max, true)).unwrap_or_default();
-        peers.into_iter().map(|(addr, _)| addr).collect()
+        let mut peers = Vec::new();
+        if let Some(entry) = self.swarms.get(info_hash) {
+            entry.swarm.natives(rng, INSIDE, max, true, &mut |addr, _| peers.push(addr));
+        }
+        peers
     }
 
-    /// Forgets peers that stopped announcing: looks at one swarm in `share`, and at all of them in `share` calls, so
-    /// that a large table never stops for long.
-    pub(super) fn expire(&mut self, now: Instant, share: usize) {
-        if self.swept == 0 {
-            (self.swept, self.stride) = (self.swarms.len(), self.swarms.len().div_ceil(share));
+    /// Forgets peers that stopped announcing. Looks at no more than `budget` peers and swarms, and goes on there at the
+    /// next call, so that a large table never stops for long. Whether that was the end of a round through all of it.
+    pub(super) fn expire(&mut self, now: Instant, budget: usize) -> bool {
+        let now = self.second(now);
+        let mut left = budget;
+        while left > 0 {
+            let Some(place) = self.sweep.swarm.min(self.swarms.len()).checked_sub(1) else {
+                self.sweep = Sweep::START;
+                return true;
+            };
+            let from = self.sweep.peer.min(self.swarms.at(place).swarm.peers());
+            let next = self.change(place, |swarm| swarm.expire(now, from, left));
+            left = left.saturating_sub(from - next + 1);
+            self.sweep = match next {
+                0 => Sweep { swarm: place, peer: usize::MAX },
+                _ => Sweep { swarm: place + 1, peer: next },
+            };
+            self.prune(place);
         }
-        // Downwards, because removing a swarm moves the last one into its place: one that has been looked at.
-        let end = self.swept.min(self.swarms.len());
-        let start = end.saturating_sub(self.stride);
-        for i in (start..end).rev() {
-            let info_hash = *self.swarms.get_index(i).expect("below the length").0;
-            for member in self.update(info_hash, |swarm| swarm.expire(now)) {
-                self.forget(info_hash, member);
-            }
-        }
-        self.swept = start;
-    }
-
-    /// A web peer is in the swarm.
-    fn present(
-        &mut self,
-        now: Instant,
-        info_hash: InfoHash,
-        member: Member,
-        progress: Progress,
-        room: bool,
-    ) -> Effects {
-        let (peer_id, socket) = member;
-        if !room && !self.swarms.get(&info_hash).is_some_and(|swarm| swarm.has_web(&member)) {
-            let failure = Failure::of_announce(&info_hash, Reason::TrackerFull);
-            return Effects(vec![Effect::Send(socket, Message::Failure(failure))]);
-        }
-        let expires = now + lifetime(self.intervals.web);
-        self.update(info_hash, |swarm| swarm.join_web(member, progress, expires));
-        self.sockets.entry(socket).or_default().insert((info_hash, peer_id));
-        Effects(vec![self.announced(info_hash, socket)])
+        false
     }
 
     /// Passes offers on: each to another peer, and one to the resident if it wants one. A spare one, if not all find a
     /// web peer; if all do, the resident takes the place of one. Only an offer without siblings is left to chance, or a
     /// page that makes one at a time would never meet other pages.
+    #[allow(clippy::too_many_arguments, reason = "a part of `web`, which has them all at hand")]
     fn offer(
         &mut self,
-        now: Instant,
+        now: Second,
         rng: &mut impl Rng,
-        info_hash: InfoHash,
+        place: usize,
         member: Member,
         offers: Vec<Offer>,
         resident: bool,
-    ) -> Vec<Effect> {
+        effects: &mut Vec<Effect<S>>,
+    ) {
         let (peer_id, _) = member;
-        let Some(swarm) = self.swarms.get_mut(&info_hash) else { return Vec::new() };
+        let Entry { info_hash, swarm } = self.swarms.at_mut(place);
+        let info_hash = *info_hash;
         let mut receivers = swarm.others(rng, &member, offers.len());
         if resident && receivers.len() == offers.len() && (offers.len() > 1 || rng.random()) {
             receivers.pop();
         }
         let mut offers = offers.into_iter();
-        let mut effects = Vec::with_capacity(receivers.len() + 1);
         for (receiver, offer) in receivers.iter().zip(offers.by_ref()) {
-            swarm.offered(now, receiver, member, offer.id);
-            effects.push(Effect::Offer { to: *receiver, message: Message::Offer { info_hash, peer_id, offer } });
+            if let Some(to) = swarm.offered(now, receiver, member, offer.id) {
+                effects.push(Effect::Offer { to, message: Message::Offer { info_hash, peer_id, offer } });
+            }
         }
         if resident && let Some(offer) = offers.next() {
             effects.push(Effect::Resident { info_hash, peer_id, offer });
         }
-        effects
     }
 
-    fn announced(&self, info_hash: InfoHash, socket: SocketId) -> Effect {
+    fn announced(&self, info_hash: InfoHash, counts: Counts, socket: S) -> Effect<S> {
         // Clients obey it with no floor of their own: zero would have them announce without a pause.
-        let (interval, counts) = (self.intervals.web.as_secs().max(1), self.scrape(&info_hash));
+        let interval = self.intervals.web.as_secs().max(1);
         Effect::Send(socket, Message::Announced { info_hash, interval, counts })
     }
 
-    fn close(&mut self, socket: SocketId) {
-        for (info_hash, peer_id) in self.sockets.remove(&socket).unwrap_or_default() {
-            self.update(info_hash, |swarm| swarm.leave_web(&(peer_id, socket)));
-        }
+    fn second(&self, now: Instant) -> Second {
+        let seconds = now.saturating_duration_since(self.start).as_secs();
+        Second(u32::try_from(seconds).unwrap_or(u32::MAX))
     }
 
-    fn leave(&mut self, info_hash: InfoHash, member: Member) {
-        if self.update(info_hash, |swarm| swarm.leave_web(&member)) {
-            self.forget(info_hash, member);
-        }
+    /// The place of a swarm, which is made if need be. Somebody must join it then.
+    fn enter(&mut self, info_hash: InfoHash) -> usize {
+        self.swarms.place(&info_hash).unwrap_or_else(|| {
+            self.stats.swarms += 1;
+            let completed = self.completed.swap_remove(&info_hash).unwrap_or(0);
+            self.swarms.push(Entry { info_hash, swarm: Swarm::completed(completed) })
+        })
     }
 
-    /// Drops a peer from the list of what its socket brought.
-    fn forget(&mut self, info_hash: InfoHash, (peer_id, socket): Member) {
-        if let Some(brought) = self.sockets.get_mut(&socket) {
-            brought.remove(&(info_hash, peer_id));
-            if brought.is_empty() {
-                self.sockets.remove(&socket);
-            }
-        }
-    }
-
-    /// Every change of a swarm goes through here: it is made if need be, pruned if empty, and the totals follow.
-    fn update<T>(&mut self, info_hash: InfoHash, change: impl FnOnce(&mut Swarm) -> T) -> T {
-        let swarm = self
-            .swarms
-            .entry(info_hash)
-            .or_insert_with(|| Swarm::completed(self.completed.swap_remove(&info_hash).unwrap_or(0)));
-        let downloaded = swarm.downloaded();
-        let (web, native, new) = (swarm.web_peers(), swarm.native_peers(), swarm.is_empty());
+    /// Every change of a swarm goes through here, and the totals follow.
+    fn change<T>(&mut self, place: usize, change: impl FnOnce(&mut Swarm<S>) -> T) -> T {
+        let Entry { info_hash, swarm } = self.swarms.at_mut(place);
+        let (downloaded, web, native) = (swarm.downloaded(), swarm.web_peers(), swarm.native_peers());
         let result = change(swarm);
         self.stats.web_peers = self.stats.web_peers + swarm.web_peers() - web;
         self.stats.native_peers = self.stats.native_peers + swarm.native_peers() - native;
-        self.stats.swarms += usize::from(new);
-        let downloads = (info_hash, swarm.downloaded());
-        if downloads.1 > downloaded {
-            self.completions.push(downloads);
-        }
-        if swarm.is_empty() {
-            self.swarms.swap_remove(&info_hash);
-            self.stats.swarms -= 1;
-            if downloads.1 > 0 {
-                self.remember(downloads);
-            }
+        if swarm.downloaded() > downloaded {
+            self.completions.push((*info_hash, swarm.downloaded()));
         }
         result
     }
 
+    /// Every change after which a swarm may be empty is followed by this.
+    fn prune(&mut self, place: usize) {
+        if self.swarms.at(place).swarm.is_empty() {
+            let Entry { info_hash, swarm } = self.swarms.remove_at(place);
+            self.stats.swarms -= 1;
+            if swarm.downloaded() > 0 {
+                self.remember((info_hash, swarm.downloaded()));
+            }
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn check_invariants(&self) {
-        for swarm in self.swarms.values() {
-            swarm.check_invariants();
-        }
-        let brought: HashSet<(InfoHash, Member)> = self
-            .sockets
-            .iter()
-            .flat_map(|(socket, brought)| brought.iter().map(|(hash, peer)| (*hash, (*peer, *socket))))
-            .collect();
-        let present: HashSet<(InfoHash, Member)> =
-            self.swarms.iter().flat_map(|(hash, swarm)| swarm.web_members().map(|member| (*hash, *member))).collect();
-        assert_eq!(brought, present, "a socket is known to have brought exactly the peers it has");
-        assert!(self.sockets.values().all(|brought| !brought.is_empty()));
+        self.swarms.check_invariants();
+        self.swarms.iter().for_each(|entry| entry.swarm.check_invariants());
+        let sum = |of: fn(&Swarm<S>) -> usize| self.swarms.iter().map(|entry| of(&entry.swarm)).sum();
         let stats = Stats {
             swarms: self.swarms.len(),
-            web_peers: present.len(),
-            native_peers: self.swarms.values().map(Swarm::native_peers).sum(),
+            web_peers: sum(Swarm::web_peers),
+            native_peers: sum(Swarm::native_peers),
         };
         assert_eq!(self.stats, stats);
         assert!(self.completed.len() <= self.max_completed);
-        assert!(self.completed.keys().all(|info_hash| !self.swarms.contains_key(info_hash)));
+        assert!(self.completed.keys().all(|info_hash| self.swarms.get(info_hash).is_none()));
+    }
+
+    /// Which peers of a swarm may answer which offers.
+    #[cfg(test)]
+    pub(super) fn outstanding(&self, info_hash: &InfoHash) -> Vec<(Member, OfferId)> {
+        self.swarms.get(info_hash).map(|entry| entry.swarm.outstanding().collect()).unwrap_or_default()
+    }
+
+    /// What a socket has in the table, as its session knows it.
+    #[cfg(test)]
+    pub(super) fn brought(&self, socket: SocketId) -> Vec<(InfoHash, Member)> {
+        let all =
+            self.swarms.iter().flat_map(|entry| entry.swarm.web_members().map(|member| (entry.info_hash, member)));
+        all.filter(|(_, member)| member.1 == socket).collect()
     }
 }
+
+#[cfg(test)]
+use crate::wire::tracker_ws::OfferId;
 
 #[cfg(test)]
 mod tests;

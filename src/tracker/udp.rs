@@ -1,120 +1,179 @@
 //! The UDP door (BEP 15).
+//!
+//! Threads of its own, one a processor, that each take as many datagrams as wait, answer them, and send the answers: a
+//! datagram costs little but its share of two system calls. Nothing in between waits for anybody.
 
-use std::net::{IpAddr, SocketAddr};
+mod connections;
+mod datagrams;
+
+use std::io;
+use std::net::{IpAddr, Shutdown, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
-use sha1::{Digest, Sha1};
-use tokio::net::UdpSocket;
+use prometheus::IntCounter;
+use socket2::SockRef;
 
-use super::shard::Stopped;
-use super::table::{Full, NativeQuestion};
+use self::connections::Connections;
+use self::datagrams::{Incoming, Replies};
+use super::shard::Full;
+use super::table::NativeQuestion;
 use super::{Inner, Refused, native_peers_wanted};
 use crate::wire::tracker::NativeAnnounce;
-use crate::wire::tracker_udp::{self as wire, ConnectionId, Packet, Reason, Request, TransactionId};
+use crate::wire::tracker_udp::{self as wire, Packet, Reason, Request, TransactionId};
 
-/// Largest datagram read: an announce is 98 bytes and its BEP 41 options, a scrape at most 1,496.
-const MAX_DATAGRAM: usize = 2_048;
+/// How long a thread waits for a datagram before it looks whether it is to end, where closing the socket does not wake
+/// it: on Linux it does.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Requests in progress at once. Past that, datagrams wait in the kernel's buffer, and it drops those that find no place:
-/// clients ask again after 15 s.
-const IN_PROGRESS: usize = 1_024;
+/// A pause after a system call failed for a reason that does not pass by itself.
+const AFTER_ERROR: Duration = Duration::from_millis(5);
 
 /// Serves the socket until the node stops.
-pub(super) async fn serve(tracker: &Inner, socket: UdpSocket) {
-    let connections = Connections { key: rand::random(), start: Instant::now() };
-    let mut stopping = std::pin::pin!(tracker.tasks.stopping());
-    let mut buffer = [0; MAX_DATAGRAM];
-    let mut in_progress = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut stopping => return,
-            Some((reply, to)) = in_progress.next(), if !in_progress.is_empty() => {
-                if let Some(reply) = reply {
-                    send(&socket, reply, to).await;
-                }
-            }
-            received = socket.recv_from(&mut buffer), if in_progress.len() < IN_PROGRESS => {
-                let Ok((length, from)) = received.inspect_err(|error| tracing::debug!(%error, "UDP tracker receive")) else {
-                    // An error of an earlier reply, reported here (ICMP port unreachable); the socket is as good as before.
-                    tokio::task::yield_now().await;
-                    continue;
-                };
-                let now = Instant::now();
-                match wire::parse(&buffer[..length]) {
-                    Some(Packet::Connect(transaction)) => {
-                        let connection = connections.issue(now, from.ip());
-                        send(&socket, wire::encode_connected(transaction, connection), from).await;
-                    }
-                    Some(Packet::Request(connection, transaction, request)) => {
-                        let connected = connections.accept(now, from.ip(), connection);
-                        let request = if connected { request } else { Err(Reason::NotConnected) };
-                        in_progress.push(async move {
-                            (answer(tracker, from.ip().to_canonical(), transaction, request).await, from)
-                        });
-                    }
-                    None => tracker.metrics.dropped.with_label_values(&["udp_malformed"]).inc(),
-                }
-            }
-        }
-    }
-}
-
-async fn send(socket: &UdpSocket, reply: Vec<u8>, to: SocketAddr) {
-    if let Err(error) = socket.send_to(&reply, to).await {
-        tracing::debug!(%error, "UDP tracker send");
-    }
-}
-
-/// The reply to a request; none when the node stops.
-async fn answer(
-    tracker: &Inner,
-    ip: IpAddr,
-    transaction: TransactionId,
-    request: Result<Request, Reason>,
-) -> Option<Vec<u8>> {
-    let reply = match request {
-        Ok(Request::Announce { announce, url }) => match check(tracker, ip, &announce, &url) {
-            Err(refused) => Err(refused.into()),
-            Ok(()) => {
-                let wanted = native_peers_wanted(announce.numwant);
-                let question = NativeQuestion { ip, announce, wanted, both: false };
-                let reply = tracker.shards.native(question).await.ok()?;
-                reply.map_err(|Full| Reason::TrackerFull).map(|reply| {
-                    let peers: Vec<SocketAddr> = reply.peers.iter().map(|(addr, _)| *addr).collect();
-                    let interval = tracker.settings.native_interval.as_secs();
-                    tracker.metrics.announces.with_label_values(&["udp"]).inc();
-                    wire::encode_announced(transaction, interval, reply.counts, &peers)
-                })
-            }
-        },
-        // BEP 41 puts no address after a scrape, so on a private tracker nobody may ask this way.
-        Ok(Request::Scrape(_)) if tracker.check_client("", "").is_err() => Err(Reason::NoPasskey),
-        Ok(Request::Scrape(info_hashes)) => {
-            let files = tracker.shards.scrape(&info_hashes).await.map_err(|Stopped| ()).ok()?;
-            tracker.metrics.scrapes.with_label_values(&["udp"]).inc();
-            Ok(wire::encode_scraped(transaction, &files))
-        }
-        Err(reason) => Err(reason),
+pub(super) async fn serve(tracker: Arc<Inner>, socket: tokio::net::UdpSocket) {
+    let blocking = || {
+        let socket = socket.into_std()?;
+        socket.set_nonblocking(false)?;
+        socket.set_read_timeout(Some(LOOK_EVERY))?;
+        io::Result::Ok(socket)
     };
-    Some(reply.unwrap_or_else(|reason| {
-        tracker.metrics.errors.with_label_values(&["udp"]).inc();
-        wire::encode_error(transaction, reason)
-    }))
+    let socket = match blocking() {
+        Ok(socket) => socket,
+        Err(error) => return tracing::error!(%error, "the UDP tracker's socket cannot be used"),
+    };
+    let door = Arc::new(Door::new(tracker.clone(), socket));
+    let closing = Closing(door.clone());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let working: Vec<_> = (0..threads)
+        .map(|_| {
+            let door = door.clone();
+            tokio::task::spawn_blocking(move || door.work())
+        })
+        .collect();
+    tracker.tasks.stopping().await;
+    drop(closing);
+    for thread in working {
+        thread.await.expect("answering does not panic");
+    }
 }
 
-/// Whether the operator's rules take this announce; leaving is always allowed.
-fn check(tracker: &Inner, ip: IpAddr, announce: &NativeAnnounce, url: &[u8]) -> Result<(), Refused> {
-    let url = std::str::from_utf8(url).unwrap_or_default();
-    let (path, query) = url.split_once('?').unwrap_or((url, ""));
-    tracker.check_client(path, query)?;
-    if announce.progress.is_none() {
-        return Ok(());
+struct Door {
+    tracker: Arc<Inner>,
+    socket: UdpSocket,
+    connections: Connections,
+    closed: AtomicBool,
+    announces: IntCounter,
+    scrapes: IntCounter,
+    errors: IntCounter,
+    malformed: IntCounter,
+}
+
+/// Ends the threads of a door when dropped, however that comes about.
+struct Closing(Arc<Door>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::Relaxed);
+        // A socket that has no other end cannot be shut down, says Linux, and wakes those who wait for it all the same.
+        let _ = SockRef::from(&self.0.socket).shutdown(Shutdown::Read);
     }
-    tracker.check_pace(ip)?;
-    tracker.check_torrent(&announce.info_hash)
+}
+
+impl Door {
+    fn new(tracker: Arc<Inner>, socket: UdpSocket) -> Self {
+        let metrics = &tracker.metrics;
+        Self {
+            announces: metrics.announces.with_label_values(&["udp"]),
+            scrapes: metrics.scrapes.with_label_values(&["udp"]),
+            errors: metrics.errors.with_label_values(&["udp"]),
+            malformed: metrics.dropped.with_label_values(&["udp_malformed"]),
+            connections: Connections::new(rand::random(), Instant::now()),
+            closed: AtomicBool::new(false),
+            tracker,
+            socket,
+        }
+    }
+
+    fn work(&self) {
+        let (mut incoming, mut replies) = (Incoming::new(), Replies::new());
+        while !self.closed.load(Ordering::Relaxed) {
+            match incoming.receive(&self.socket) {
+                Ok(()) => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                // Mostly the error of an earlier reply (ICMP port unreachable): the socket is as good as before.
+                Err(error) => {
+                    tracing::debug!(%error, "UDP tracker receive");
+                    std::thread::sleep(AFTER_ERROR);
+                }
+            }
+            let now = Instant::now();
+            for (datagram, from) in incoming.drain() {
+                self.answer(now, datagram, from, replies.next());
+                replies.end(from);
+            }
+            replies.send(&self.socket);
+        }
+    }
+
+    /// Writes the reply to a datagram; nothing if there is none.
+    fn answer(&self, now: Instant, datagram: &[u8], from: SocketAddr, out: &mut Vec<u8>) {
+        match wire::parse(datagram) {
+            Some(Packet::Connect(transaction)) => {
+                wire::write_connected(out, transaction, self.connections.issue(now, from.ip()));
+            }
+            Some(Packet::Request(connection, transaction, request)) => {
+                let connected = self.connections.accept(now, from.ip(), connection);
+                let request = if connected { request } else { Err(Reason::NotConnected) };
+                let ip = from.ip().to_canonical();
+                if let Err(reason) = request.and_then(|request| self.serve(ip, transaction, request, out)) {
+                    self.errors.inc();
+                    wire::write_error(out, transaction, reason);
+                }
+            }
+            None => self.malformed.inc(),
+        }
+    }
+
+    /// Writes the reply to a request, if it is not refused.
+    fn serve(&self, ip: IpAddr, transaction: TransactionId, request: Request, out: &mut Vec<u8>) -> Result<(), Reason> {
+        match request {
+            Request::Announce { announce, url } => {
+                self.check(ip, &announce, &url)?;
+                let wanted = native_peers_wanted(announce.numwant);
+                let question = NativeQuestion { ip, announce: &announce, wanted, both: false };
+                let mut reply = wire::Announced::new(out, transaction, self.tracker.settings.native_interval.as_secs());
+                match self.tracker.native(&question, &mut |addr, _| reply.add(addr)) {
+                    Ok(counts) => reply.finish(counts),
+                    Err(full) => {
+                        out.clear();
+                        return Err(full.into());
+                    }
+                }
+                self.announces.inc();
+            }
+            // BEP 41 puts no address after a scrape, so on a private tracker nobody may ask this way.
+            Request::Scrape(_) if self.tracker.check_client("", "").is_err() => return Err(Reason::NoPasskey),
+            Request::Scrape(info_hashes) => {
+                let files = info_hashes.iter().map(|info_hash| self.tracker.shards.scrape(info_hash));
+                wire::write_scraped(out, transaction, files);
+                self.scrapes.inc();
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the operator's rules take this announce; leaving is always allowed.
+    fn check(&self, ip: IpAddr, announce: &NativeAnnounce, url: &[u8]) -> Result<(), Refused> {
+        let url = std::str::from_utf8(url).unwrap_or_default();
+        let (path, query) = url.split_once('?').unwrap_or((url, ""));
+        self.tracker.check_client(path, query)?;
+        if announce.progress.is_none() {
+            return Ok(());
+        }
+        self.tracker.check_pace(ip)?;
+        self.tracker.check_torrent(&announce.info_hash)
+    }
 }
 
 impl From<Refused> for Reason {
@@ -127,66 +186,11 @@ impl From<Refused> for Reason {
     }
 }
 
-/// How long one connection id is given out.
-const EPOCH: Duration = Duration::from_secs(60);
-
-/// Epochs in which it is accepted: BEP 15 asks the tracker to "accept the connection_id until two minutes after it has
-/// been sent", and it may have been sent at the end of its first.
-const EPOCHS: u64 = 3;
-
-/// Connection ids without a table: a keyed hash of the client's address and the time. Only who receives at an address
-/// learns its id, so nobody can announce for, or have replies sent to, an address that is not his.
-struct Connections {
-    key: [u8; 32],
-    start: Instant,
-}
-
-impl Connections {
-    fn issue(&self, now: Instant, ip: IpAddr) -> ConnectionId {
-        self.id(ip, self.epoch(now))
-    }
-
-    fn accept(&self, now: Instant, ip: IpAddr, id: ConnectionId) -> bool {
-        let epoch = self.epoch(now);
-        (epoch.saturating_sub(EPOCHS - 1)..=epoch).any(|epoch| self.id(ip, epoch) == id)
-    }
-
-    fn epoch(&self, now: Instant) -> u64 {
-        now.duration_since(self.start).as_secs() / EPOCH.as_secs()
-    }
-
-    /// Every input has a fixed length, so prefixing the key makes the hash a keyed one.
-    fn id(&self, ip: IpAddr, epoch: u64) -> ConnectionId {
-        let ip = match ip {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
-        let digest: [u8; 20] = Sha1::new()
-            .chain_update(self.key)
-            .chain_update(ip.octets())
-            .chain_update(epoch.to_be_bytes())
-            .finalize()
-            .into();
-        let (id, _) = digest.split_first_chunk::<8>().expect("20 bytes have a first 8");
-        ConnectionId(u64::from_be_bytes(*id))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connection_ids_are_for_one_address_and_expire() {
-        let start = Instant::now();
-        let connections = Connections { key: [7; 32], start };
-        let (ip, other) = ("1.2.3.4".parse().unwrap(), "1.2.3.5".parse().unwrap());
-        let sent = start + Duration::from_secs(59);
-        let id = connections.issue(sent, ip);
-        assert!(connections.accept(sent, ip, id));
-        assert!(connections.accept(sent + Duration::from_secs(120), ip, id), "two minutes after it was sent");
-        assert!(!connections.accept(sent + Duration::from_secs(181), ip, id));
-        assert!(!connections.accept(sent, other, id));
-        assert!(!Connections { key: [8; 32], start }.accept(sent, ip, id));
+impl From<Full> for Reason {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::Tracker => Self::TrackerFull,
+            Full::Address => Self::AddressFull,
+        }
     }
 }

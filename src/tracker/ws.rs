@@ -1,4 +1,4 @@
-//! One WebSocket: reads requests, asks the shards, writes what is in its outbox.
+//! One WebSocket: reads requests, takes them to the swarm table, writes what is in its outbox.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::connection::{Broken, Connection, Incoming};
 use super::outbox::{Inbox, Overflowed};
-use super::shard::{Socket, Stopped};
+use super::shard::Socket;
 use super::{Announced, Extension, Inner, MAX_IN_FLIGHT, Refused};
 use crate::wire::id::{InfoHash, PeerId};
 use crate::wire::tracker_ws::{self, Announce, Failure, Intent, Message, Offer, Other, Reason};
@@ -26,9 +26,6 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a closing socket may take to take the reason.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Announces of one socket that may wait for shards: a page's burst in a few goes, and well below what an outbox holds.
-const MAX_WAITING: usize = 64;
-
 pub(super) struct Session {
     tracker: Arc<Inner>,
     extension: Arc<dyn Extension>,
@@ -37,11 +34,6 @@ pub(super) struct Session {
     inbox: Inbox,
     /// The peers this socket has announced and not stopped.
     peers: HashSet<(InfoHash, PeerId)>,
-    /// The shards that know this socket.
-    shards: HashSet<usize>,
-    /// Announces that may wait for shards, so that their replies never fill up the outbox while this session has no
-    /// chance to write: that would end the socket of a client that only announces quickly.
-    turns: Arc<Semaphore>,
     /// Places for extension messages in flight; made when the first one comes, which for most sockets is never.
     in_flight: Option<Arc<Semaphore>>,
     pulse: Pulse,
@@ -77,8 +69,6 @@ impl Session {
             socket,
             inbox,
             peers: HashSet::new(),
-            shards: HashSet::new(),
-            turns: Arc::new(Semaphore::new(MAX_WAITING)),
             in_flight: None,
             pulse: Pulse::default(),
         }
@@ -87,8 +77,8 @@ impl Session {
     /// Serves the socket until it ends, and takes everything it brought out of the swarms.
     pub(super) async fn run(mut self) {
         let end = self.serve().await;
-        self.tracker.shards.closed(self.socket.id, self.shards.iter().copied()).await;
         self.tracker.admission.take_back(self.socket.from, self.peers.len());
+        self.tracker.shards.closed(self.socket.id, self.peers);
         self.tracker.metrics.closed.with_label_values(&[end.label()]).inc();
         if let Some(frame) = end.close_frame() {
             // The client may be past hearing; it was told.
@@ -164,9 +154,9 @@ impl Session {
         self.pulse.heard();
         for incoming in incoming {
             match incoming {
-                Incoming::Announce(announce, None) => drop(self.announce(announce).await?),
-                Incoming::Announce(announce, Some(bep46)) => self.announce_with(announce, bep46).await?,
-                Incoming::Scrape(info_hashes) => self.scrape(info_hashes).await?,
+                Incoming::Announce(announce, None) => drop(self.announce(announce)),
+                Incoming::Announce(announce, Some(bep46)) => self.announce_with(announce, bep46),
+                Incoming::Scrape(info_hashes) => self.scrape(info_hashes),
                 Incoming::Other(message, frame) => self.extend(&frame, message),
                 Incoming::Refused(failure) => self.refuse(failure),
                 Incoming::Ping(payload) => self.write([websocket::pong(&payload)].into()).await?,
@@ -181,14 +171,14 @@ impl Session {
     }
 
     /// Whether the announce was taken.
-    async fn announce(&mut self, mut announce: Announce) -> Result<bool, Stopped> {
+    fn announce(&mut self, mut announce: Announce) -> bool {
         let Announce { info_hash, peer_id, ref mut intent } = announce;
         let mut resident = false;
         match intent {
             Intent::Offers { .. } | Intent::Update { .. } => {
                 if let Err(reason) = self.enter(info_hash, peer_id) {
                     self.refuse(Failure::of_announce(&info_hash, reason));
-                    return Ok(false);
+                    return false;
                 }
                 if let Intent::Offers { offers, .. } = intent {
                     self.limit(offers);
@@ -203,10 +193,8 @@ impl Session {
             }
             Intent::Answer { .. } => {}
         }
-        self.shards.insert(self.tracker.shards.shard_of(&info_hash));
-        let turn = self.turns.clone().acquire_owned().await.expect("the semaphore is never closed");
-        self.tracker.shards.web(self.socket.clone(), announce, resident, turn).await?;
-        Ok(true)
+        self.tracker.shards.web(&self.socket, announce, resident);
+        true
     }
 
     /// Notes that this socket brings a peer, if it may.
@@ -216,10 +204,13 @@ impl Session {
         if self.peers.contains(&(info_hash, peer_id)) {
             return Ok(());
         }
+        let refused = |rule| self.tracker.metrics.not_taken.with_label_values(&[rule]).inc();
         if self.peers.len() >= self.tracker.settings.max_peers_per_socket {
+            refused("socket_peers");
             return Err(Reason::SocketFull);
         }
         if !self.tracker.admission.bring(std::time::Instant::now(), self.socket.from) {
+            refused("address_peers");
             return Err(Reason::AddressFull);
         }
         self.peers.insert((info_hash, peer_id));
@@ -235,25 +226,23 @@ impl Session {
     }
 
     /// An announce of which a part is the extension's.
-    async fn announce_with(&mut self, announce: Announce, bep46: Box<str>) -> Result<(), Stopped> {
+    fn announce_with(&mut self, announce: Announce, bep46: Box<str>) {
         let (info_hash, stays) = (announce.info_hash, !matches!(announce.intent, Intent::Stop));
-        if !self.announce(announce).await? || !stays {
-            return Ok(());
+        if !self.announce(announce) || !stays {
+            return;
         }
-        let counts = self.tracker.shards.scrape(&[info_hash]).await?;
-        let counts = counts.first().map(|(_, counts)| *counts).unwrap_or_default();
+        let counts = self.tracker.shards.scrape(&info_hash);
         let interval = self.tracker.settings.interval.as_secs().max(1);
         let announced = Announced { info_hash, bep46, interval, counts, from: self.socket.from };
         let handling = self.extension.announced(announced, self.socket.outbox.clone());
         if !self.run_bounded(handling) {
             self.refuse(Failure::of_announce(&info_hash, Reason::TooManyInFlight));
         }
-        Ok(())
     }
 
     /// A scrape that names no swarm is answered with those of this connection. Elsewhere it means all there are, but the
     /// list of what others share is nobody's business.
-    async fn scrape(&mut self, mut info_hashes: Vec<InfoHash>) -> Result<(), Stopped> {
+    fn scrape(&mut self, mut info_hashes: Vec<InfoHash>) {
         if info_hashes.is_empty() {
             info_hashes = self.peers.iter().map(|(info_hash, _)| *info_hash).collect();
             info_hashes.sort_unstable();
@@ -262,12 +251,10 @@ impl Session {
         }
         if info_hashes.is_empty() {
             let action = Some("scrape".to_owned());
-            self.refuse(Failure { action, ..Reason::NothingToScrape.into() });
-            return Ok(());
+            return self.refuse(Failure { action, ..Reason::NothingToScrape.into() });
         }
-        let files = self.tracker.shards.scrape(&info_hashes).await?;
+        let files = info_hashes.iter().map(|info_hash| (*info_hash, self.tracker.shards.scrape(info_hash))).collect();
         self.socket.outbox.send_message(&Message::Scraped(files));
-        Ok(())
     }
 
     /// Gives a message that is not the tracker's to the extension. What has to wait does so in a task of its own: the socket
@@ -307,12 +294,6 @@ impl From<Refused> for Reason {
             Refused::Torrent | Refused::Passkey => Self::NotServed,
             Refused::Pace => Self::TooOften,
         }
-    }
-}
-
-impl From<Stopped> for End {
-    fn from(Stopped: Stopped) -> Self {
-        Self::Stopping
     }
 }
 

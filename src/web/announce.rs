@@ -23,12 +23,12 @@ pub(super) async fn announce(
     request: HeaderMap,
 ) -> Response {
     let query = address.query().unwrap_or_default();
-    bencoded(rooms.tracker.http_announce(address.path(), query, from).await, &request)
+    bencoded(rooms.tracker.http_announce(address.path(), query, from), &request)
 }
 
 pub(super) async fn scrape(State(rooms): State<Rooms>, address: Uri, request: HeaderMap) -> Response {
     let query = address.query().unwrap_or_default();
-    bencoded(rooms.tracker.http_scrape(address.path(), query).await, &request)
+    bencoded(rooms.tracker.http_scrape(address.path(), query), &request)
 }
 
 /// BEP 3: the answer is "a text/plain document consisting of a bencoded dictionary".

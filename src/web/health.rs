@@ -31,7 +31,7 @@ async fn ready(State(rooms): State<Rooms>) -> impl IntoResponse {
 }
 
 pub(super) async fn stats(State(rooms): State<Rooms>) -> impl IntoResponse {
-    let (tracker, dht) = (rooms.tracker.stats().await, rooms.dht.info());
+    let (tracker, dht) = (rooms.tracker.stats(), rooms.dht.info());
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "swarms": tracker.swarms,

@@ -7,7 +7,7 @@ use axum::response::{Html, IntoResponse};
 use super::{Rooms, headers};
 
 pub(super) async fn page(State(rooms): State<Rooms>) -> impl IntoResponse {
-    let (tracker, dht) = (rooms.tracker.stats().await, rooms.dht.info());
+    let (tracker, dht) = (rooms.tracker.stats(), rooms.dht.info());
     let figures = [
         ("Swarms", tracker.swarms, "torrents that somebody announces"),
         ("Web peers", tracker.web_peers, "pages, over WebSocket"),

@@ -73,8 +73,8 @@ pub enum Reason {
     TooOften,
     #[error("the tracker is full")]
     TrackerFull,
-    #[error("the tracker is stopping")]
-    Stopping,
+    #[error("this address has announced as many peers as it may; those that are gone make room in time")]
+    AddressFull,
 }
 
 /// Reads the query of an announce.
@@ -170,9 +170,9 @@ impl Announced {
 
 /// The body of the reply to a scrape.
 #[must_use]
-pub fn encode_scraped(files: &[(InfoHash, Counts)]) -> Vec<u8> {
+pub fn encode_scraped(files: impl IntoIterator<Item = (InfoHash, Counts)>) -> Vec<u8> {
     // Sorted, and each once, as a dictionary must be.
-    let files: BTreeMap<InfoHash, Counts> = files.iter().copied().collect();
+    let files: BTreeMap<InfoHash, Counts> = files.into_iter().collect();
     bencode::dict(|d| {
         d.dict(b"files", |d| {
             for (info_hash, counts) in &files {
@@ -297,7 +297,7 @@ mod tests {
         let files =
             [(InfoHash([b'b'; 20]), Counts::default()), (InfoHash([b'a'; 20]), counts), (InfoHash([b'a'; 20]), counts)];
         assert_eq!(
-            encode_scraped(&files).escape_ascii().to_string(),
+            encode_scraped(files).escape_ascii().to_string(),
             "d5:filesd\
              20:aaaaaaaaaaaaaaaaaaaad8:completei5e10:downloadedi50e10:incompletei10ee\
              20:bbbbbbbbbbbbbbbbbbbbd8:completei0e10:downloadedi0e10:incompletei0ee\

@@ -72,6 +72,8 @@ pub enum Reason {
     TooOften,
     #[error("the tracker is full")]
     TrackerFull,
+    #[error("too many peers announced")]
+    AddressFull,
 }
 
 /// Reads a datagram; `None` if it is not of this protocol.
@@ -145,53 +147,65 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
-/// The reply to a connect request.
-#[must_use]
-pub fn encode_connected(transaction: TransactionId, connection: ConnectionId) -> Vec<u8> {
-    let mut out = head(CONNECT, transaction);
+/// Writes the reply to a connect request.
+pub fn write_connected(out: &mut Vec<u8>, transaction: TransactionId, connection: ConnectionId) {
+    write_head(out, CONNECT, transaction);
     out.extend(connection.0.to_be_bytes());
-    out
 }
 
-/// The reply to an announce. The peers must be of the family the request came over: "the size of an address is
-/// determined by the address family of the underlying UDP packet".
-#[must_use]
-pub fn encode_announced(transaction: TransactionId, interval: u64, counts: Counts, peers: &[SocketAddr]) -> Vec<u8> {
-    let mut out = head(ANNOUNCE, transaction);
-    out.extend(u32::try_from(interval).unwrap_or(u32::MAX).to_be_bytes());
-    out.extend(number(counts.incomplete));
-    out.extend(number(counts.complete));
-    for peer in peers {
-        if out.len() + 18 > MAX_REPLY {
-            break;
-        }
-        compact::write_addr(&mut out, *peer);
+/// The reply to an announce, as it is being written.
+#[derive(Debug)]
+pub struct Announced<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl<'a> Announced<'a> {
+    /// Where the counts are: "12 leechers, 16 seeders", 4 bytes each.
+    const COUNTS: std::ops::Range<usize> = 12..20;
+
+    /// Begins a reply, in an empty buffer. `interval` is in seconds.
+    #[must_use]
+    pub fn new(out: &'a mut Vec<u8>, transaction: TransactionId, interval: u64) -> Self {
+        write_head(out, ANNOUNCE, transaction);
+        out.extend(u32::try_from(interval).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend([0; Self::COUNTS.end - Self::COUNTS.start]);
+        Self { out }
     }
-    out
+
+    /// Names a peer, if there is still room. It must be of the family the request came over: "the size of an address is
+    /// determined by the address family of the underlying UDP packet".
+    pub fn add(&mut self, peer: SocketAddr) {
+        if self.out.len() + 18 <= MAX_REPLY {
+            compact::write_addr(self.out, peer);
+        }
+    }
+
+    /// Fills in the counts, the last that is known.
+    pub fn finish(self, counts: Counts) {
+        let numbers = [number(counts.incomplete), number(counts.complete)];
+        self.out[Self::COUNTS].copy_from_slice(numbers.as_flattened());
+    }
 }
 
-/// The reply to a scrape, in the order of the request.
-#[must_use]
-pub fn encode_scraped(transaction: TransactionId, files: &[(InfoHash, Counts)]) -> Vec<u8> {
-    let mut out = head(SCRAPE, transaction);
-    for (_, counts) in files {
+/// Writes the reply to a scrape, in the order of the request.
+pub fn write_scraped(out: &mut Vec<u8>, transaction: TransactionId, files: impl IntoIterator<Item = Counts>) {
+    write_head(out, SCRAPE, transaction);
+    for counts in files {
         out.extend(number(counts.complete));
         out.extend(number(counts.downloaded));
         out.extend(number(counts.incomplete));
     }
-    out
 }
 
-/// A refusal.
-#[must_use]
-pub fn encode_error(transaction: TransactionId, reason: Reason) -> Vec<u8> {
-    let mut out = head(ERROR, transaction);
+/// Writes a refusal.
+pub fn write_error(out: &mut Vec<u8>, transaction: TransactionId, reason: Reason) {
+    write_head(out, ERROR, transaction);
     out.extend(reason.to_string().as_bytes());
-    out
 }
 
-fn head(action: u32, transaction: TransactionId) -> Vec<u8> {
-    [action.to_be_bytes(), transaction.0.to_be_bytes()].concat()
+fn write_head(out: &mut Vec<u8>, action: u32, transaction: TransactionId) {
+    out.extend(action.to_be_bytes());
+    out.extend(transaction.0.to_be_bytes());
 }
 
 fn number(n: usize) -> [u8; 4] {
@@ -207,6 +221,20 @@ mod tests {
 
     const T: TransactionId = TransactionId(0x0102_0304);
     const CONNECTION: ConnectionId = ConnectionId(0x1112_1314_1516_1718);
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut out = Vec::new();
+        write(&mut out);
+        out
+    }
+
+    fn announced(counts: Counts, peers: &[SocketAddr]) -> Vec<u8> {
+        written(|out| {
+            let mut reply = Announced::new(out, T, 1800);
+            peers.iter().for_each(|peer| reply.add(*peer));
+            reply.finish(counts);
+        })
+    }
 
     fn announce_packet(event: u32, left: u64, numwant: i32, port: u16) -> Vec<u8> {
         let mut out = Vec::new();
@@ -231,7 +259,10 @@ mod tests {
     fn connect() {
         let packet = hex::decode("00000417271019800000000001020304").unwrap();
         assert_eq!(parse(&packet), Some(Packet::Connect(T)));
-        assert_eq!(hex::encode(&encode_connected(T, CONNECTION)), "00000000010203041112131415161718");
+        assert_eq!(
+            hex::encode(&written(|out| write_connected(out, T, CONNECTION))),
+            "00000000010203041112131415161718"
+        );
         let wrong_magic = hex::decode("00000417271019810000000001020304").unwrap();
         assert_eq!(parse(&wrong_magic), None);
     }
@@ -263,7 +294,7 @@ mod tests {
         assert_eq!(parse(&no_port), Some(Packet::Request(CONNECTION, T, Err(Reason::NoPort))));
 
         let counts = Counts { complete: 2, incomplete: 3, downloaded: 9 };
-        let reply = encode_announced(T, 1800, counts, &["1.2.3.4:6881".parse().unwrap()]);
+        let reply = announced(counts, &["1.2.3.4:6881".parse().unwrap()]);
         assert_eq!(hex::encode(&reply), "0000000101020304000007080000000300000002010203041ae1");
     }
 
@@ -293,9 +324,9 @@ mod tests {
     fn replies_fit_a_datagram() {
         let peers: Vec<SocketAddr> =
             (1..2000).map(|port| SocketAddr::from(([0x20, 1, 0, 0, 0, 0, 0, 1], port))).collect();
-        assert!(encode_announced(T, 1800, Counts::default(), &peers).len() <= MAX_REPLY);
-        let files = [(InfoHash([0; 20]), Counts::default()); MAX_SCRAPED];
-        assert!(encode_scraped(T, &files).len() <= MAX_REPLY);
+        assert!(announced(Counts::default(), &peers).len() <= MAX_REPLY);
+        let files = [Counts::default(); MAX_SCRAPED];
+        assert!(written(|out| write_scraped(out, T, files)).len() <= MAX_REPLY);
     }
 
     #[test]
@@ -310,13 +341,16 @@ mod tests {
             assert_eq!(parse(&packet(&vec![0; wrong])), request(Err(Reason::BadScrape)), "{wrong} bytes");
         }
         let counts = Counts { complete: 1, incomplete: 2, downloaded: 3 };
-        assert_eq!(hex::encode(&encode_scraped(T, &[(a, counts)])), "0000000201020304000000010000000300000002");
+        assert_eq!(
+            hex::encode(&written(|out| write_scraped(out, T, [counts]))),
+            "0000000201020304000000010000000300000002"
+        );
     }
 
     #[test]
     fn refusals_are_no_longer_than_requests() {
         assert_eq!(
-            encode_error(T, Reason::NotConnected),
+            written(|out| write_error(out, T, Reason::NotConnected)),
             [3u32.to_be_bytes().as_slice(), &T.0.to_be_bytes(), b"connection id expired"].concat()
         );
         const SHORTEST_REQUEST: usize = 16 + 20;
@@ -328,8 +362,9 @@ mod tests {
             Reason::NoPasskey,
             Reason::TooOften,
             Reason::TrackerFull,
+            Reason::AddressFull,
         ] {
-            assert!(encode_error(T, reason).len() <= SHORTEST_REQUEST, "{reason}");
+            assert!(written(|out| write_error(out, T, reason)).len() <= SHORTEST_REQUEST, "{reason}");
         }
     }
 

@@ -5,8 +5,10 @@ use rand::rngs::SmallRng;
 
 use super::*;
 use crate::tracker::swarm::{MAX_OUTSTANDING, OFFER_LIFETIME};
+use crate::wire::tracker::Progress;
 use crate::wire::tracker_ws::{Description, OfferId};
 
+mod measure;
 mod model;
 
 const INTERVALS: Intervals = Intervals { web: Duration::from_secs(120), native: Duration::from_secs(1800) };
@@ -14,29 +16,46 @@ const HASH: InfoHash = InfoHash([0xaa; 20]);
 
 /// A table with its clock and dice.
 struct Fixture {
-    table: Table,
+    table: Table<SocketId>,
     now: Instant,
     rng: SmallRng,
 }
 
 impl Fixture {
     fn new() -> Self {
-        Self { table: Table::new(INTERVALS, 100), now: Instant::now(), rng: SmallRng::seed_from_u64(7) }
+        let now = Instant::now();
+        Self { table: Table::new(INTERVALS, 100, now), now, rng: SmallRng::seed_from_u64(7) }
     }
 
     fn wait(&mut self, time: Duration) {
         self.now += time;
     }
 
-    fn handle(&mut self, event: Event) -> Vec<Effect> {
-        let Effects(effects) = self.table.handle(self.now, &mut self.rng, event);
+    fn web(&mut self, socket: u64, announce: Announce, resident: bool, room: bool) -> Vec<Effect<SocketId>> {
+        let id = SocketId(socket);
+        let announced = WebAnnounce { id, socket: id, announce, resident, room };
+        let Effects(effects) = self.table.web(self.now, &mut self.rng, announced);
         self.table.check_invariants();
         effects
     }
 
-    fn announce(&mut self, socket: u64, peer: u8, intent: Intent, resident: bool) -> Vec<Effect> {
-        let announce = Announce { info_hash: HASH, peer_id: peer_id(peer), intent };
-        self.handle(Event::Announce { socket: SocketId(socket), announce, resident, room: true })
+    fn announce(&mut self, socket: u64, peer: u8, intent: Intent, resident: bool) -> Vec<Effect<SocketId>> {
+        self.web(socket, Announce { info_hash: HASH, peer_id: peer_id(peer), intent }, resident, true)
+    }
+
+    fn close(&mut self, socket: u64) {
+        for (info_hash, member) in self.table.brought(SocketId(socket)) {
+            self.table.leave(info_hash, member);
+            self.table.check_invariants();
+        }
+    }
+
+    /// Goes through all of the table, in slices as small as they can be.
+    fn expire(&mut self) {
+        while !self.table.expire(self.now, 1) {
+            self.table.check_invariants();
+        }
+        self.table.check_invariants();
     }
 
     fn update(&mut self, socket: u64, peer: u8, progress: Progress) -> (usize, usize) {
@@ -62,7 +81,7 @@ impl Fixture {
             match effect {
                 Effect::Offer { to, message: Message::Offer { info_hash: HASH, peer_id: from, offer } } => {
                     assert_eq!(from, peer_id(peer));
-                    sent.push((to.1.0, offer.id.0[0]));
+                    sent.push((to.0, offer.id.0[0]));
                 }
                 Effect::Send(to, Message::Announced { .. }) => assert_eq!(to, SocketId(socket)),
                 Effect::Resident { info_hash: HASH, peer_id: page, offer } => {
@@ -89,12 +108,32 @@ impl Fixture {
 
     fn native(&mut self, addr: &str, progress: Option<Progress>, wanted: usize) -> (usize, usize, Vec<String>) {
         let addr: SocketAddr = addr.parse().unwrap();
-        let question = NativeQuestion { wanted, ..native_question(addr.ip(), addr.port(), progress) };
-        let reply = self.table.native(self.now, &mut self.rng, &question, true).unwrap();
-        self.table.check_invariants();
-        let mut peers: Vec<String> = reply.peers.iter().map(|(addr, _)| addr.to_string()).collect();
+        let (counts, peers) = self.native_of(HASH, addr, progress, wanted, true).unwrap();
+        let mut peers: Vec<String> = peers.iter().map(SocketAddr::to_string).collect();
         peers.sort_unstable();
-        (reply.counts.complete, reply.counts.incomplete, peers)
+        (counts.complete, counts.incomplete, peers)
+    }
+
+    fn native_of(
+        &mut self,
+        info_hash: InfoHash,
+        addr: SocketAddr,
+        progress: Option<Progress>,
+        wanted: usize,
+        room: bool,
+    ) -> Result<(Counts, Vec<SocketAddr>), Full> {
+        let port = NonZeroU16::new(addr.port()).unwrap();
+        let announce = NativeAnnounce { info_hash, peer_id: peer_id(99), port, progress, numwant: None };
+        let question = NativeQuestion { ip: addr.ip(), announce: &announce, wanted, both: true };
+        let mut peers = Vec::new();
+        let mut found = |addr, peer| {
+            assert_eq!(peer, peer_id(99));
+            peers.push(addr);
+        };
+        let admit = || room.then_some(()).ok_or(Full);
+        let counts = self.table.native(self.now, &mut self.rng, &question, admit, &mut found);
+        self.table.check_invariants();
+        Ok((counts?, peers))
     }
 
     fn counts(&self) -> (usize, usize, usize) {
@@ -111,11 +150,9 @@ fn offer(n: u8) -> Offer {
     Offer { id: OfferId([n; 20]), description: Description::answer("v=0") }
 }
 
-fn native_question(ip: IpAddr, port: u16, progress: Option<Progress>) -> NativeQuestion {
-    let port = NonZeroU16::new(port).unwrap();
-    let announce = NativeAnnounce { info_hash: HASH, peer_id: peer_id(99), port, progress, numwant: None };
-    NativeQuestion { ip, announce, wanted: 50, both: true }
-}
+/// What a peer that may not be added is told.
+#[derive(Debug, PartialEq, Eq)]
+struct Full;
 
 #[test]
 fn web_and_native_peers_are_counted_together() {
@@ -152,13 +189,13 @@ fn completed_downloads_are_remembered_when_a_swarm_is_empty_and_the_popular_long
     let mut t = Fixture::new();
     t.update(1, 1, Progress::Completed);
     assert_eq!(t.table.take_completions().collect::<Vec<_>>(), [(HASH, 1)]);
-    t.handle(Event::Closed { socket: SocketId(1) });
+    t.close(1);
     assert_eq!(t.counts(), (0, 0, 1));
     t.update(1, 1, Progress::Completed);
     assert_eq!(t.counts(), (1, 0, 2), "it goes on where it was");
     assert_eq!(t.table.take_completions().collect::<Vec<_>>(), [(HASH, 2)]);
 
-    let mut table = Table::new(INTERVALS, 8);
+    let mut table = Table::<SocketId>::new(INTERVALS, 8, t.now);
     table.remember((hash(0), 1_000));
     (1..100).for_each(|n| table.remember((hash(n), 1)));
     table.check_invariants();
@@ -279,7 +316,7 @@ fn a_peer_id_belongs_to_its_socket() {
     t.announce(2, 1, Intent::Stop, false);
     assert_eq!(t.counts(), (1, 0, 0), "it cannot remove the first");
     t.update(2, 1, Progress::Leeching);
-    t.handle(Event::Closed { socket: SocketId(2) });
+    t.close(2);
     assert_eq!(t.counts(), (1, 0, 0));
 
     // Its offers do not go to itself on the other socket either, and its answers do not cross.
@@ -301,9 +338,9 @@ fn everything_a_socket_brought_goes_with_it() {
         peer_id: peer_id(1),
         intent: Intent::Update { progress: Progress::Unsaid },
     };
-    t.handle(Event::Announce { socket: SocketId(1), announce: other, resident: false, room: true });
+    t.web(1, other, false, true);
     assert_eq!(t.table.stats(), Stats { swarms: 2, web_peers: 4, native_peers: 0 });
-    t.handle(Event::Closed { socket: SocketId(1) });
+    t.close(1);
     assert_eq!(t.table.stats(), Stats { swarms: 1, web_peers: 1, native_peers: 0 });
     assert_eq!(t.counts(), (0, 1, 0));
 }
@@ -323,34 +360,45 @@ fn peers_that_stop_announcing_are_forgotten() {
     t.native("1.2.3.4:1", Some(Progress::Seeding), 0);
     t.wait(INTERVALS.web * 2);
     t.join(2, 2);
-    t.table.expire(t.now, 1);
+    t.expire();
     assert_eq!(t.counts(), (1, 2, 0));
     t.wait(INTERVALS.web / 2);
-    t.table.expire(t.now, 1);
+    t.expire();
     assert_eq!(t.counts(), (1, 1, 0));
     t.wait(INTERVALS.native * 5 / 2);
-    t.table.expire(t.now, 1);
+    t.expire();
     t.table.check_invariants();
     assert_eq!(t.table.stats(), Stats::default());
 }
 
 #[test]
-fn a_round_of_expiry_reaches_every_swarm() {
-    let mut t = Fixture::new();
-    for n in 0..100u8 {
-        let announce = Announce {
-            info_hash: InfoHash([n; 20]),
-            peer_id: peer_id(1),
-            intent: Intent::Update { progress: Progress::Unsaid },
-        };
-        t.handle(Event::Announce { socket: SocketId(n.into()), announce, resident: false, room: true });
+fn expiry_comes_in_slices_and_a_round_reaches_every_peer() {
+    const PEERS: usize = 100;
+    for budget in [1, 3, 50, 1_000] {
+        let mut t = Fixture::new();
+        for n in 0..PEERS as u8 {
+            let announce = Announce {
+                info_hash: InfoHash([n % 5; 20]),
+                peer_id: peer_id(n),
+                intent: Intent::Update { progress: Progress::Unsaid },
+            };
+            t.web(n.into(), announce, false, true);
+        }
+        t.wait(INTERVALS.web * 3);
+        loop {
+            let before = t.table.stats().web_peers;
+            let done = t.table.expire(t.now, budget);
+            t.table.check_invariants();
+            assert!(before - t.table.stats().web_peers <= budget, "no more work than it may take");
+            if done {
+                break;
+            }
+            // Others come and go between slices.
+            t.join(1_000, 200);
+            t.close(1_000);
+        }
+        assert_eq!(t.table.stats(), Stats::default(), "slices of {budget}");
     }
-    t.wait(INTERVALS.web * 3);
-    for _ in 0..16 {
-        t.table.expire(t.now, 16);
-        t.table.check_invariants();
-    }
-    assert_eq!(t.table.stats(), Stats::default());
 }
 
 #[test]
@@ -358,24 +406,20 @@ fn a_full_table_keeps_those_it_has() {
     let mut t = Fixture::new();
     t.join(1, 1);
     t.native("1.2.3.4:1", Some(Progress::Unsaid), 0);
-    let announce = |peer, intent| Event::Announce {
-        socket: SocketId(1),
-        announce: Announce { info_hash: HASH, peer_id: peer_id(peer), intent },
-        resident: true,
-        room: false,
-    };
+    let announce = |peer, intent| Announce { info_hash: HASH, peer_id: peer_id(peer), intent };
     let offers = Intent::Offers { progress: Progress::Seeding, offers: vec![offer(1)] };
     let refused = Message::Failure(Failure::of_announce(&HASH, Reason::TrackerFull));
-    assert_eq!(t.handle(announce(2, offers)), [Effect::Send(SocketId(1), refused)]);
-    t.handle(announce(1, Intent::Update { progress: Progress::Seeding }));
+    assert_eq!(t.web(1, announce(2, offers), true, false), [Effect::Send(SocketId(1), refused)]);
+    t.web(1, announce(1, Intent::Update { progress: Progress::Seeding }), true, false);
     assert_eq!(t.counts(), (1, 1, 0));
 
-    let ip = "1.2.3.4".parse().unwrap();
-    let mut native = |port| {
-        let question = native_question(ip, port, Some(Progress::Seeding));
-        t.table.native(t.now, &mut t.rng, &question, false).map(|reply| reply.counts.complete)
+    let mut native = |addr: &str, progress| {
+        let reply = t.native_of(HASH, addr.parse().unwrap(), progress, 50, false);
+        reply.map(|(counts, _)| counts.complete)
     };
-    assert_eq!((native(1), native(2)), (Ok(2), Err(Full)));
+    let seeding = Some(Progress::Seeding);
+    assert_eq!((native("1.2.3.4:1", seeding), native("1.2.3.4:2", seeding)), (Ok(2), Err(Full)));
+    assert_eq!((native("1.2.3.4:2", None), native("1.2.3.4:1", None)), (Ok(2), Ok(1)), "one may always leave");
 }
 
 #[test]

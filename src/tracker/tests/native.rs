@@ -40,7 +40,7 @@ async fn http_peers_meet_and_are_counted_with_web_peers() {
     assert_eq!(peers, [SocketAddr::from(([127, 0, 0, 1], 1001))], "native peers only, and not oneself");
 
     assert_eq!(page.ask(announcement(b'a', 10, &[])).await, announced(b'a', 1, 2));
-    assert_eq!(server.tracker.native_peers(InfoHash([b'a'; 20]), 50).await.len(), 2);
+    assert_eq!(server.tracker.native_peers(InfoHash([b'a'; 20]), 50).len(), 2);
     assert_eq!(
         http_get(&server, &format!("/scrape?info_hash={}", "a".repeat(20))).await,
         b"d5:filesd20:aaaaaaaaaaaaaaaaaaaad8:completei1e10:downloadedi0e10:incompletei2eeee"
@@ -48,7 +48,7 @@ async fn http_peers_meet_and_are_counted_with_web_peers() {
 
     let body = http_get(&server, &query('a', 1001, "&left=0&event=stopped")).await;
     assert_eq!(bencode::decode(&body).unwrap().get(b"complete").unwrap().int(), Some(0));
-    assert_eq!(server.tracker.stats().await, Stats { swarms: 1, web_peers: 1, native_peers: 1 });
+    assert_eq!(server.tracker.stats(), Stats { swarms: 1, web_peers: 1, native_peers: 1 });
     assert_eq!(
         http_get(&server, "/announce?info_hash=abc").await,
         b"d14:failure reason54:info_hash must be 20 bytes, percent-encoded, and has 3e"
@@ -107,7 +107,7 @@ async fn udp_peers_need_a_connection_and_meet() {
 
     let refused = client.ask(&udp_announce([9; 8], 2, 5, 1001)).await;
     assert_eq!(refused, [b"\0\0\0\x03\x05\x05\x05\x05".as_slice(), b"connection id expired"].concat());
-    assert_eq!(server.tracker.stats().await.native_peers, 0);
+    assert_eq!(server.tracker.stats().native_peers, 0);
 
     client.socket.send(b"not of this protocol").await.unwrap();
     let connection = client.connect().await;
@@ -121,7 +121,7 @@ async fn udp_peers_need_a_connection_and_meet() {
     assert_eq!(counts[8..20], [0; 12], "the first swarm asked for");
     assert_eq!(counts[20..], *b"\0\0\0\x01\0\0\0\0\0\0\0\x01");
     client.ask(&udp_announce(connection, 3, 5, 1002)).await;
-    assert_eq!(server.tracker.stats().await.native_peers, 1);
+    assert_eq!(server.tracker.stats().native_peers, 1);
     assert_eq!(server.metrics.dropped.with_label_values(&["udp_malformed"]).get(), 1);
     assert_eq!(server.tasks.stop(DEADLINE).await, 0);
 }
@@ -183,7 +183,7 @@ async fn completed_downloads_outlive_a_restart() {
     let tasks = Tasks::new();
     let open =
         || Tracker::open(&config::Tracker::default(), server.data_dir.path(), metrics::Tracker::detached(), &tasks);
-    let scraped = open().unwrap().http_scrape("/scrape", "info_hash=aaaaaaaaaaaaaaaaaaaa").await;
+    let scraped = open().unwrap().http_scrape("/scrape", "info_hash=aaaaaaaaaaaaaaaaaaaa");
     assert_eq!(scraped, b"d5:filesd20:aaaaaaaaaaaaaaaaaaaad8:completei0e10:downloadedi1e10:incompletei0eeee");
     assert_eq!(tasks.stop(DEADLINE).await, 0);
 }

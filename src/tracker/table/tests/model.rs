@@ -150,12 +150,12 @@ fn step(t: &mut Fixture, model: &mut Model, op: Op) {
     match op {
         Op::Wait { seconds } => {
             t.wait(Duration::from_secs(seconds));
-            t.table.expire(t.now, 1);
+            t.expire();
             let now = t.now;
             model.remove(|peer| peer.expires <= now);
         }
         Op::Close { socket } => {
-            assert_eq!(t.handle(Event::Closed { socket: SocketId(socket) }), []);
+            t.close(socket);
             model.remove(|peer| matches!(peer.who, Who::Web { socket: s, .. } if s == socket));
         }
         Op::Native { hash, port, progress, room } => native(t, model, hash, port, progress, room),
@@ -184,27 +184,33 @@ fn step(t: &mut Fixture, model: &mut Model, op: Op) {
             }
             model.present(t.now, hash, who, progress, INTERVALS.web);
             assert_eq!(effects[0], announced(model, socket, hash));
-            offered(t.now, model, (socket, peer), hash, &offers, resident, &effects[1..]);
+            offered(t, model, (socket, peer), hash, &offers, resident, &effects[1..]);
         }
     }
     t.table.check_invariants();
 }
 
-fn web(t: &mut Fixture, socket: u64, hash: u8, peer: u8, intent: Intent, resident: bool, room: bool) -> Vec<Effect> {
+fn web(
+    t: &mut Fixture,
+    socket: u64,
+    hash: u8,
+    peer: u8,
+    intent: Intent,
+    resident: bool,
+    room: bool,
+) -> Vec<Effect<SocketId>> {
     let announce = Announce { info_hash: info_hash(hash), peer_id: peer_id(peer), intent };
-    t.handle(Event::Announce { socket: SocketId(socket), announce, resident, room })
+    t.web(socket, announce, resident, room)
 }
 
-fn announced(model: &Model, socket: u64, hash: u8) -> Effect {
+fn announced(model: &Model, socket: u64, hash: u8) -> Effect<SocketId> {
     let counts = model.counts(hash);
     Effect::Send(SocketId(socket), Message::Announced { info_hash: info_hash(hash), interval: 120, counts })
 }
 
 fn native(t: &mut Fixture, model: &mut Model, hash: u8, port: u16, progress: Option<Progress>, room: bool) {
     let who = Who::Native { port };
-    let mut question = native_question("9.9.9.9".parse().unwrap(), port, progress);
-    question.announce.info_hash = info_hash(hash);
-    let reply = t.table.native(t.now, &mut t.rng, &question, room);
+    let reply = t.native_of(info_hash(hash), SocketAddr::from(([9, 9, 9, 9], port)), progress, 50, room);
     match progress {
         Some(_) if !room && !model.has(hash, who) => return assert_eq!(reply, Err(Full)),
         Some(progress) => model.present(t.now, hash, who, progress, INTERVALS.native),
@@ -218,8 +224,8 @@ fn native(t: &mut Fixture, model: &mut Model, hash: u8, port: u16, progress: Opt
             expected.push(port);
         }
     }
-    let NativeReply { counts, peers } = reply.unwrap();
-    let mut ports: Vec<u16> = peers.iter().map(|(addr, _)| addr.port()).collect();
+    let (counts, peers) = reply.unwrap();
+    let mut ports: Vec<u16> = peers.iter().map(SocketAddr::port).collect();
     expected.sort_unstable();
     ports.sort_unstable();
     assert_eq!((counts, ports), (model.counts(hash), expected));
@@ -248,15 +254,23 @@ fn answer(t: &mut Fixture, model: &mut Model, sent: Sent) {
     assert_eq!(effects, [expected]);
 }
 
+/// The peer that may answer an offer.
+fn receiver_of(t: &Fixture, hash: u8, id: OfferId) -> (u64, u8) {
+    let outstanding = t.table.outstanding(&info_hash(hash));
+    let (member, _) =
+        outstanding.iter().find(|(_, offer)| *offer == id).expect("an offer that was sent may be answered");
+    (member.1.0, member.0.0[0])
+}
+
 /// Whom the offers went to is up to chance; how many, to whom at all, and which, is not.
 fn offered(
-    now: Instant,
+    t: &Fixture,
     model: &mut Model,
     from: (u64, u8),
     hash: u8,
     offers: &[Offer],
     resident: bool,
-    effects: &[Effect],
+    effects: &[Effect<SocketId>],
 ) {
     let mut free: Vec<(u64, u8)> = model
         .peers
@@ -277,10 +291,12 @@ fn offered(
         match effect {
             Effect::Offer { to, message: Message::Offer { info_hash: hash_sent, peer_id: sender, offer: sent } } => {
                 assert_eq!((*hash_sent, *sender, sent), (info_hash(hash), peer_id(from.1), offer));
-                let to = (to.1.0, to.0.0[0]);
-                let at = free.iter().position(|other| *other == to).expect("sent to another web peer, once");
-                free.remove(at);
-                model.sent.push(Sent { hash, from, to, id: offer.id, expires: now + OFFER_LIFETIME });
+                // Of two peers on that socket it may be either.
+                let receiver = receiver_of(t, hash, sent.id);
+                let at = free.iter().position(|other| *other == receiver).expect("sent to another web peer, once");
+                let receiver = free.remove(at);
+                assert_eq!(receiver.0, to.0);
+                model.sent.push(Sent { hash, from, to: receiver, id: offer.id, expires: t.now + OFFER_LIFETIME });
             }
             Effect::Resident { info_hash: hash_given, peer_id: page, offer: given } => {
                 assert_eq!((*hash_given, *page, given), (info_hash(hash), peer_id(from.1), offer));
