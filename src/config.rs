@@ -258,6 +258,9 @@ section! {
     Bridge {
         /// Which swarms it joins: "off", "pinned", "sites" (those a verified BEP 46 record points to) or "open" (all).
         policy: BridgePolicy = BridgePolicy::Sites,
+        /// Other WebTorrent trackers, as "wss://tracker.example.org", at which what is here is announced, private torrents
+        /// excepted, so that pages that are there can have it.
+        trackers: Vec<String> = Vec::new(),
         /// Disk space for what is bridged but not pinned; the oldest unused goes first.
         cache_size: ByteSize = ByteSize::gib(10),
         /// The largest torrent bridged.

@@ -58,6 +58,20 @@ impl Joined {
         self.lock().torrents.get(info_hash).cloned()
     }
 
+    /// At most `most` torrents that may be announced where strangers are, and the bytes each lacks: those with something
+    /// to give that are not private.
+    pub(super) fn shared(&self, most: usize) -> Vec<(InfoHash, u64)> {
+        let table = self.lock();
+        let shared = table.torrents.iter().filter_map(|(info_hash, torrent)| {
+            let stage = torrent.swarm.stage.borrow();
+            let live = stage.live().filter(|live| !live.metainfo.is_private())?;
+            let (have, pieces) = (live.have.borrow().count(), live.metainfo.pieces());
+            let left = (pieces - have) as u64 * u64::from(live.metainfo.piece_length());
+            (have > 0).then_some((*info_hash, left.min(live.metainfo.total_length())))
+        });
+        shared.take(most).collect()
+    }
+
     /// How full the table is, seen from one torrent.
     pub(super) fn load(&self, info_hash: &InfoHash, free_peers: usize) -> Load {
         let table = self.lock();

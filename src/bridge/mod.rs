@@ -23,6 +23,7 @@ mod candidates;
 mod content;
 mod dialler;
 mod door;
+mod elsewhere;
 mod engine;
 mod error;
 mod handles;
@@ -188,6 +189,9 @@ impl Bridge {
         });
         tasks.spawn_cancellable(listener::run(inner.clone(), listener));
         inner.clone().rejoin();
+        for url in inner.settings.trackers.clone() {
+            tasks.spawn_cancellable(elsewhere::run(inner.clone(), url));
+        }
         if let Some(utp) = utp {
             tasks.spawn_cancellable(listener::run_utp(inner.clone(), utp));
         }

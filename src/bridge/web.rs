@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::door;
-use super::rtc::{Endpoint, RtcError};
+use super::rtc::{Channel, Endpoint, Pending, RtcError};
 use super::swarm::{Invitation, Swarm, Transport};
 use crate::tasks::Tasks;
 use crate::tracker::WebOffer;
@@ -57,6 +57,7 @@ pub(super) async fn welcome(
 }
 
 async fn meet(swarm: Arc<Swarm>, endpoint: Arc<Endpoint>, offer: Offer, invitation: Invitation) {
+    let page = offer.page;
     let opened = async {
         let (sdp, pending) = endpoint.answer(&offer.sdp).await?;
         (offer.answer)(swarm.ourselves.peer_id, &sdp);
@@ -66,6 +67,19 @@ async fn meet(swarm: Arc<Swarm>, endpoint: Arc<Endpoint>, offer: Offer, invitati
         opened = opened => opened,
         () = swarm.token.cancelled() => return,
     };
+    serve(&swarm, page, opened, invitation).await;
+}
+
+/// Waits for a page that answered an offer of ours, and serves it.
+pub(super) async fn open(swarm: Arc<Swarm>, page: PeerId, pending: Pending, invitation: Invitation) {
+    let opened = tokio::select! {
+        opened = pending.open() => opened,
+        () = swarm.token.cancelled() => return,
+    };
+    serve(&swarm, page, opened, invitation).await;
+}
+
+async fn serve(swarm: &Arc<Swarm>, page: PeerId, opened: Result<Channel, RtcError>, invitation: Invitation) {
     let result = match &opened {
         Ok(_) => "opened",
         Err(RtcError::Description(_)) => "unusable",
@@ -78,9 +92,9 @@ async fn meet(swarm: Arc<Swarm>, endpoint: Arc<Endpoint>, offer: Offer, invitati
     match opened {
         Ok(channel) => {
             // The seat takes over from the invitation, which must not end before the page is greeted.
-            door::agreed(channel, Transport::WebRtc, &swarm).await;
+            door::agreed(channel, Transport::WebRtc, swarm).await;
             drop(invitation);
         }
-        Err(error) => tracing::debug!(info_hash = %swarm.info_hash, page = %offer.page, %error, "a page did not come"),
+        Err(error) => tracing::debug!(info_hash = %swarm.info_hash, %page, %error, "a page did not come"),
     }
 }

@@ -20,6 +20,7 @@ pub mod proxy_protocol;
 pub mod record_exchange;
 pub mod record_messages;
 pub mod tracker;
+pub mod tracker_client;
 pub mod tracker_http;
 pub mod tracker_udp;
 pub mod tracker_ws;
