@@ -2,7 +2,7 @@
 # make test: every test, with what it needs (Debian packages, npm packages) installed first.
 
 .DELETE_ON_ERROR:
-.PHONY: run test check fmt bench bench-bridge bench-tracker bench-tracker-udp bench-table bench-records fuzz
+.PHONY: run test check fmt bench bench-bridge bench-tracker bench-tracker-udp bench-table bench-records interop fuzz
 
 WEB_SOURCES := $(shell find web-demo -type f -not -path '*/node_modules/*' -not -path 'web-demo/dist/*')
 
@@ -35,6 +35,13 @@ bench: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
 fuzz:
 	FUZZ_SEED=$${FUZZ_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} FUZZ_SECONDS=$${FUZZ_SECONDS:-60} cargo test --release --test fuzz -- --nocapture
 	PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --release --lib tracker::table::tests::model
+
+# Others' programs for mutable torrents, by which ours is tried both ways.
+interop: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
+	cargo build
+	rm -rf target/bench/mutable-torrents && mkdir -p target/bench && cp -r tests/e2e/interop target/bench/mutable-torrents
+	npm install --prefix target/bench/mutable-torrents --ignore-scripts --no-audit --no-fund --no-package-lock
+	node --test --test-reporter=spec tests/e2e/interop/mutable-torrents.mjs
 
 # The generator, and the trackers beside which ours is measured. Where aquatic_ws cannot be built, it is left out.
 bench-tracker: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
