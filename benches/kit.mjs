@@ -22,10 +22,10 @@ export async function swarmgate(dataDir, env) {
   return new Running(server.child, server.ready.web)
 }
 
-/** Another server, which listens on a port it is told of. @param {string[]} command @param {number} port */
-export async function peer(command, port) {
+/** Another server, which listens on a port we know. @param {string[]} command @param {number} port @param {Record<string, string>} env */
+export async function peer(command, port, env) {
   const [program = '', ...parameters] = [...on(0), ...command]
-  const child = spawn(program, parameters, { stdio: 'ignore' })
+  const child = spawn(program, parameters, { stdio: 'ignore', env: { ...process.env, ...env } })
   const gone = once(child, 'exit').then(([code]) => Promise.reject(new Error(`${command[0]} ended with ${code}`)))
   gone.catch(() => {}) // an end after it has listened is no failure
   await Promise.race([listening(port), gone])

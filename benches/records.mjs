@@ -32,8 +32,7 @@ const ours = (parameters, env) => async (/** @type {string} */ dir) => {
 
 /** @param {string} dir */
 async function pkarr(dir) {
-  process.env['TMPDIR'] = dir
-  const server = await peer([relay, '--testnet', '--tracing-env-filter', 'off'], RELAY_PORT)
+  const server = await peer([relay, '--testnet', '--tracing-env-filter', 'off'], RELAY_PORT, { TMPDIR: dir })
   try {
     return flat(await server.measured(generator, 'gets', 'pkarr', '--connections', '64', '--records', '100'))
   } finally {

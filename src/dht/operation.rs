@@ -215,7 +215,7 @@ impl Operation {
             Phase::Storing(store, load) => {
                 let places = store.next();
                 if places.is_empty() && store.is_done() {
-                    return vec![self.finish()];
+                    return self.keep().into_iter().chain([self.finish()]).collect();
                 }
                 let target = self.request.target();
                 places.iter().map(|place| Step::Store(place.contact, load.method(target, place))).collect()
@@ -229,23 +229,36 @@ impl Operation {
     pub(super) fn hurry(&mut self) -> Vec<Step> {
         match self.phase {
             Phase::Looking(_) => self.looked(),
-            Phase::Storing(..) => vec![self.finish()],
+            Phase::Storing(..) => self.keep().into_iter().chain([self.finish()]).collect(),
             Phase::Over => Vec::new(),
+        }
+    }
+
+    /// Our own copy comes last: what every other node refused, for something that came in between, is not to live on here.
+    fn keep(&self) -> Option<Step> {
+        let Phase::Storing(store, _) = &self.phase else { return None };
+        if store.is_beaten() {
+            return None;
+        }
+        match &self.request {
+            Request::Put { item, .. } => Some(Step::Keep(Item::Mutable(item.clone()))),
+            Request::PutImmutable(v) => Some(Step::Keep(Item::Immutable(v.clone()))),
+            _ => None,
         }
     }
 
     /// The lookup is over: store if that is what it was for.
     fn looked(&mut self) -> Vec<Step> {
-        let (load, keep) = match &self.request {
+        let load = match &self.request {
             Request::Put { item, cas } => {
                 if let Some(conflict) = self.found.in_the_way(item, *cas) {
                     self.phase = Phase::Over;
                     return vec![Step::Done(Outcome::Put(conflict))];
                 }
-                (Load::Item(item.clone(), *cas), Some(Step::Keep(Item::Mutable(item.clone()))))
+                Load::Item(item.clone(), *cas)
             }
-            Request::PutImmutable(v) => (Load::Value(v.clone()), Some(Step::Keep(Item::Immutable(v.clone())))),
-            Request::Announce { info_hash, port } => (Load::Peer(*info_hash, *port), None),
+            Request::PutImmutable(v) => Load::Value(v.clone()),
+            Request::Announce { info_hash, port } => Load::Peer(*info_hash, *port),
             _ => return vec![self.finish()],
         };
         if let Phase::Looking(lookup) = std::mem::replace(&mut self.phase, Phase::Over) {
@@ -255,7 +268,7 @@ impl Operation {
             });
             self.phase = Phase::Storing(Store::new(places.collect()), load);
         }
-        keep.into_iter().chain(self.next()).collect()
+        self.next()
     }
 
     fn finish(&mut self) -> Step {

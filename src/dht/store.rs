@@ -68,6 +68,11 @@ impl Store {
         self.settle(contact);
     }
 
+    /// Whether no node took it, and one at least has something that came before it.
+    pub(super) fn is_beaten(&self) -> bool {
+        self.stored == 0 && [CAS_MISMATCH, SEQ_TOO_LOW].iter().any(|code| self.rejected.contains_key(code))
+    }
+
     /// Whether everybody has answered or been given up; to be asked after [`Store::next`] returned nothing.
     pub(super) fn is_done(&self) -> bool {
         self.in_flight.is_empty()

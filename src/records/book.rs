@@ -209,15 +209,22 @@ impl Book {
         Step { outcome: Ok(entry), changes }
     }
 
-    /// Takes a put back that did not reach the disk, unless the book has gone on since. What made room for it stays away.
-    pub(super) fn take_back(&mut self, item: &VerifiedItem, before: Option<Entry>) {
+    /// Takes a put back that came to nothing, unless the book has gone on since. What made room for it stays away. The
+    /// changes are for a disk that has it.
+    pub(super) fn take_back(&mut self, item: &VerifiedItem, before: Option<Entry>) -> Vec<Change> {
         let target = item.target();
         if self.slots.get(&target).is_none_or(|slot| slot.entry.item != *item) {
-            return;
+            return Vec::new();
         }
         match before {
-            Some(entry) => self.write(target, entry),
-            None => drop(self.remove(&target)),
+            Some(entry) => {
+                self.write(target, entry.clone());
+                vec![Change::Save(entry)]
+            }
+            None => {
+                self.remove(&target);
+                vec![Change::Delete(target)]
+            }
         }
     }
 

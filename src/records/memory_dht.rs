@@ -22,6 +22,9 @@ pub(crate) struct MemoryDht {
     /// Gets wait for [`Self::answer`].
     pub(crate) silent: AtomicBool,
     pub(crate) answer: Notify,
+    /// What another server puts after the next put has looked and before it has stored; and whether some nodes get ours
+    /// first.
+    pub(crate) race: Mutex<Option<(VerifiedItem, bool)>>,
     /// Gets that came.
     pub(crate) gets: AtomicUsize,
     /// Puts that came.
@@ -74,6 +77,11 @@ impl Network for MemoryDht {
                 && (held.replaces(&item) || cas.is_some_and(|cas| cas != held.seq()))
             {
                 return PutOutcome { newer: Some(held.clone()), ..PutOutcome::default() };
+            }
+            if let Some((other, some_get_ours)) = self.race.lock().unwrap().take() {
+                let newest = if some_get_ours && item.replaces(&other) { item } else { other };
+                items.insert(newest.target(), newest);
+                return PutOutcome { stored: some_get_ours.into(), rejected: vec![(301, 1)], newer: None };
             }
             items.insert(item.target(), item);
             PutOutcome { stored: 1, ..PutOutcome::default() }

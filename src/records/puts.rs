@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::book::Refusal;
+use super::book::{Entry, Refusal};
 use super::gets::Looked;
 use super::service::{Inner, Records, now};
 use super::{Asker, GetError, PutError, PutOk, PutOptions, StoreError};
@@ -71,7 +71,8 @@ impl Records {
         })?;
         let is_news = before.as_ref().is_none_or(|known| item.replaces(&known.item));
         if let Err(error) = written.await {
-            self.inner.book().take_back(&item, before);
+            // The disk has nothing to take back.
+            let _ = self.inner.book().take_back(&item, before);
             self.inner.update_count();
             return Err(error.into());
         }
@@ -81,6 +82,9 @@ impl Records {
         self.inner.wanted(item.key(), item.salt(), Some(&entry.item));
         let outcome = self.publish(entry.item, cas).await;
         if let Some(stands) = outcome.newer {
+            if cas.is_some() && item.replaces(&stands) {
+                self.give_way(&item, before, stands.clone()).await;
+            }
             return self.lost_to(stands, &item, cas);
         }
         Ok(PutOk { target: item.target(), stored: outcome.stored, conflict: entry.conflict })
@@ -97,10 +101,25 @@ impl Records {
         }
     }
 
+    /// A version that lost, though by its bytes it would win over what stands: it must not come back from here.
+    async fn give_way(&self, item: &VerifiedItem, before: Option<Entry>, stands: VerifiedItem) {
+        let Ok(slot) = self.inner.store.reserve().await else { return };
+        let taken_back = slot.write_durably(self.inner.book().take_back(item, before));
+        // Where the disk takes no more, what was put is there; the next publication finds out again.
+        let _ = taken_back.await;
+        let Ok(slot) = self.inner.store.reserve().await else { return };
+        self.inner.learn(slot, stands);
+    }
+
     /// Sends a version to the DHT, keeps what stands in its way there, and notes when to do it again.
     pub(super) async fn publish(&self, item: VerifiedItem, cas: Option<i64>) -> PutOutcome {
         let target = item.target();
         let mut outcome = self.put_to_network(item.clone(), cas).await;
+        // Nodes had nothing in its way a moment ago, and have now: somebody puts another version at the same time.
+        if outcome.newer.is_none() && outcome.rejected.iter().any(|(code, _)| matches!(code, 301 | 302)) {
+            let look = self.inner.network.get(*item.key(), item.salt().clone(), None);
+            outcome.newer = timeout(self.inner.settings.timeout, look).await.ok().and_then(|found| found.item);
+        }
         // What stands in the way of `cas` may be this very version, or one before the version `cas` names, when a put of
         // that did not reach the DHT. In both cases the book has been asked already.
         if outcome.newer.as_ref().is_some_and(|stands| *stands == item || Some(stands.seq()) < cas) {

@@ -138,3 +138,26 @@ trial('two devices that publish at once: one winner, one clear conflict', async 
   assert.equal((await first.ask({ action: 'dht_get', k: key.hex })).v, versions[won]?.v)
   await Promise.all([...devices, follower].map((socket) => socket.close()))
 })
+
+trial('two devices that publish at once through two servers, which share a DHT: at most one has won', async (lab) => {
+  const dht = await lab.dht()
+  const servers = await Promise.all([lab.server({ dht }), lab.server({ dht })])
+  const devices = await Promise.all(servers.map((server) => Socket.open(server.socket)))
+  const [first] = devices
+  let won = 0
+  for (let race = 0; race < 5; race++) {
+    const key = new Key()
+    await first?.ask({ action: 'dht_put', ...fields(key.record({ v: value(0), seq: 1 })) })
+    const replies = await Promise.all(
+      devices.map((device, n) =>
+        device.ask({ action: 'dht_put', ...fields(key.record({ v: value(n + 1), seq: 2 })), cas: 1 }),
+      ),
+    )
+    const codes = replies.map((reply) => reply.code ?? 'stored').sort()
+    lab.note(`race ${race}: ${codes.join(', ')}`)
+    assert.ok(codes.includes(301), `both were told that they have won: ${JSON.stringify(replies)}`)
+    won += codes.filter((code) => code === 'stored').length
+  }
+  lab.note(`${won} of 5 races have a winner`)
+  await Promise.all(devices.map((device) => device.close()))
+})
