@@ -9,7 +9,6 @@
 
 import { spawn } from 'node:child_process'
 import { readFile, stat, writeFile } from 'node:fs/promises'
-import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
@@ -17,12 +16,11 @@ import { noise, sha256, sha256OfFile } from '../tests/e2e/testkit/content.mjs'
 import { Lab } from '../tests/e2e/testkit/lab.mjs'
 import { aria2ByInfoHash } from '../tests/e2e/testkit/native_clients.mjs'
 import { eventually, within } from '../tests/e2e/testkit/wait.mjs'
-import { seedNoise } from '../tests/e2e/testkit/webtorrent.mjs'
+import { ForeignTracker, seedNoise } from '../tests/e2e/testkit/webtorrent.mjs'
 
 /** @typedef {import('../tests/e2e/testkit/webtorrent.mjs').Page} Page */
 /** @typedef {{ mbs: number, first?: number, cpu?: number, memory?: number }} Figures */
 
-const require = createRequire(new URL('../tests/e2e/testkit/lab.mjs', import.meta.url))
 const { values } = parseArgs({
   options: {
     only: { type: 'string', default: 'down,three,up' },
@@ -89,11 +87,8 @@ async function hybrid(lab, { infoHash, peer }) {
 
 /** A tracker that is not under measurement. @param {Lab} lab @returns {Promise<string>} */
 async function trackerOf(lab) {
-  const { Server } = require('bittorrent-tracker')
-  const tracker = new Server({ udp: false, http: true, ws: true, stats: false })
-  await new Promise((resolve) => tracker.listen(0, '127.0.0.1', () => resolve(undefined)))
-  lab.keep(tracker, { stop: () => new Promise((resolve) => tracker.close(resolve)) })
-  return `ws://127.0.0.1:${tracker.http.address().port}/`
+  const tracker = await ForeignTracker.start()
+  return lab.keep(tracker, tracker).socket
 }
 
 /**
@@ -117,7 +112,7 @@ async function fromNative(lab, start, readers) {
   const before = await processorTime(bridge.pid)
   const link = `magnet:?xt=urn:btih:${infoHash}&tr=${encodeURIComponent(bridge.tracker)}`
   const begun = performance.now()
-  const runs = await within(280, 'download by every page', Promise.all(pages.map((page) => timed(page, link))))
+  const runs = await within(90, 'download by every page', Promise.all(pages.map((page) => timed(page, link))))
   const took = (performance.now() - begun) / 1000
   const cpu = (await processorTime(bridge.pid)) - before
   const memory = await peakMemory(bridge.pid)
@@ -133,7 +128,7 @@ async function fromPage(lab) {
   const [browser, site] = [await lab.browser(), await lab.webTorrentSite()]
   const infoHash = await seedNoise(await site.open(browser), { name: NAME, size: SIZE, seed: 77, tracker })
   const link = `magnet:?xt=urn:btih:${infoHash}&tr=${encodeURIComponent(tracker)}`
-  const run = await within(280, 'download by the page', timed(await site.open(browser), link))
+  const run = await within(90, 'download by the page', timed(await site.open(browser), link))
   return { mbs: SIZE / 1e6 / run.transfer, first: run.first }
 }
 
@@ -171,7 +166,7 @@ async function toNative(lab, client) {
   const has = peer ? async () => (await peer.downloaded(infoHash)) > 0 : async () => (await sizeOnDisk()) > 0
   await eventually(60, 'first bytes', async () => ((await has()) ? true : null))
   const first = (performance.now() - begun) / 1000
-  await eventually(280, 'download by the client', async () => ((await done()) ? true : null))
+  await eventually(90, 'download by the client', async () => ((await done()) ? true : null))
   const took = (performance.now() - seeding) / 1000
   if ((await sha256OfFile(path)) !== digest) throw new Error('the content is not what the page seeded')
   const cpu = (await processorTime(bridge.pid)) - before

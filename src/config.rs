@@ -267,12 +267,17 @@ section! {
         max_torrent_size: ByteSize = ByteSize::gib(1),
         /// The largest metadata (info dictionary) accepted from a peer.
         max_metadata_size: ByteSize = ByteSize::mib(8),
+        /// Most payload bytes, to and from peers, that bridged but not pinned torrents may take in a day (UTC; a restart
+        /// counts anew). Past it they are left until the next one. 0 for no limit.
+        max_bytes_per_day: ByteSize = ByteSize(0),
         /// Most torrents bridged at once.
         max_torrents: usize = 500,
         /// Most peers of one torrent, over all transports.
         max_peers_per_torrent: usize = 100,
         /// Most peers over all torrents.
         max_peers: usize = 1_000,
+        /// Most native peers of one address (IPv6: one /64) that came by themselves, over all torrents.
+        max_peers_per_address: usize = 50,
         /// How long a torrent is kept joined after its last web peer left.
         #[serde(with = "humantime_serde")]
         linger: Duration = Duration::from_secs(600),

@@ -111,6 +111,7 @@ metrics! {
         visits: IntCounterVec = "bridge_visits_total" ["transport", "ending"], "Visits of greeted peers, by transport and why they ended.";
         bytes: IntCounterVec = "bridge_bytes_total" ["transport", "direction"], "Payload bytes passed through the door, by transport and direction (in, out).";
         refused: IntCounterVec = "bridge_refused_total" ["reason"], "Swarms, peers and requests refused, by reason.";
+        banned: IntCounter = "bridge_banned_total", "Addresses shut out for an hour because a peer there lied.";
         met_anew: IntCounter = "bridge_met_anew_total", "Times the engine was made to meet a peer anew, whose news it had not used.";
         metadata: IntCounterVec = "bridge_metadata_total" ["result"], "Metadata fetches (BEP 9), by result.";
         datagrams_dropped: IntCounterVec = "bridge_webrtc_datagrams_dropped_total" ["reason"], "Datagrams of the WebRTC port not handed on: sender unknown, or its queue full.";

@@ -4,7 +4,7 @@
 import WebTorrent from 'webtorrent'
 
 const [infoHash = '', tracker = '', peer = '', path = ''] = process.argv.slice(2)
-const client = new WebTorrent({ dht: false, lsd: false, natUpnp: false, natPmp: false, utp: false })
+const client = new WebTorrent({ dht: false, lsd: false, natUpnp: false, natPmp: false, utp: false, secure: false })
 client.on('error', (error) => console.error(error))
 const torrent = client.add(`magnet:?xt=urn:btih:${infoHash}&tr=${encodeURIComponent(tracker)}`, { path })
 if (peer) torrent.on('infoHash', () => torrent.addPeer(peer))

@@ -77,13 +77,7 @@ pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAd
         while wanted && opening < MAX_OPENING {
             let Some((addr, source)) = candidates.next(complete, Instant::now()) else { break };
             opening += 1;
-            sources.tasks.spawn_cancellable(dial(
-                swarm.clone(),
-                sources.connector.clone(),
-                addr,
-                source,
-                reports_tx.clone(),
-            ));
+            sources.tasks.spawn_cancellable(dial(swarm.clone(), sources.clone(), (addr, source), reports_tx.clone()));
         }
         let wake = candidates.wake(complete).filter(|_| wanted && opening < MAX_OPENING);
         tokio::select! {
@@ -151,28 +145,33 @@ async fn next_neighbour(neighbours: &mut Option<Neighbours>) -> SocketAddr {
 /// One connection, from its first packet to its end.
 async fn dial(
     swarm: Arc<Swarm>,
-    connector: Arc<Connector>,
-    addr: SocketAddr,
-    source: Source,
+    sources: Sources,
+    (addr, source): (SocketAddr, Source),
     reports: mpsc::Sender<Report>,
 ) {
+    if swarm.visitors.is_banned(addr.ip(), Instant::now()) {
+        let _ = reports.send(Report::Opened).await;
+        let _ = reports.send(Report::Ended(addr, Outcome::Failed)).await;
+        return;
+    }
     let connected = tokio::select! {
-        connected = connector.connect(addr) => connected,
+        connected = sources.connector.connect(addr) => connected,
         () = swarm.token.cancelled() => None,
     };
     let result = if connected.is_some() { "connected" } else { "failed" };
     swarm.metrics.dials.with_label_values(&[source.label(), result]).inc();
     let _ = reports.send(Report::Opened).await;
     let outcome = match connected {
-        Some(line) => visit(&swarm, &connector, line).await,
+        Some(line) => visit(&swarm, &sources, line, addr.ip()).await,
         None => Outcome::Failed,
     };
     let _ = reports.send(Report::Ended(addr, outcome)).await;
 }
 
-async fn visit(swarm: &Arc<Swarm>, connector: &Connector, line: Line) -> Outcome {
+async fn visit(swarm: &Arc<Swarm>, sources: &Sources, line: Line, ip: IpAddr) -> Outcome {
     let began = Instant::now();
-    let visit = connector.visit(swarm, line).await;
+    let visit = sources.connector.visit(swarm, line).await;
+    swarm.visitors.judge(ip, &visit.ending, &swarm.metrics);
     match visit.ending {
         Ending::Ourselves => Outcome::Ourselves,
         _ if visit.seated => Outcome::Left { complete: visit.complete, brief: began.elapsed() < BRIEF },

@@ -21,7 +21,7 @@ use librqbit::{
 use librqbit_core::Id20;
 use tokio::fs;
 use tokio::io::AsyncSeek;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::pieces::{Have, PieceSet};
@@ -40,8 +40,14 @@ const CHECKS: usize = 2;
 /// for work on the disk.
 const PREFERENCES: usize = 4;
 
-/// How often a running torrent is asked whether it failed; the engine has no event for it.
-const HEALTH_CHECK: Duration = Duration::from_secs(1);
+/// How often a running torrent is asked whether it failed; the engine has no event for it ...
+const HEALTH_CHECK: Duration = Duration::from_secs(60);
+
+/// ... and how often it is asked after the disk has refused something,
+const CLOSE_CHECK: Duration = Duration::from_millis(200);
+
+/// this many times.
+const CLOSE_CHECKS: u32 = 25;
 
 /// What the engine said when it failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -144,6 +150,7 @@ impl Engine {
         noted.map_err(|error| EngineError(format!("cannot write {}: {error}", bitfield.display())))?;
         let have: Have = Arc::new(watch::channel(PieceSet::none(metainfo.pieces())).0);
         let folder = Folder::new(metainfo, root.clone(), access, have.clone(), self.open.clone());
+        let trouble = folder.trouble();
         let options = AddTorrentOptions {
             overwrite: true,
             // Never used for a path: our storage knows its own.
@@ -165,7 +172,7 @@ impl Engine {
                 have.insert(piece);
             })
         });
-        Ok(Running { torrent, have, addr: self.addr, preferences: self.preferences.clone() })
+        Ok(Running { torrent, trouble, have, addr: self.addr, preferences: self.preferences.clone() })
     }
 
     /// Forgets a torrent, if it is there. Its files stay.
@@ -181,6 +188,7 @@ impl Engine {
 #[derive(Clone)]
 pub(super) struct Running {
     torrent: Arc<ManagedTorrent>,
+    trouble: Arc<Notify>,
     have: Have,
     addr: SocketAddr,
     preferences: Arc<Semaphore>,
@@ -212,8 +220,13 @@ impl Running {
 
     /// Resolves when the engine gives the torrent up: the disk is full, or files vanished.
     pub(super) async fn failed(&self) -> EngineError {
+        let mut closely = 0_u32;
         loop {
-            tokio::time::sleep(HEALTH_CHECK).await;
+            let pause = if closely > 0 { CLOSE_CHECK } else { HEALTH_CHECK };
+            tokio::select! {
+                () = self.trouble.notified() => closely = CLOSE_CHECKS,
+                () = tokio::time::sleep(pause) => closely = closely.saturating_sub(1),
+            }
             let error = self.torrent.with_state(|state| match state {
                 ManagedTorrentState::Error(error) => Some(EngineError::new(error)),
                 ManagedTorrentState::Live(_) => None,

@@ -75,11 +75,14 @@ impl Joined {
     /// How full the table is, seen from one torrent.
     pub(super) fn load(&self, info_hash: &InfoHash, free_peers: usize) -> Load {
         let table = self.lock();
+        let torrent = table.torrents.get(info_hash);
         Load {
-            joined: table.torrents.contains_key(info_hash),
+            joined: torrent.is_some(),
+            ours: torrent.is_some_and(|torrent| !torrent.bridged),
             cooling_down: table.cooling.get(info_hash).is_some_and(|until| *until > Instant::now()),
             torrents: table.torrents.values().filter(|torrent| torrent.bridged).count(),
             free_peers,
+            ..Load::default()
         }
     }
 
@@ -90,10 +93,10 @@ impl Joined {
             return Err(torrent.clone());
         }
         let stage = if matches!(purpose, Purpose::Topic) { Stage::Topic } else { Stage::Metadata };
-        let (swarm, metadata) = bridge.new_swarm(info_hash, stage);
+        let bridged = matches!(purpose, Purpose::Bridge);
+        let (swarm, metadata) = bridge.new_swarm(info_hash, stage, bridged);
         let (offers, offers_rx) = mpsc::channel(OFFERS);
         let (ended_tx, ended) = watch::channel(None);
-        let bridged = matches!(purpose, Purpose::Bridge);
         let torrent = Torrent { swarm: swarm.clone(), offers, bridged, ended };
         table.torrents.insert(info_hash, torrent.clone());
         bridge.names.add(&info_hash);

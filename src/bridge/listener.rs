@@ -1,13 +1,14 @@
 //! Native peers that come by themselves, over TCP and uTP, on one port number.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::swarm::{Swarm, Transport};
 use super::torrent::Purpose;
@@ -52,7 +53,7 @@ pub(super) async fn run_utp(bridge: Arc<Inner>, utp: Utp) {
         match utp.accept().await {
             Ok((stream, from)) => {
                 tracing::trace!(%from, "a uTP peer came");
-                let greeting = receive(bridge.clone(), stream, Transport::Utp, stranger);
+                let greeting = receive(bridge.clone(), stream, (Transport::Utp, from.ip()), stranger);
                 bridge.tasks.spawn_cancellable(greeting);
             }
             // The socket is gone: at the node's end, or for a reason that the library has logged.
@@ -82,22 +83,28 @@ pub(super) async fn run(bridge: Arc<Inner>, listener: TcpListener) {
         tracing::trace!(%from, "a TCP peer came");
         // Requests are small and each waits for its answer; Nagle's algorithm would hold them back.
         let _ = stream.set_nodelay(true);
-        bridge.tasks.spawn_cancellable(receive(bridge.clone(), stream, Transport::Tcp, stranger));
+        bridge.tasks.spawn_cancellable(receive(bridge.clone(), stream, (Transport::Tcp, from.ip()), stranger));
     }
 }
 
 async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
     bridge: Arc<Inner>,
     stream: S,
-    transport: Transport,
+    (transport, from): (Transport, IpAddr),
     stranger: OwnedSemaphorePermit,
 ) {
+    let presence = match bridge.visitors.enter(from, Instant::now()) {
+        Ok(presence) => presence,
+        Err(refusal) => return bridge.metrics.refused.with_label_values(&[refusal.label()]).inc(),
+    };
     let find = |info_hash: &InfoHash| {
         drop(stranger);
         wanted(&bridge, info_hash)
     };
     let hidden = |name: &[u8; 20]| bridge.names.find(name);
-    door::incoming(stream, transport, (bridge.encryption, hidden), &bridge.metrics, find).await;
+    let visit = door::incoming(stream, transport, (bridge.encryption, hidden), &bridge.metrics, find).await;
+    drop(presence);
+    bridge.visitors.judge(from, &visit.ending, &bridge.metrics);
 }
 
 /// The torrent a native peer wants: one that is joined, or one in the cache that the policy still covers. That a stranger

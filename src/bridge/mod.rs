@@ -47,12 +47,14 @@ mod topics;
 mod torrent;
 mod traffic;
 mod utp;
+mod visitors;
 mod ways;
 mod web;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rand::RngExt;
@@ -61,7 +63,7 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::dht::Dht;
 use crate::gossip::Gossip;
 use crate::tasks::Tasks;
-use crate::tracker::{Resident, Tracker, WebOffer};
+use crate::tracker::{List, Resident, Tracker, WebOffer};
 use crate::wire::id::{InfoHash, PeerId};
 use crate::{config, metrics};
 use cache::Cache;
@@ -73,12 +75,13 @@ pub use handles::{Download, Pin, Pinning, Seed, Verified};
 use joined::{Joined, Torrent};
 use mse::Names;
 use outgoing::Connector;
-use policy::Refusal;
+use policy::{Day, Load, Refusal};
 pub use progress::{Progress, State};
 use rtc::Endpoint;
 use swarm::{Ourselves, Shared, Stage, Swarm};
 pub use torrent::Admit;
 use torrent::Purpose;
+use visitors::Visitors;
 
 /// What peers are told this is.
 const CLIENT: &str = concat!("Swarmgate ", env!("CARGO_PKG_VERSION"));
@@ -133,6 +136,9 @@ struct Inner {
     encryption: config::Encryption,
     /// Places for peers over all torrents.
     places: Arc<Semaphore>,
+    /// What bridged torrents may pass on in a day.
+    day: Arc<Day>,
+    visitors: Arc<Visitors>,
     metrics: metrics::Bridge,
     tasks: Tasks,
 }
@@ -183,6 +189,8 @@ impl Bridge {
             names,
             encryption: bittorrent.encryption,
             places: Arc::new(Semaphore::new(settings.max_peers)),
+            visitors: Visitors::new(settings.max_peers_per_address),
+            day: Arc::new(Day::new(settings.max_bytes_per_day.as_u64())),
             settings,
             metrics,
             tasks: tasks.clone(),
@@ -252,10 +260,23 @@ impl Resident for Bridge {
 }
 
 impl Inner {
+    /// Whether the operator's list, which the tracker keeps, names the torrent.
+    fn denies(&self, info_hash: &InfoHash) -> bool {
+        self.sources.tracker.as_ref().is_some_and(|tracker| tracker.is_listed(List::Denied, info_hash).is_some())
+    }
+
     fn admit(&self, info_hash: &InfoHash) -> Result<(), Refusal> {
-        let load = self.joined.load(info_hash, self.places.available_permits());
+        let load = Load {
+            denied: self.denies(info_hash),
+            day_full: self.day.add(0, since_1970()),
+            ..self.joined.load(info_hash, self.places.available_permits())
+        };
         // A topic is joined for its record's sake, whatever torrents are bridged.
-        if load.joined && load.free_peers > 0 && self.gossip.as_ref().is_some_and(|gossip| gossip.is_topic(info_hash)) {
+        if load.joined
+            && load.free_peers > 0
+            && !load.denied
+            && self.gossip.as_ref().is_some_and(|gossip| gossip.is_topic(info_hash))
+        {
             return Ok(());
         }
         policy::admit(&self.settings, load, || (self.allowed)(info_hash))
@@ -286,11 +307,17 @@ impl Inner {
         }
     }
 
-    fn new_swarm(&self, info_hash: InfoHash, stage: Stage) -> (Arc<Swarm>, mpsc::Receiver<Bytes>) {
+    fn new_swarm(&self, info_hash: InfoHash, stage: Stage, bridged: bool) -> (Arc<Swarm>, mpsc::Receiver<Bytes>) {
         let token = self.tasks.token().child_token();
-        let shared = Shared { places: self.places.clone(), gossip: self.gossip.clone(), metrics: self.metrics.clone() };
+        let day = bridged.then(|| self.day.clone());
+        let (places, gossip, metrics) = (self.places.clone(), self.gossip.clone(), self.metrics.clone());
+        let shared = Shared { places, day, visitors: self.visitors.clone(), gossip, metrics };
         Swarm::new(info_hash, self.ourselves, stage, &self.settings, shared, token)
     }
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 fn new_peer_id() -> PeerId {

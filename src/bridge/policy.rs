@@ -1,5 +1,8 @@
 //! Which swarms the bridge joins: decided from numbers, with no I/O.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
 use crate::config::{self, BridgePolicy};
 use crate::wire::metainfo::Metainfo;
 
@@ -9,6 +12,12 @@ pub(super) enum Refusal {
     /// The policy does not cover the torrent.
     #[error("the bridge's policy does not cover this torrent")]
     Policy,
+    /// The operator's list says so.
+    #[error("the operator does not want this torrent")]
+    Denied,
+    /// The bytes of the day are used up.
+    #[error("as many bytes were bridged today as the configuration allows")]
+    DayFull,
     /// As many torrents as the configuration allows.
     #[error("as many torrents are bridged as the configuration allows")]
     TorrentsFull,
@@ -27,6 +36,12 @@ pub(super) enum Refusal {
     /// This peer is connected, or about to be.
     #[error("the peer is connected already")]
     Duplicate,
+    /// As many peers of one address as the configuration allows.
+    #[error("as many peers of this address are connected as the configuration allows")]
+    AddressFull,
+    /// A peer of this address lied.
+    #[error("a peer of this address lied")]
+    Banned,
     /// The peer has everything and so have we.
     #[error("neither side needs the other")]
     Sated,
@@ -37,11 +52,15 @@ impl Refusal {
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Policy => "policy",
+            Self::Denied => "denied",
+            Self::DayFull => "day_full",
             Self::TorrentsFull => "torrents_full",
             Self::PeersFull => "peers_full",
             Self::CoolingDown => "cooling_down",
             Self::TorrentTooLarge => "torrent_too_large",
             Self::CacheFull => "cache_full",
+            Self::AddressFull => "address_full",
+            Self::Banned => "banned",
             Self::Duplicate => "duplicate",
             Self::Sated => "sated",
         }
@@ -59,6 +78,12 @@ pub(super) struct Load {
     pub torrents: usize,
     /// Places left for peers.
     pub free_peers: usize,
+    /// The operator's list names the torrent.
+    pub denied: bool,
+    /// The bytes of the day are used up.
+    pub day_full: bool,
+    /// It is there whatever web peers want: a pin, a seed, a topic.
+    pub ours: bool,
 }
 
 /// Whether a web peer's swarm is joined. `pointed_to` tells whether a verified record names the torrent; it is asked last,
@@ -72,7 +97,9 @@ pub(super) fn admit(settings: &config::Bridge, load: Load, pointed_to: impl FnOn
         BridgePolicy::Sites => load.joined || pointed_to(),
     };
     let refusals = [
+        (load.denied, Refusal::Denied),
         (!covered, Refusal::Policy),
+        (load.day_full && !load.ours, Refusal::DayFull),
         (load.cooling_down, Refusal::CoolingDown),
         (load.free_peers == 0, Refusal::PeersFull),
         (!load.joined && load.torrents >= settings.max_torrents, Refusal::TorrentsFull),
@@ -83,6 +110,36 @@ pub(super) fn admit(settings: &config::Bridge, load: Load, pointed_to: impl FnOn
 /// Whether a torrent is kept in the cache, now that its metadata tells its size.
 pub(super) fn admit_size(settings: &config::Bridge, metainfo: &Metainfo) -> Result<(), Refusal> {
     if metainfo.total_length() > settings.max_torrent_size.as_u64() { Err(Refusal::TorrentTooLarge) } else { Ok(()) }
+}
+
+/// What bridged torrents have passed on today.
+#[derive(Debug)]
+pub(super) struct Day {
+    /// Zero for no limit.
+    limit: u64,
+    /// Days since 1970, and bytes since that one began.
+    today: Mutex<(u64, u64)>,
+}
+
+impl Day {
+    pub(super) fn new(limit: u64) -> Self {
+        Self { limit, today: Mutex::new((0, 0)) }
+    }
+
+    /// Counts bytes; whether the day is full. `now` is the time since 1970.
+    pub(super) fn add(&self, bytes: u64, now: Duration) -> bool {
+        if self.limit == 0 {
+            return false;
+        }
+        let day = now.as_secs() / (24 * 3600);
+        // A std mutex: held for an addition.
+        let mut today = self.today.lock().unwrap_or_else(PoisonError::into_inner);
+        if today.0 != day {
+            *today = (day, 0);
+        }
+        today.1 = today.1.saturating_add(bytes);
+        today.1 > self.limit
+    }
 }
 
 #[cfg(test)]
@@ -109,11 +166,23 @@ mod tests {
             (BridgePolicy::Open, Load { torrents: 2, ..joined }, false, Ok(())),
             (BridgePolicy::Open, Load { free_peers: 0, ..joined }, false, Err(Refusal::PeersFull)),
             (BridgePolicy::Open, Load { cooling_down: true, ..free }, false, Err(Refusal::CoolingDown)),
+            (BridgePolicy::Open, Load { denied: true, ..joined }, true, Err(Refusal::Denied)),
+            (BridgePolicy::Open, Load { day_full: true, ..joined }, true, Err(Refusal::DayFull)),
+            (BridgePolicy::Open, Load { day_full: true, ours: true, ..joined }, true, Ok(())),
         ];
         for (policy, load, pointed_to, expected) in table {
             let settings = config::Bridge { policy, max_torrents: 2, ..config::Bridge::default() };
             assert_eq!(admit(&settings, load, || pointed_to), expected, "{policy:?} {load:?} {pointed_to}");
         }
+    }
+
+    #[test]
+    fn a_day_is_full_until_the_next() {
+        let hour = |hours: u64| Duration::from_secs(hours * 3600);
+        let day = Day::new(100);
+        assert!(!day.add(100, hour(30)) && day.add(1, hour(47)) && day.add(0, hour(47)));
+        assert!(!day.add(0, hour(48)) && !day.add(100, hour(49)));
+        assert!(!Day::new(0).add(u64::MAX, hour(1)));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use librqbit::storage::filesystem::FilesystemStorageFactory;
 use librqbit::storage::{BoxStorageFactory, StorageFactory, StorageFactoryExt, TorrentStorage};
 use librqbit::{ManagedTorrentShared, TorrentMetadata};
 use librqbit_core::lengths::ValidPieceIndex;
+use tokio::sync::Notify;
 
 use super::pieces::Have;
 use crate::wire::metainfo::Metainfo;
@@ -42,6 +43,8 @@ struct Inner {
     access: Access,
     have: Have,
     open: OpenFiles,
+    /// The disk refused something.
+    trouble: Arc<Notify>,
 }
 
 impl Folder {
@@ -52,7 +55,20 @@ impl Folder {
             (!file.virtual_file).then_some((path, file.length))
         });
         let files = stored.collect();
-        Self(Arc::new(Inner { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), root, files, access, have, open }))
+        Self(Arc::new(Inner {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            root,
+            files,
+            access,
+            have,
+            open,
+            trouble: Arc::default(),
+        }))
+    }
+
+    /// Told when the disk refuses something.
+    pub(super) fn trouble(&self) -> Arc<Notify> {
+        self.0.trouble.clone()
     }
 
     /// Makes folders and empty files, or, where nothing may be made, checks that all is there.
@@ -126,7 +142,8 @@ impl TorrentStorage for Folder {
     }
 
     fn pwrite_all(&self, file: usize, offset: u64, buffer: &[u8]) -> anyhow::Result<()> {
-        Ok(self.writable(file)?.write_all_at(buffer, offset)?)
+        let written = self.writable(file)?.write_all_at(buffer, offset);
+        written.inspect_err(|_| self.0.trouble.notify_one()).context("cannot write")
     }
 
     /// The folder is removed as a whole by the cache; the engine is never asked to.

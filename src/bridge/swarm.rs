@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::cache::Kept;
 use super::engine::Running;
 use super::pieces::PieceSet;
-use super::policy::Refusal;
+use super::policy::{Day, Refusal};
 use super::traffic::Traffic;
+use super::visitors::Visitors;
 use crate::gossip::Gossip;
 use crate::metrics;
 use crate::wire::id::{InfoHash, PeerId};
@@ -145,6 +146,11 @@ pub(super) struct Swarm {
     peers_changed: Notify,
     /// What is on disk is to be checked again.
     check_again: Notify,
+    day: Option<Arc<Day>>,
+    /// Addresses, of which some are shut out.
+    pub(super) visitors: Arc<Visitors>,
+    /// The bytes of the day are used up.
+    day_full: Notify,
     /// A std mutex: held for an addition.
     traffic: Mutex<Traffic>,
 }
@@ -153,6 +159,9 @@ pub(super) struct Swarm {
 pub(super) struct Shared {
     /// Places for peers over all torrents.
     pub(super) places: Arc<Semaphore>,
+    /// What is counted against; absent for torrents that are the operator's own.
+    pub(super) day: Option<Arc<Day>>,
+    pub(super) visitors: Arc<Visitors>,
     pub(super) gossip: Option<Gossip>,
     pub(super) metrics: metrics::Bridge,
 }
@@ -189,7 +198,7 @@ impl Swarm {
             sated: HashMap::new(),
             web_peer_seen: Instant::now(),
         };
-        let Shared { places, gossip, metrics } = shared;
+        let Shared { places, day, visitors, gossip, metrics } = shared;
         let max_peers = settings.max_peers_per_torrent;
         // A part of the seats is left for those who come by themselves.
         let enough_peers = if matches!(stage, Stage::Topic) { TOPIC_PEERS } else { max_peers - max_peers / 4 };
@@ -210,6 +219,9 @@ impl Swarm {
             roster: Mutex::new(roster),
             peers_changed: Notify::new(),
             check_again: Notify::new(),
+            day,
+            visitors,
+            day_full: Notify::new(),
             traffic: Mutex::new(Traffic::new(Instant::now())),
         };
         (Arc::new(swarm), arrived)
@@ -306,11 +318,24 @@ impl Swarm {
     /// Counts payload bytes from a peer.
     pub(super) fn received(&self, bytes: usize) {
         self.lock_traffic().received.add(bytes as u64, Instant::now());
+        self.count(bytes);
     }
 
     /// Counts payload bytes to a peer.
     pub(super) fn sent(&self, bytes: usize) {
         self.lock_traffic().sent.add(bytes as u64, Instant::now());
+        self.count(bytes);
+    }
+
+    fn count(&self, bytes: usize) {
+        if self.day.as_ref().is_some_and(|day| day.add(bytes as u64, super::since_1970())) {
+            self.day_full.notify_one();
+        }
+    }
+
+    /// Resolves when the bytes of the day are used up.
+    pub(super) async fn is_over(&self) {
+        self.day_full.notified().await;
     }
 
     /// Payload bytes since the torrent was joined, and bytes a second: received, and sent.
@@ -399,7 +424,8 @@ pub(super) mod tests {
     pub(in crate::bridge) fn swarm(info_hash: InfoHash) -> (Arc<Swarm>, mpsc::Receiver<Bytes>) {
         let settings = config::Bridge { max_peers_per_torrent: 2, ..config::Bridge::default() };
         let ourselves = Ourselves { peer_id: PeerId([1; 20]), port: 6881 };
-        let shared = Shared { places: Arc::new(Semaphore::new(3)), gossip: None, metrics: metrics::Bridge::detached() };
+        let (places, metrics) = (Arc::new(Semaphore::new(3)), metrics::Bridge::detached());
+        let shared = Shared { places, day: None, visitors: Visitors::new(2), gossip: None, metrics };
         Swarm::new(info_hash, ourselves, Stage::Metadata, &settings, shared, CancellationToken::new())
     }
 

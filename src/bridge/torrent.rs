@@ -32,6 +32,9 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(20 * 60);
 /// How soon an announce that no node took is repeated, at first; it doubles.
 const ANNOUNCE_RETRY: Duration = Duration::from_secs(10);
 
+/// How often it is looked up whether the operator has come to deny a torrent.
+const LIST_CHECK: Duration = Duration::from_secs(30);
+
 /// Why a torrent is joined, and so where its files are.
 pub(super) enum Purpose {
     /// Web peers want it: it is cached, and left when they are gone.
@@ -82,6 +85,8 @@ pub(super) async fn run(
         () = swarm.token.cancelled() => ("told", Some(TorrentError::Stopping)),
         error = life(&bridge, &swarm, inbox.metadata, &purpose) => ("failed", Some(error)),
         () = unused(&swarm, lingers) => ("unused", None),
+        () = swarm.is_over() => ("day_full", None),
+        refusal = denied(&bridge, &swarm) => ("denied", Some(TorrentError::Refused(refusal.to_string()))),
         never = web::welcome(swarm.clone(), bridge.endpoint.clone(), inbox.offers, bridge.tasks.clone()) => match never {},
         never = dialler::run(swarm.clone(), bridge.sources.clone(), given) => match never {},
     };
@@ -254,6 +259,17 @@ async fn unused(swarm: &Swarm, linger: Option<Duration>) {
             return;
         }
         sleep_until(leave_at).await;
+    }
+}
+
+/// Resolves when the operator's list names the torrent.
+async fn denied(bridge: &Inner, swarm: &Swarm) -> Refusal {
+    let mut tick = tokio::time::interval(LIST_CHECK);
+    loop {
+        tick.tick().await;
+        if bridge.denies(&swarm.info_hash) {
+            return Refusal::Denied;
+        }
     }
 }
 

@@ -5,8 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::door;
+use super::policy::Refusal;
 use super::rtc::{Channel, Endpoint, Pending, RtcError};
 use super::swarm::{Invitation, Swarm, Transport};
 use crate::tasks::Tasks;
@@ -92,8 +94,13 @@ async fn serve(swarm: &Arc<Swarm>, page: PeerId, opened: Result<Channel, RtcErro
     match opened {
         Ok(channel) => {
             // The seat takes over from the invitation, which must not end before the page is greeted.
-            door::agreed(channel, Transport::WebRtc, swarm).await;
+            let from = channel.remote_addr().ip();
+            if swarm.visitors.is_banned(from, Instant::now()) {
+                return swarm.metrics.refused.with_label_values(&[Refusal::Banned.label()]).inc();
+            }
+            let visit = door::agreed(channel, Transport::WebRtc, swarm).await;
             drop(invitation);
+            swarm.visitors.judge(from, &visit.ending, &swarm.metrics);
         }
         Err(error) => tracing::debug!(info_hash = %swarm.info_hash, %page, %error, "a page did not come"),
     }

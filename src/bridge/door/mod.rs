@@ -4,6 +4,7 @@
 //! then spliced to the engine through a loopback connection. Everything a stranger can make us wait for has a deadline,
 //! everything it can make us keep has a bound, and each way a connection ends is counted.
 
+mod blame;
 mod extensions;
 mod frames;
 mod hold;
@@ -115,6 +116,13 @@ impl Ending {
             Self::Released => "released",
             Self::TorrentLeft => "torrent_left",
         }
+    }
+}
+
+impl Ending {
+    /// Whether no honest peer's connection ends so.
+    pub(super) fn is_lie(&self) -> bool {
+        matches!(self, Self::Misbehaved(_) | Self::Metadata(FetchError::WrongPiece | FetchError::WrongHash))
     }
 }
 

@@ -73,12 +73,16 @@ pub(super) struct Shape {
 }
 
 impl Shape {
+    /// How long a piece is; 0 past the last one.
+    pub(super) fn piece(self, index: u32) -> u64 {
+        let start = u64::from(index) * u64::from(self.piece_length);
+        u64::from(self.piece_length).min(self.total_length.saturating_sub(start))
+    }
+
     /// Whether the block is one of those every client asks for: on the 16 KiB grid of its piece, cut off only by the end
     /// of the piece. The engine drops peers that ask for others.
     fn is_block(self, block: Block) -> bool {
-        let start = u64::from(block.index) * u64::from(self.piece_length);
-        let piece_length = u64::from(self.piece_length).min(self.total_length.saturating_sub(start));
-        let left = piece_length.saturating_sub(u64::from(block.begin));
+        let left = self.piece(block.index).saturating_sub(u64::from(block.begin));
         block.begin.is_multiple_of(BLOCK_LEN) && left > 0 && u64::from(block.length) == left.min(u64::from(BLOCK_LEN))
     }
 }

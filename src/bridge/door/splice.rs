@@ -7,14 +7,16 @@
 //! the peer anew: over another loopback connection, with all that is known and pending replayed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
-use tokio::time::{Instant, Interval, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, Interval, interval_at, sleep, sleep_until, timeout};
 
+use super::blame::Blame;
 use super::extensions::{Extensions, MAX_REQUESTS, Said};
 use super::frames::{FrameReader, FrameWriter};
 use super::ledger::{Due, Ledger};
@@ -30,6 +32,10 @@ const BATCH: usize = 64 << 10;
 
 /// Replies to extension messages that may wait for a slow reader. Past it, requests go unanswered.
 const REPLIES: usize = 16;
+
+/// How long after the engine has hung up it is looked again whether a piece has come to be: it may have been about to be
+/// noted.
+const SECOND_LOOK: Duration = Duration::from_millis(300);
 
 /// Splices the peer until either end lets go. `complete` is set if the peer has every piece.
 pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
@@ -51,6 +57,7 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     Message::Bitfield(told_of.as_bitfield()).write(peer.writer.batch());
     let pending = Pending::new();
     let requests = Semaphore::new(MAX_REQUESTS as usize);
+    let mut blame = Blame::default();
     let (replies, mut replies_rx) = mpsc::channel(REPLIES);
     let bytes = |direction| swarm.metrics.bytes.with_label_values(&[peer.transport.label(), direction]);
     let (bytes_in, bytes_out) = (bytes("in"), bytes("out"));
@@ -68,6 +75,7 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             have: live.have.clone(),
             requests: &requests,
             pending: &pending,
+            blame: &mut blame,
             replies: &replies,
             bytes: &bytes_in,
             swarm,
@@ -101,7 +109,20 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         }
     };
     *complete = remote.is_complete();
+    if matches!(ended, Ending::Released) && has_lied(live, &blame, shape).await {
+        return Err(Ending::Misbehaved("blocks that are not the torrent's"));
+    }
     Err(ended)
+}
+
+/// Whether the engine hung up on the peer for what it sent, and not because the torrent ended.
+async fn has_lied(live: &Live, blame: &Blame, shape: Shape) -> bool {
+    let due = || blame.is_due(&live.have.borrow(), shape) && live.have.has_changed().is_ok();
+    if !due() {
+        return false;
+    }
+    sleep(SECOND_LOOK).await;
+    due()
 }
 
 /// The ledger as both directions hold it.
@@ -179,6 +200,7 @@ struct Inward<'a, R> {
     /// One permit for each request the peer may still make.
     requests: &'a Semaphore,
     pending: &'a Pending,
+    blame: &'a mut Blame,
     replies: &'a mpsc::Sender<Bytes>,
     bytes: &'a prometheus::IntCounter,
     swarm: &'a Swarm,
@@ -243,7 +265,11 @@ impl<R: AsyncRead + Unpin> Inward<'_, R> {
             Verdict::PassBlock { index, begin, len } => {
                 self.bytes.inc_by(len as u64);
                 self.swarm.received(len);
-                self.pending.update(|pending| pending.peer_gives(index, begin, now))
+                let awaited = self.pending.update(|pending| pending.peer_gives(index, begin, now));
+                if awaited {
+                    self.blame.gave(index, len, &self.have.borrow());
+                }
+                awaited
             }
             Verdict::Refuse => {
                 self.refused.inc();

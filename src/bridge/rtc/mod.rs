@@ -48,6 +48,7 @@ mod session;
 mod stun;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

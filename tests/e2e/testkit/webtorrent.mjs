@@ -3,6 +3,7 @@
 import { readFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import { createRequire } from 'node:module'
+import { Server as Tracker } from 'bittorrent-tracker'
 import { noise, PIECE } from './content.mjs'
 import { once, within } from './wait.mjs'
 
@@ -117,4 +118,23 @@ export function download(page, magnet) {
     const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', content))
     return { size: content.byteLength, sha256: [...digest].map((byte) => byte.toString(16).padStart(2, '0')).join('') }
   }, magnet)
+}
+
+/** A tracker that introduces pages to each other and to nobody else. */
+export class ForeignTracker {
+  static async start() {
+    const tracker = new Tracker({ udp: false, http: true, ws: true, stats: false })
+    await within(10, 'tracker', new Promise((resolve) => tracker.listen(0, '127.0.0.1', () => resolve(undefined))))
+    return new ForeignTracker(tracker)
+  }
+
+  /** @param {any} tracker */
+  constructor(tracker) {
+    this.tracker = tracker
+    this.socket = `ws://127.0.0.1:${tracker.http.address().port}/`
+  }
+
+  async stop() {
+    await new Promise((resolve) => this.tracker.close(resolve))
+  }
 }

@@ -1,0 +1,139 @@
+//! How many native peers one address has sent, and which addresses may send none, because a peer there lied. Pure; time is
+//! handed in.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::door::Ending;
+use super::policy::Refusal;
+use crate::metrics;
+
+/// How long an address is shut out. Most are lent for longer, and a broken disk at the other end takes a day to notice.
+const BAN: Duration = Duration::from_secs(3600);
+
+/// Addresses shut out at once. Past it the one that is shut out for longest goes free.
+const MAX_BANS: usize = 10_000;
+
+/// The table. A std mutex: held for a look-up.
+#[derive(Debug)]
+pub(super) struct Visitors {
+    max_per_address: usize,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    present: HashMap<IpAddr, usize>,
+    banned: HashMap<IpAddr, Instant>,
+}
+
+impl Visitors {
+    pub(super) fn new(max_per_address: usize) -> Arc<Self> {
+        Arc::new(Self { max_per_address, table: Mutex::default() })
+    }
+
+    /// Lets in a peer that came by itself; it is counted until the presence is dropped.
+    pub(super) fn enter(self: &Arc<Self>, ip: IpAddr, now: Instant) -> Result<Presence, Refusal> {
+        let ip = household(ip);
+        if self.is_banned(ip, now) {
+            return Err(Refusal::Banned);
+        }
+        let mut table = self.table();
+        let present = table.present.entry(ip).or_default();
+        if *present >= self.max_per_address {
+            return Err(Refusal::AddressFull);
+        }
+        *present += 1;
+        Ok(Presence { visitors: self.clone(), ip })
+    }
+
+    /// Whether a peer there lied.
+    pub(super) fn is_banned(&self, ip: IpAddr, now: Instant) -> bool {
+        self.table().banned.get(&household(ip)).is_some_and(|until| *until > now)
+    }
+
+    /// Draws the conclusion from how a peer's connection ended.
+    pub(super) fn judge(&self, ip: IpAddr, ending: &Ending, metrics: &metrics::Bridge) {
+        if ending.is_lie() {
+            tracing::info!(%ending, "shutting out an address");
+            metrics.banned.inc();
+            self.ban(ip, Instant::now());
+        }
+    }
+
+    /// Shuts an address out. Who is in stays.
+    pub(super) fn ban(&self, ip: IpAddr, now: Instant) {
+        let mut table = self.table();
+        table.banned.retain(|_, until| *until > now);
+        if table.banned.len() >= MAX_BANS {
+            let oldest = table.banned.iter().min_by_key(|(_, until)| **until).map(|(ip, _)| *ip);
+            oldest.map(|ip| table.banned.remove(&ip));
+        }
+        table.banned.insert(household(ip), now + BAN);
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One peer that came by itself.
+#[derive(Debug)]
+pub(super) struct Presence {
+    visitors: Arc<Visitors>,
+    ip: IpAddr,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let mut table = self.visitors.table();
+        if let Some(present) = table.present.get_mut(&self.ip) {
+            *present -= 1;
+            if *present == 0 {
+                table.present.remove(&self.ip);
+            }
+        }
+    }
+}
+
+/// What counts as one address: of IPv6 a /64, which is what one subscriber has at least.
+fn household(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_bounded_and_liars_shut_out() {
+        let visitors = Visitors::new(2);
+        let now = Instant::now();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let first = visitors.enter(ip("2a00::1"), now).unwrap();
+        let second = visitors.enter(ip("2a00::ffff"), now).unwrap();
+        assert_eq!(visitors.enter(ip("2a00::2"), now).err(), Some(Refusal::AddressFull));
+        assert!(visitors.enter(ip("2a00:0:0:1::2"), now).is_ok());
+        drop(first);
+        let third = visitors.enter(ip("2a00::1"), now).unwrap();
+        visitors.ban(ip("::ffff:192.0.2.1"), now);
+        assert_eq!(visitors.enter(ip("192.0.2.1"), now).err(), Some(Refusal::Banned));
+        assert!(visitors.enter(ip("192.0.2.1"), now + BAN).is_ok());
+        drop((second, third));
+        assert!(visitors.table().present.is_empty());
+        for n in 0..MAX_BANS as u32 + 1 {
+            visitors.ban(IpAddr::from((n + (10 << 24)).to_be_bytes()), now + Duration::from_millis(u64::from(n)));
+        }
+        assert_eq!(visitors.table().banned.len(), MAX_BANS);
+    }
+}
