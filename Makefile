@@ -2,7 +2,7 @@
 # make test: every test, with what it needs (Debian packages, npm packages) installed first.
 
 .DELETE_ON_ERROR:
-.PHONY: run test check fmt bench bench-bridge bench-tracker bench-tracker-udp bench-table bench-records interop fuzz
+.PHONY: run test check fmt bench bench-bridge bench-dht bench-tracker bench-tracker-udp bench-table bench-records interop fuzz
 
 WEB_SOURCES := $(shell find web-demo -type f -not -path '*/node_modules/*' -not -path 'web-demo/dist/*')
 
@@ -77,6 +77,14 @@ bench-tracker-udp: web-demo/dist/index.html
 # The swarm table by itself: time and instructions of an announce, memory, longest pauses.
 bench-table:
 	node benches/table.mjs
+
+# The DHT room alone, compiled from the server's sources: beside the mainline crate, in a network that is half dead, and
+# as ten thousand nodes in fake time, which takes some minutes.
+bench-dht:
+	cargo build --release --manifest-path benches/dht/Cargo.toml --target-dir target/bench/dht
+	target/bench/dht/release/dht-bench versus
+	target/bench/dht/release/dht-bench half-dead
+	target/bench/dht/release/dht-bench scale
 
 # The page is part of the binary, so it is built before it.
 web-demo/dist/index.html: web-demo/node_modules/.package-lock.json $(WEB_SOURCES)

@@ -1,7 +1,9 @@
 //! Every metric, one line of help each. Names follow Prometheus: prefix `swarmgate_`, base units, `_total` for counters.
 //! Info hashes, keys and addresses are never labels: they would let strangers grow the table without bound.
 
-use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 /// All metrics of one node. Rooms are handed their own part.
 #[derive(Debug)]
@@ -18,6 +20,12 @@ pub struct Metrics {
     /// Gossip's part.
     pub gossip: Gossip,
 }
+
+/// Durations, over a range from round trips on one host to lookups in a network that is mostly gone.
+type Seconds = HistogramVec;
+
+/// Small numbers of things.
+type Counts = HistogramVec;
 
 macro_rules! metrics {
     ($(#[$doc:meta])* $part:ident { $($field:ident: $kind:ident = $name:literal $([$($label:literal),+])?, $help:literal;)* }) => {
@@ -43,6 +51,16 @@ macro_rules! metrics {
                 Self::register(&Registry::new())
             }
         }
+    };
+    (@new Seconds, $name:literal [$($label:literal),+], $help:literal) => {
+        metrics!(@histogram vec![0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0], $name [$($label),+], $help)
+    };
+    (@new Counts, $name:literal [$($label:literal),+], $help:literal) => {
+        metrics!(@histogram vec![1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, 128.0, 256.0], $name [$($label),+], $help)
+    };
+    (@histogram $buckets:expr, $name:literal [$($label:literal),+], $help:literal) => {
+        HistogramVec::new(HistogramOpts::new(concat!("swarmgate_", $name), $help).buckets($buckets), &[$($label),+])
+            .expect("a valid metric")
     };
     (@new $kind:ident, $name:literal [$($label:literal),+], $help:literal) => {
         $kind::new(Opts::new(concat!("swarmgate_", $name), $help), &[$($label),+]).expect("a valid metric")
@@ -76,6 +94,8 @@ metrics! {
         packets: IntCounterVec = "dht_packets_total" ["family", "direction"], "Datagrams, by family (ipv4, ipv6) and direction (in, out).";
         queries: IntCounterVec = "dht_queries_total" ["method"], "Queries answered, by method.";
         lookups: IntCounterVec = "dht_lookups_total" ["kind", "result"], "Lookups finished, by kind and result. What is looked for in the DHTs of both families counts twice.";
+        lookup_seconds: Seconds = "dht_lookup_duration_seconds" ["kind"], "Time from the start of a lookup to its end, storing included, by kind.";
+        lookup_queries: Counts = "dht_lookup_queries" ["kind"], "Queries sent for a lookup, storing included, by kind.";
         dropped: IntCounterVec = "dht_dropped_total" ["reason"], "Datagrams not handled or not sent, by reason.";
         items: IntGaugeVec = "dht_stored_items" ["family"], "BEP 44 items held for other nodes, by family (ipv4, ipv6).";
     }

@@ -61,8 +61,14 @@ fn deploy(file: &str) -> PathBuf {
 fn metrics() -> BTreeSet<String> {
     let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/metrics.rs")).unwrap();
     // A metric's line: `field: Kind = "name" …, "help";`
-    let name =
-        |line: &str| Some(line.trim().split_once(": Int")?.1.split_once(" = \"")?.1.split_once('"')?.0.to_owned());
+    let name = |line: &str| {
+        let (kind, rest) = line.trim().split_once(": ")?.1.split_once(" = \"")?;
+        let name = rest.split_once('"')?.0;
+        match kind {
+            "Seconds" | "Counts" => Some(format!("{name}_bucket")),
+            _ => kind.starts_with("Int").then(|| name.to_owned()),
+        }
+    };
     let ours = source.lines().filter_map(name).map(|name| format!("swarmgate_{name}"));
     let process = ["cpu_seconds_total", "max_fds", "open_fds", "resident_memory_bytes", "start_time_seconds"];
     ours.chain(process.map(|name| format!("process_{name}"))).chain(["swarmgate_build_info".to_owned()]).collect()

@@ -13,7 +13,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::join::{self, FEW_NODES, Join};
-use super::node::{Effects, Limits, Node, Other};
+use super::node::{Done, Effects, Limits, Node, Other};
 use super::operation::{Outcome, Request};
 use super::queries::OperationId;
 use super::{COMMAND_QUEUE, FoundPeer, GetOutcome, Info, Mode, PutOutcome, node_id, state_file};
@@ -43,17 +43,40 @@ const SAVE_EVERY: Duration = Duration::from_secs(5 * 60);
 /// What a [`super::Dht`] asks for.
 #[derive(Debug)]
 pub(super) enum Command {
-    Get { key: PublicKey, salt: Salt, known_seq: Option<i64>, reply: oneshot::Sender<GetOutcome> },
-    GetImmutable { target: Target, reply: oneshot::Sender<Option<Vec<u8>>> },
-    Put { item: VerifiedItem, cas: Option<i64>, reply: oneshot::Sender<PutOutcome> },
-    PutImmutable { v: Vec<u8>, reply: oneshot::Sender<PutOutcome> },
-    GetPeers { info_hash: InfoHash, found: mpsc::Sender<FoundPeer> },
-    Announce { info_hash: InfoHash, port: u16, reply: oneshot::Sender<usize> },
+    Get {
+        key: PublicKey,
+        salt: Salt,
+        known_seq: Option<i64>,
+        news: Option<mpsc::Sender<VerifiedItem>>,
+        reply: oneshot::Sender<GetOutcome>,
+    },
+    GetImmutable {
+        target: Target,
+        reply: oneshot::Sender<Option<Vec<u8>>>,
+    },
+    Put {
+        item: VerifiedItem,
+        cas: Option<i64>,
+        reply: oneshot::Sender<PutOutcome>,
+    },
+    PutImmutable {
+        v: Vec<u8>,
+        reply: oneshot::Sender<PutOutcome>,
+    },
+    GetPeers {
+        info_hash: InfoHash,
+        found: mpsc::Sender<FoundPeer>,
+    },
+    Announce {
+        info_hash: InfoHash,
+        port: u16,
+        reply: oneshot::Sender<usize>,
+    },
 }
 
 /// Who waits for an operation.
 enum Waiting {
-    Get(oneshot::Sender<GetOutcome>),
+    Get(oneshot::Sender<GetOutcome>, Option<mpsc::Sender<VerifiedItem>>),
     Value(oneshot::Sender<Option<Vec<u8>>>),
     Put(oneshot::Sender<PutOutcome>),
     Peers(mpsc::Sender<FoundPeer>),
@@ -65,7 +88,7 @@ impl Waiting {
     /// Whether nobody wants the answer any more. What was to be stored is stored all the same.
     fn is_abandoned(&self) -> bool {
         match self {
-            Self::Get(reply) => reply.is_closed(),
+            Self::Get(reply, _) => reply.is_closed(),
             Self::Value(reply) => reply.is_closed(),
             Self::Peers(found) => found.is_closed(),
             Self::Put(_) | Self::Announce(_) | Self::Join(_) => false,
@@ -296,8 +319,8 @@ impl Driver {
 
     fn command(&mut self, command: Command) -> Effects {
         let (request, waiting) = match command {
-            Command::Get { key, salt, known_seq, reply } => {
-                (Request::Get { key, salt, known_seq }, Waiting::Get(reply))
+            Command::Get { key, salt, known_seq, news, reply } => {
+                (Request::Get { key, salt, known_seq }, Waiting::Get(reply, news))
             }
             Command::GetImmutable { target, reply } => (Request::GetImmutable(target), Waiting::Value(reply)),
             Command::Put { item, cas, reply } => (Request::Put { item, cas }, Waiting::Put(reply)),
@@ -343,9 +366,16 @@ impl Driver {
         for (id, peer) in effects.found {
             self.found(id, peer);
         }
+        for (id, item) in effects.items {
+            if let Some(Waiting::Get(_, Some(news))) = self.waiting.get(&id) {
+                let _ = news.try_send(item);
+            }
+        }
         self.publish_info(&effects.done);
-        for (id, kind, outcome) in effects.done {
+        for Done { id, kind, outcome, took, sent } in effects.done {
             self.metrics.lookups.with_label_values(&[kind, result(&outcome)]).inc();
+            self.metrics.lookup_seconds.with_label_values(&[kind]).observe(took.as_secs_f64());
+            self.metrics.lookup_queries.with_label_values(&[kind]).observe(sent as f64);
             if let Some(waiting) = self.waiting.remove(&id) {
                 reply(waiting, outcome);
             }
@@ -372,11 +402,11 @@ impl Driver {
     }
 
     /// Before replies go out, so that whoever waited for joining sees the nodes it brought.
-    fn publish_info(&mut self, done: &[(OperationId, &'static str, Outcome)]) {
-        let joined = done.iter().any(|(id, ..)| matches!(self.waiting.get(id), Some(Waiting::Join(_))));
+    fn publish_info(&mut self, done: &[Done]) {
+        let joined = done.iter().any(|done| matches!(self.waiting.get(&done.id), Some(Waiting::Join(_))));
         let (id, good_nodes) = (self.node.id(), self.node.good_nodes(now()));
         self.info.send_if_modified(|info| {
-            let new = Info { id, good_nodes, ready: info.ready || joined };
+            let new = Info { id, good_nodes, ready: info.ready || joined || good_nodes >= FEW_NODES };
             std::mem::replace(info, new) != new
         });
         self.metrics.nodes.with_label_values(&[self.family]).set(good_nodes.try_into().unwrap_or(i64::MAX));
@@ -400,7 +430,7 @@ impl Driver {
 /// Answers whoever waits; one that has gone away does not mind.
 fn reply(waiting: Waiting, outcome: Outcome) {
     match (waiting, outcome) {
-        (Waiting::Get(reply), Outcome::Get(outcome)) => drop(reply.send(outcome)),
+        (Waiting::Get(reply, _), Outcome::Get(outcome)) => drop(reply.send(outcome)),
         (Waiting::Value(reply), Outcome::Value(value)) => drop(reply.send(value)),
         (Waiting::Put(reply), Outcome::Put(outcome)) => drop(reply.send(outcome)),
         (Waiting::Announce(reply), Outcome::Announced(stored)) => drop(reply.send(stored)),

@@ -1,14 +1,18 @@
-//! One iterative lookup: asks nodes nearer and nearer to a target until the nearest have all answered.
+//! One iterative lookup: asks nodes nearer and nearer to a target until the nearest live ones have all answered.
+//!
+//! Most of the time a lookup takes is time spent on nodes that are not there. So a node that is late holds no place
+//! among those under way, and once what was looked for has been found, nobody waits for it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::scope::{host, is_public, may_name};
+use super::silent::Standing;
 use super::table::K;
 use crate::wire::id::{Distance, NodeId, Target};
 use crate::wire::krpc::{Contact, Method, Response};
 
-/// Queries under way at once, slow ones not counted. More finds faster and costs more; libtorrent's
+/// Queries under way at once, late ones not counted. More finds faster and costs more; libtorrent's
 /// `dht_search_branching` is 5 too.
 const ALPHA: usize = 5;
 
@@ -17,6 +21,9 @@ const ENOUGH_VIEWS: usize = 3;
 
 /// Candidates kept. Nodes name eight each, most of them the same.
 const MAX_CANDIDATES: usize = 200;
+
+/// Nodes taken from one answer: `mainline` and bittorrent-dht name up to 20. One liar must not fill the candidates.
+const MAX_NAMED: usize = 20;
 
 /// What each node is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +56,12 @@ pub(super) struct Lookup {
     again: Vec<Contact>,
     /// Answers with nodes.
     views: usize,
+    /// Asked, and an answer may be expected any moment.
     in_flight: HashSet<Asked>,
-    slow: HashSet<Asked>,
+    /// Asked, and an answer would be a surprise: slow, doubtful from the start, or the query still waits for its turn.
+    late: HashSet<Asked>,
+    /// How many doubtful nodes were asked.
+    doubtful: usize,
     public_hosts: HashSet<IpAddr>,
     asked: usize,
     answered: usize,
@@ -66,8 +77,20 @@ struct Candidate {
 enum State {
     Fresh,
     Asked,
+    Late,
     Answered { token: Option<Vec<u8>> },
     Failed,
+}
+
+impl Candidate {
+    /// Whether it holds no place among the nearest any more.
+    fn is_past(&self) -> bool {
+        matches!(self.state, State::Late | State::Failed)
+    }
+
+    fn is_answered(&self) -> bool {
+        matches!(self.state, State::Answered { .. })
+    }
 }
 
 impl Lookup {
@@ -88,7 +111,8 @@ impl Lookup {
             again: Vec::new(),
             views: 0,
             in_flight: HashSet::new(),
-            slow: HashSet::new(),
+            late: HashSet::new(),
+            doubtful: 0,
             public_hosts: HashSet::new(),
             asked: 0,
             answered: 0,
@@ -104,25 +128,40 @@ impl Lookup {
         (self.asked, self.answered)
     }
 
-    /// Queries to be sent now.
+    /// Queries to be sent now. `standing` tells what to expect of a node.
     #[must_use]
-    pub(super) fn next(&mut self) -> Vec<(Asked, Method)> {
+    pub(super) fn next(&mut self, standing: &dyn Fn(SocketAddr) -> Standing) -> Vec<(Asked, Method)> {
         let mut queries = Vec::new();
         while self.in_flight.len() < ALPHA {
-            let Some((asked, method)) = self.next_query() else { break };
-            self.in_flight.insert(asked);
+            let Some((asked, method, standing)) = self.next_query(standing) else { break };
+            if standing == Standing::Fine {
+                self.in_flight.insert(asked)
+            } else {
+                self.late.insert(asked)
+            };
             queries.push((asked, method));
         }
         queries
     }
 
-    /// Whether there is nothing left to wait for: BEP 5's "until it is unable to find any closer" nodes, with the
-    /// nearest [`K`] having answered.
-    pub(super) fn is_done(&self) -> bool {
-        self.seeds.is_empty()
-            && !self.needs_views()
-            && !self.in_flight.iter().chain(&self.slow).any(|asked| asked.again || asked.id.is_none())
-            && self.nearest().all(|candidate| matches!(candidate.state, State::Answered { .. }))
+    /// Whether there is nothing left to wait for: BEP 5's "until it is unable to find any closer" nodes, with the nearest
+    /// [`K`] having answered. `found` says whether what is looked for has been seen.
+    pub(super) fn is_done(&self, found: bool) -> bool {
+        let is_in_flight = |asked: &Asked| asked.again || asked.id.is_none();
+        if self.needs_views() || self.in_flight.iter().any(is_in_flight) {
+            return false;
+        }
+        let timely = self.candidates.values().filter(|candidate| !candidate.is_past()).take(K);
+        let Some(answered) = timely.map(|candidate| candidate.is_answered().then_some(1)).sum::<Option<usize>>() else {
+            return false;
+        };
+        if answered < K {
+            // A small network, or a bad moment: whoever is late is missed.
+            let enough = found && answered >= ENOUGH_VIEWS;
+            return enough || (self.seeds.is_empty() && self.in_flight.is_empty() && self.late.is_empty());
+        }
+        // That something is not there is only known when the late ones have had their time too.
+        found || !matches!(self.question, Question::Item(_)) || self.nearest().all(Candidate::is_answered)
     }
 
     /// Takes an answer.
@@ -136,25 +175,38 @@ impl Lookup {
             self.mark(asked, answerer, response);
         }
         self.views += usize::from(response.nodes.is_some());
-        for contact in response.nodes.iter().flatten() {
+        for contact in response.nodes.iter().flatten().take(MAX_NAMED) {
             if may_name(asked.addr.ip(), contact.addr) {
                 self.add(*contact);
             }
         }
     }
 
-    /// No answer yet: the node no longer holds a place among the [`ALPHA`], but its answer is still welcome.
-    pub(super) fn slow(&mut self, asked: Asked) {
-        if self.in_flight.remove(&asked) {
-            self.slow.insert(asked);
+    /// No answer yet: the node no longer holds a place among the [`ALPHA`], but its answer is still welcome. Returns
+    /// whether it should be asked once more: a datagram may have been lost, and this is one of those that matter.
+    pub(super) fn slow(&mut self, asked: Asked, found: bool) -> bool {
+        if !self.settle(asked) {
+            return false;
+        }
+        self.late.insert(asked);
+        self.put_off(asked);
+        let matters = |id: NodeId| self.nearest().any(|candidate| candidate.contact.id == id);
+        let is_alone = self.answered == 0;
+        is_alone || asked.id.is_none_or(|id| !found && self.question != Question::Nodes && matters(id))
+    }
+
+    /// The query waits for its turn: it keeps its place among the [`ALPHA`], but if something is found meanwhile, nobody
+    /// waits for it.
+    pub(super) fn put_off(&mut self, asked: Asked) {
+        if let Some(candidate) = self.candidate_mut(&asked) {
+            candidate.state = State::Late;
         }
     }
 
     /// No answer any more, or an error.
     pub(super) fn failed(&mut self, asked: Asked) {
         if self.settle(asked)
-            && !asked.again
-            && let Some(candidate) = asked.id.and_then(|id| self.candidates.get_mut(&id.distance(&self.target)))
+            && let Some(candidate) = self.candidate_mut(&asked)
         {
             candidate.state = State::Failed;
         }
@@ -171,28 +223,60 @@ impl Lookup {
             .collect()
     }
 
-    fn next_query(&mut self) -> Option<(Asked, Method)> {
-        if let Some(addr) = self.seeds.pop() {
-            self.asked += 1;
-            return Some((Asked { addr, id: None, again: false }, self.method()));
+    fn next_query(&mut self, standing: &dyn Fn(SocketAddr) -> Standing) -> Option<(Asked, Method, Standing)> {
+        // A few of them show the way; the others are for when that leads nowhere.
+        if self.answered < ENOUGH_VIEWS
+            && let Some(seed) = self.next_seed()
+        {
+            return Some(seed);
         }
-        // Slow nodes do not fill up the nearest K here: while they may still answer, the next ones are asked instead.
-        let slow: HashSet<Option<NodeId>> = self.slow.iter().map(|asked| asked.id).collect();
-        let fresh = self
-            .candidates
-            .values_mut()
-            .filter(|candidate| candidate.state != State::Failed && !slow.contains(&Some(candidate.contact.id)))
-            .take(K)
-            .find(|candidate| candidate.state == State::Fresh);
-        if let Some(fresh) = fresh {
-            fresh.state = State::Asked;
-            let asked = Asked { addr: fresh.contact.addr, id: Some(fresh.contact.id), again: false };
+        if let Some((contact, standing)) = self.next_candidate(standing) {
+            let asked = Asked { addr: contact.addr, id: Some(contact.id), again: false };
             self.asked += 1;
-            return Some((asked, self.method()));
+            return Some((asked, self.method(), standing));
+        }
+        if self.answered < K
+            && let Some(seed) = self.next_seed()
+        {
+            return Some(seed);
         }
         let contact = if self.in_flight.is_empty() && self.needs_views() { self.again.pop() } else { None }?;
         let asked = Asked { addr: contact.addr, id: Some(contact.id), again: true };
-        Some((asked, Method::FindNode { target: self.target }))
+        Some((asked, Method::FindNode { target: self.target }, Standing::Fine))
+    }
+
+    fn next_seed(&mut self) -> Option<(Asked, Method, Standing)> {
+        let addr = self.seeds.pop()?;
+        self.asked += 1;
+        Some((Asked { addr, id: None, again: false }, self.method(), Standing::Fine))
+    }
+
+    /// The nearest fresh candidate, if it is among the nearest [`K`] that are not past.
+    fn next_candidate(&mut self, standing: &dyn Fn(SocketAddr) -> Standing) -> Option<(Contact, Standing)> {
+        let nearest = self.candidates.values_mut().filter(|candidate| !candidate.is_past());
+        let mut places = K;
+        for candidate in nearest {
+            if candidate.state == State::Fresh {
+                match standing(candidate.contact.addr) {
+                    Standing::Fine => candidate.state = State::Asked,
+                    Standing::Doubtful if self.doubtful < K => {
+                        self.doubtful += 1;
+                        candidate.state = State::Late;
+                    }
+                    Standing::Doubtful | Standing::Dead => {
+                        candidate.state = State::Failed;
+                        continue;
+                    }
+                }
+                let standing = if candidate.state == State::Late { Standing::Doubtful } else { Standing::Fine };
+                return Some((candidate.contact, standing));
+            }
+            places -= 1;
+            if places == 0 {
+                break;
+            }
+        }
+        None
     }
 
     /// bittorrent-dht answers a question it knows the answer to without nodes. If such nodes were all we know, the lookup
@@ -214,7 +298,12 @@ impl Lookup {
     }
 
     fn settle(&mut self, asked: Asked) -> bool {
-        self.in_flight.remove(&asked) | self.slow.remove(&asked)
+        self.in_flight.remove(&asked) | self.late.remove(&asked)
+    }
+
+    fn candidate_mut(&mut self, asked: &Asked) -> Option<&mut Candidate> {
+        let id = asked.id.filter(|_| !asked.again)?;
+        self.candidates.get_mut(&id.distance(&self.target))
     }
 
     fn mark(&mut self, asked: Asked, answerer: Contact, response: &Response) {
@@ -272,7 +361,11 @@ mod tests {
     }
 
     fn asks(lookup: &mut Lookup) -> Vec<Asked> {
-        lookup.next().into_iter().map(|(asked, _)| asked).collect()
+        lookup.next(&|_| Standing::Fine).into_iter().map(|(asked, _)| asked).collect()
+    }
+
+    fn number(asked: &Asked) -> u8 {
+        u8::try_from(asked.addr.port() - 1000).unwrap()
     }
 
     fn numbers(asked: &[Asked]) -> Vec<u16> {
@@ -291,40 +384,99 @@ mod tests {
         let third = asks(&mut lookup);
         assert_eq!(numbers(&third), [1, 2, 3], "the nearest first, two of five being under way");
         for asked in &third {
-            lookup.answered(*asked, &response(asked.addr.port() as u8 - 232, &[1, 2]));
+            lookup.answered(*asked, &response(number(asked), &[1, 2]));
         }
         let fourth = asks(&mut lookup);
         assert_eq!(numbers(&fourth), [4, 5, 6]);
         for asked in &fourth {
-            assert!(!lookup.is_done());
-            lookup.answered(*asked, &response(asked.addr.port() as u8 - 232, &[]));
+            assert!(!lookup.is_done(false));
+            lookup.answered(*asked, &response(number(asked), &[]));
         }
         for asked in asks(&mut lookup) {
-            lookup.answered(asked, &response(asked.addr.port() as u8 - 232, &[]));
+            lookup.answered(asked, &response(number(&asked), &[]));
         }
-        assert!(lookup.is_done(), "101 and 102 are not waited for");
+        assert!(lookup.is_done(false), "101 and 102 are not waited for");
         let stores: Vec<u16> = lookup.into_stores().iter().map(|(c, _)| c.addr.port() - 1000).take(8).collect();
         assert_eq!(stores, [1, 2, 3, 4, 5, 6, 7, 8]);
     }
 
     #[test]
-    fn slow_nodes_hold_nobody_up_and_dead_ones_are_passed_over() {
-        let mut lookup = lookup(Question::Nodes, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+    fn late_nodes_hold_nobody_up_and_dead_ones_are_passed_over() {
+        let known = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13];
+        let answers = |lookup: &mut Lookup, asked: &[Asked]| {
+            asked.iter().for_each(|asked| lookup.answered(*asked, &response(number(asked), &[])));
+        };
+        for question in [Question::Nodes, Question::Item(None)] {
+            let mut lookup = lookup(question.clone(), &known);
+            let first = asks(&mut lookup);
+            assert_eq!(numbers(&first), [1, 2, 3, 4, 5]);
+            assert_eq!(asks(&mut lookup), []);
+            first.iter().for_each(|asked| assert!(lookup.slow(*asked, false), "nobody has answered yet"));
+            let second = asks(&mut lookup);
+            assert_eq!(numbers(&second), [6, 7, 8, 9, 10]);
+            answers(&mut lookup, &first[..1]);
+            answers(&mut lookup, &second);
+            let third = asks(&mut lookup);
+            assert_eq!(numbers(&third), [11, 12]);
+            assert!(!lookup.is_done(true));
+            answers(&mut lookup, &third);
+            assert!(lookup.is_done(true), "who is late is not waited for when there is something");
+            assert_eq!(lookup.is_done(false), question == Question::Nodes, "but before saying that there is nothing");
+            first[1..].iter().for_each(|asked| lookup.failed(*asked));
+            assert!(lookup.is_done(false));
+            assert_eq!((asks(&mut lookup), lookup.counts()), (vec![], (12, 8)));
+        }
+    }
+
+    #[test]
+    fn the_nearest_are_asked_again_when_they_are_slow_and_nothing_was_found() {
+        let mut lookup = lookup(Question::Item(None), &[1, 2, 3]);
+        let asked = asks(&mut lookup);
+        lookup.answered(asked[0], &response(1, &[]));
+        assert!(lookup.slow(asked[1], false));
+        assert!(!lookup.slow(asked[2], true));
+        assert!(!lookup.is_done(true), "in a network of three all are missed");
+        lookup.answered(asked[2], &response(3, &[]));
+        lookup.failed(asked[1]);
+        assert!(lookup.is_done(false));
+    }
+
+    #[test]
+    fn doubtful_nodes_are_asked_beside_the_others_and_dead_ones_not_at_all() {
+        let mut lookup = lookup(Question::Item(None), &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        let asked = lookup.next(&|addr| match addr.port() - 1000 {
+            1 => Standing::Dead,
+            2 | 3 => Standing::Doubtful,
+            _ => Standing::Fine,
+        });
+        let asked: Vec<Asked> = asked.into_iter().map(|(asked, _)| asked).collect();
+        assert_eq!(numbers(&asked), [2, 3, 4, 5, 6, 7, 8]);
+        asked[2..].iter().for_each(|asked| lookup.answered(*asked, &response(number(asked), &[])));
+        for asked in asks(&mut lookup) {
+            lookup.answered(asked, &response(number(&asked), &[]));
+        }
+        assert!(lookup.is_done(true) && !lookup.is_done(false));
+        lookup.answered(asked[0], &response(2, &[]));
+        lookup.failed(asked[1]);
+        assert!(lookup.is_done(false));
+    }
+
+    #[test]
+    fn seeds_left_over_are_not_asked() {
+        let seeds = (20..40).map(|n| node(n).addr).collect();
+        let mut lookup = Lookup::new(NodeId([0xff; 20]), TARGET, Question::Nodes, Vec::new(), seeds);
         let first = asks(&mut lookup);
-        assert_eq!(numbers(&first), [1, 2, 3, 4, 5]);
-        assert_eq!(asks(&mut lookup), []);
-        first.iter().for_each(|asked| lookup.slow(*asked));
-        let second = asks(&mut lookup);
-        assert_eq!(numbers(&second), [6, 7, 8, 9, 10]);
-        lookup.answered(first[0], &response(1, &[]));
-        second.iter().for_each(|asked| lookup.answered(*asked, &response(asked.addr.port() as u8 - 232, &[])));
-        assert!(!lookup.is_done());
-        first[1..].iter().for_each(|asked| lookup.failed(*asked));
-        let third = asks(&mut lookup);
-        assert_eq!(numbers(&third), [11]);
-        assert_eq!(lookup.counts(), (11, 6));
-        lookup.failed(third[0]);
-        assert!(lookup.is_done());
+        assert_eq!(first.len(), ALPHA);
+        for asked in &first {
+            lookup.answered(*asked, &response(number(asked), &[1, 2, 3, 4, 5, 6, 7, 8]));
+        }
+        while let asked @ [_, ..] = &asks(&mut lookup)[..] {
+            for asked in asked {
+                lookup.answered(*asked, &response(number(asked), &[]));
+            }
+        }
+        assert!(lookup.is_done(false));
+        assert_eq!(lookup.counts().0, 13, "five seeds and the eight nearest");
     }
 
     /// bittorrent-dht answers a `get` it holds with the value and no nodes.
@@ -334,14 +486,14 @@ mod tests {
         let first = asks(&mut lookup);
         let no_nodes = Response { nodes: None, ..response(9, &[]) };
         lookup.answered(first[0], &no_nodes);
-        assert!(!lookup.is_done());
-        let again = lookup.next();
+        assert!(!lookup.is_done(false));
+        let again = lookup.next(&|_| Standing::Fine);
         assert_eq!(again[0].1, Method::FindNode { target: TARGET });
         lookup.answered(again[0].0, &response(9, &[3]));
         let last = asks(&mut lookup);
         assert_eq!(numbers(&last), [3]);
         lookup.answered(last[0], &response(3, &[]));
-        assert!(lookup.is_done());
+        assert!(lookup.is_done(false));
         assert_eq!(lookup.counts(), (2, 2), "the second question is not counted");
     }
 
@@ -351,17 +503,17 @@ mod tests {
         let mut lookup = Lookup::new(NodeId([0xff; 20]), TARGET, Question::Nodes, Vec::new(), vec![seed]);
         let first = asks(&mut lookup);
         assert_eq!(first, [Asked { addr: seed, id: None, again: false }]);
-        assert!(!lookup.is_done());
+        assert!(!lookup.is_done(false));
         lookup.answered(first[0], &response(7, &[]));
-        assert!(lookup.is_done());
+        assert!(lookup.is_done(false));
         assert_eq!(lookup.into_stores().len(), 1);
     }
 
     #[test]
     fn an_empty_lookup_is_done_at_once_and_our_own_id_is_no_candidate() {
-        assert!(lookup(Question::Peers, &[]).is_done());
+        assert!(lookup(Question::Peers, &[]).is_done(false));
         let own = Contact { id: NodeId([0xff; 20]), addr: node(1).addr };
-        assert!(Lookup::new(own.id, TARGET, Question::Nodes, vec![own], Vec::new()).is_done());
+        assert!(Lookup::new(own.id, TARGET, Question::Nodes, vec![own], Vec::new()).is_done(false));
     }
 
     #[test]
@@ -369,7 +521,7 @@ mod tests {
         let mut lookup = lookup(Question::Nodes, &[1]);
         let first = asks(&mut lookup);
         lookup.answered(first[0], &response(50, &[]));
-        assert!(lookup.is_done());
+        assert!(lookup.is_done(false));
         let stores = lookup.into_stores();
         assert_eq!((stores.len(), stores[0].0.id), (1, node(50).id));
     }
@@ -387,7 +539,7 @@ mod tests {
             let id = asked.id.unwrap();
             lookup.answered(asked, &Response { nodes: Some(vec![]), token: Some(vec![1]), ..Response::new(id) });
         }
-        assert!(lookup.is_done());
+        assert!(lookup.is_done(false));
         assert_eq!(lookup.into_stores().len(), 2);
     }
 }

@@ -29,14 +29,15 @@ mod pace;
 mod peers;
 mod queries;
 pub mod scope;
+mod silent;
 mod state_file;
 mod storage;
 mod store;
 mod table;
 mod token;
 
-#[cfg(test)]
-mod simulation;
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod simulation;
 #[cfg(test)]
 mod tests;
 
@@ -51,6 +52,9 @@ const COMMAND_QUEUE: usize = 256;
 
 /// Peers found and not yet taken by whoever looks for them. A full queue drops the newest: there are always more.
 const PEER_QUEUE: usize = 256;
+
+/// Newer and newer items found by one lookup and not yet taken. A full queue drops the newest, which is in the outcome.
+const NEWS_QUEUE: usize = 16;
 
 /// Whether this node is part of the network or only asks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +72,7 @@ pub struct Info {
     pub id: NodeId,
     /// Good nodes in the routing tables.
     pub good_nodes: usize,
-    /// Whether the first attempt to join the network is over, also when it found nobody.
+    /// Whether enough nodes are known to begin with, or the first attempt to join is over, also when it found nobody.
     pub ready: bool,
 }
 
@@ -90,6 +94,34 @@ pub struct GetOutcome {
     pub answered: usize,
     /// Nodes that hold the newest number found, also when the caller knows it already.
     pub holders: usize,
+}
+
+/// A `get` under way. Dropping it ends the lookup.
+#[derive(Debug)]
+pub struct Finding {
+    items: mpsc::Receiver<VerifiedItem>,
+    told: Option<VerifiedItem>,
+    outcomes: Vec<oneshot::Receiver<GetOutcome>>,
+}
+
+impl Finding {
+    /// Waits for an item that is newer than those returned before. `None` when the lookup is over.
+    pub async fn next(&mut self) -> Option<VerifiedItem> {
+        loop {
+            let item = self.items.recv().await?;
+            // The other DHT may come later with less.
+            if self.told.as_ref().is_none_or(|told| item.replaces(told)) {
+                self.told = Some(item.clone());
+                return Some(item);
+            }
+        }
+    }
+
+    /// What the lookup comes to in the end.
+    pub async fn outcome(self) -> GetOutcome {
+        let outcomes = join_all(self.outcomes).await.into_iter().flatten();
+        outcomes.reduce(Together::together).unwrap_or_default()
+    }
 }
 
 /// What became of a `put`.
@@ -163,7 +195,7 @@ impl Dht {
         infos.reduce(Together::together).expect("there is one half at least")
     }
 
-    /// Waits until the first attempt to join the network is over, also when it found nobody.
+    /// Waits until the node is ready: see [`Info::ready`].
     pub async fn bootstrapped(&self) {
         let until = |is_so: fn(&Info) -> bool| {
             self.halves.iter().map(move |half| {
@@ -180,7 +212,22 @@ impl Dht {
     /// Looks for the newest item of `key` and `salt`, until the lookup has converged. With `known_seq`, nodes do not send
     /// values that are not newer (BEP 44 `seq`).
     pub async fn get(&self, key: PublicKey, salt: Salt, known_seq: Option<i64>) -> GetOutcome {
-        self.ask(|reply| Command::Get { key, salt: salt.clone(), known_seq, reply }).await.unwrap_or_default()
+        let get = |reply| Command::Get { key, salt: salt.clone(), known_seq, news: None, reply };
+        self.ask(get).await.unwrap_or_default()
+    }
+
+    /// Like [`Dht::get`], but tells of each newer item as soon as it is found: the first one comes after one or two
+    /// round trips, while the lookup goes on to make sure that there is none with a higher number.
+    pub async fn find(&self, key: PublicKey, salt: Salt, known_seq: Option<i64>) -> Finding {
+        let (news, items) = mpsc::channel(NEWS_QUEUE);
+        let mut outcomes = Vec::new();
+        for half in self.in_use() {
+            let (reply, outcome) = oneshot::channel();
+            let get = Command::Get { key, salt: salt.clone(), known_seq, news: Some(news.clone()), reply };
+            let _ = half.commands.send(get).await;
+            outcomes.push(outcome);
+        }
+        Finding { items, told: None, outcomes }
     }
 
     /// Looks for the value whose hash is `target`; the raw bencode.

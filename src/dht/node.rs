@@ -14,11 +14,13 @@ use super::lookup::{Lookup, Question};
 use super::node_id::{self, Votes};
 use super::operation::{Operation, Outcome, Request, Step};
 use super::pace::Pace;
-use super::queries::{Due, OperationId, Purpose, Queries};
+use super::queries::{Busy, Due, Failed, OperationId, Purpose, Queries, TransactionId};
 use super::scope::may_name;
+use super::silent::Silent;
 use super::table::Table;
 use super::{FoundPeer, Mode, VERSION};
 use crate::wire::id::{NodeId, Target};
+use crate::wire::item::VerifiedItem;
 use crate::wire::krpc::{Body, Contact, DecodeError, Message, Method, Query, Response, Want};
 
 /// Nodes of our own table a lookup starts from. More than K, so that a few dead ones cost no time.
@@ -58,6 +60,7 @@ pub(super) struct Node {
     table: Table,
     shelf: Shelf,
     queries: Queries,
+    silent: Silent,
     incoming: Pace,
     operations: HashMap<OperationId, Running>,
     operations_started: u64,
@@ -87,7 +90,22 @@ pub(super) struct Other {
 #[derive(Debug)]
 struct Running {
     operation: Operation,
+    started: Instant,
     deadline: Instant,
+    /// Queries sent, repeated ones and those that store included.
+    sent: usize,
+}
+
+/// An operation that is over.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) id: OperationId,
+    /// Names it in the metrics.
+    pub(super) kind: &'static str,
+    pub(super) outcome: Outcome,
+    pub(super) took: Duration,
+    /// Queries sent for it.
+    pub(super) sent: usize,
 }
 
 /// What is to be done outside.
@@ -98,8 +116,10 @@ pub(super) struct Effects {
     pub(super) send: Vec<(SocketAddr, Vec<u8>)>,
     /// Peers found by lookups that go on.
     pub(super) found: Vec<(OperationId, FoundPeer)>,
-    /// Operations that are over, with the name of their kind.
-    pub(super) done: Vec<(OperationId, &'static str, Outcome)>,
+    /// Items found by gets that go on, each newer than the one before.
+    pub(super) items: Vec<(OperationId, VerifiedItem)>,
+    /// Operations that are over.
+    pub(super) done: Vec<Done>,
     /// The query that was answered.
     pub(super) answered: Option<&'static str>,
     /// Nodes of the other family's DHT that were named to us.
@@ -128,6 +148,7 @@ impl Node {
             table: Table::new(id),
             shelf: Shelf::new(now, rng, id, limits.max_items, limits.max_peers),
             queries: Queries::new(now),
+            silent: Silent::default(),
             incoming: Pace::incoming(now),
             operations: HashMap::new(),
             operations_started: 0,
@@ -209,6 +230,7 @@ impl Node {
     /// Forgets an operation; answers to its queries are still good for the table.
     pub(super) fn cancel(&mut self, id: OperationId) {
         self.operations.remove(&id);
+        self.queries.forget_waiting(id);
     }
 
     /// Takes a datagram.
@@ -225,7 +247,10 @@ impl Node {
             // An error is an answer too: the node is there, it just does not do what was asked.
             Ok(Message { transaction, body: Body::Error(error), .. }) => {
                 match self.queries.answered(now, from, &transaction) {
-                    Some(purpose) => self.unanswered(&mut turn, from, purpose, Some(error.code)),
+                    Some(purpose) => {
+                        self.silent.heard(from);
+                        self.unanswered(&mut turn, from, purpose, Some(error.code));
+                    }
                     None => turn.effects.dropped = Some("unexpected"),
                 }
             }
@@ -245,15 +270,13 @@ impl Node {
         while let Some(due) = self.queries.due(now) {
             match due {
                 Due::Send(to, datagram) => turn.effects.send.push((to, datagram)),
-                Due::Slow(Purpose::Lookup(id, asked)) => {
-                    self.with_operation(&mut turn, id, |operation| operation.slow(asked));
-                }
-                Due::Slow(_) => {}
-                Due::Failed(addr, purpose) => {
+                Due::Slow(transaction, purpose) => self.slow(&mut turn, transaction, purpose),
+                Due::Failed(Failed { to, purpose, repeated }) => {
+                    self.silent.failed(now, to, repeated);
                     if let Some(id) = purpose.expected_id() {
-                        self.table.failed(&Contact { id, addr });
+                        self.table.failed(&Contact { id, addr: to }, repeated);
                     }
-                    self.unanswered(&mut turn, addr, purpose, None);
+                    self.unanswered(&mut turn, to, purpose, None);
                 }
             }
         }
@@ -262,6 +285,12 @@ impl Node {
             self.upkeep(&mut turn);
         }
         turn.effects
+    }
+
+    /// Whether it keeps something at `target` for others.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) fn keeps(&self, now: Instant, target: &Target) -> bool {
+        self.shelf.storage.get(now, target).is_some()
     }
 
     /// What must hold after every step.
@@ -296,8 +325,10 @@ impl Node {
             }
         }
         let lookup = Lookup::new(self.id(), target, request.question(), nodes, seeds);
-        let operation = Operation::new(request, lookup, own_item);
-        self.operations.insert(id, Running { operation, deadline: turn.now + OPERATION_TIME });
+        let mut operation = Operation::new(request, lookup, own_item);
+        turn.effects.items.extend(operation.news().map(|item| (id, item)));
+        let running = Running { operation, started: turn.now, deadline: turn.now + OPERATION_TIME, sent: 0 };
+        self.operations.insert(id, running);
         self.advance(turn, id);
         id
     }
@@ -306,6 +337,7 @@ impl Node {
         if !self.may_answer(turn, from) {
             return;
         }
+        self.silent.heard(from);
         turn.effects.answered = Some(query.method.name());
         let known = Known { table: &self.table, others: &self.other.nodes };
         let body = match self.shelf.answer(turn.now, turn.rng, known, from, query) {
@@ -333,10 +365,11 @@ impl Node {
             turn.effects.dropped = Some("unexpected");
             return;
         };
+        self.silent.heard(from);
         let heard = others.into_iter().map(|contact| contact.addr).filter(|addr| may_name(from.ip(), *addr));
         turn.effects.heard.extend(heard.take(MAX_HEARD));
         if let Some(other) = purpose.expected_id().filter(|id| *id != response.id) {
-            self.table.failed(&Contact { id: other, addr: from });
+            self.table.failed(&Contact { id: other, addr: from }, true);
         }
         if let Some(doubtful) = self.table.answered(turn.now, Contact { id: response.id, addr: from }) {
             self.ping(turn, doubtful);
@@ -346,9 +379,13 @@ impl Node {
                 self.pinging.remove(&from);
             }
             Purpose::Lookup(id, asked) => {
-                let mut found = Vec::new();
-                self.with_operation(turn, id, |operation| found = operation.answered(asked, response));
+                let (mut found, mut news) = (Vec::new(), None);
+                self.with_operation(turn, id, |operation| {
+                    found = operation.answered(asked, response);
+                    news = operation.news();
+                });
                 turn.effects.found.extend(found.into_iter().map(|peer| (id, peer)));
+                turn.effects.items.extend(news.map(|item| (id, item)));
             }
             Purpose::Store(id, contact) => {
                 self.with_operation(turn, id, |operation| operation.stored(&contact, Ok(())));
@@ -374,6 +411,27 @@ impl Node {
             Purpose::Store(id, contact) => {
                 self.with_operation(turn, id, |operation| operation.stored(&contact, Err(code)));
             }
+        }
+    }
+
+    /// A query got no answer yet. A store is repeated, since a lost one would cost a copy and storing twice does no harm,
+    /// and so is a ping, or nodes would be thrown out for a lost datagram.
+    fn slow(&mut self, turn: &mut Turn<'_, impl Rng>, transaction: TransactionId, purpose: Purpose) {
+        let (operation, again) = match purpose {
+            Purpose::Ping(_) => (None, true),
+            Purpose::Store(id, _) => (Some(id), true),
+            Purpose::Lookup(id, asked) => {
+                (Some(id), self.operations.get_mut(&id).is_some_and(|running| running.operation.slow(asked)))
+            }
+        };
+        if again && let Some(repeated) = self.queries.repeat(turn.now, transaction) {
+            turn.effects.send.push(repeated);
+            if let Some(running) = operation.and_then(|id| self.operations.get_mut(&id)) {
+                running.sent += 1;
+            }
+        }
+        if let Some(id) = operation {
+            self.advance(turn, id);
         }
     }
 
@@ -417,7 +475,7 @@ impl Node {
         let Contact { id, addr } = contact;
         if self.pinging.len() < MAX_PINGS
             && !self.pinging.contains(&addr)
-            && self.ask(turn, addr, Purpose::Ping(Some(id)), Method::Ping)
+            && self.ask(turn, addr, Purpose::Ping(Some(id)), Method::Ping).is_ok()
         {
             self.pinging.insert(addr);
         }
@@ -449,7 +507,7 @@ impl Node {
 
     fn advance(&mut self, turn: &mut Turn<'_, impl Rng>, id: OperationId) {
         while let Some(running) = self.operations.get_mut(&id) {
-            let steps = running.operation.next();
+            let steps = running.operation.next(&|addr| self.silent.standing(turn.now, addr));
             if steps.is_empty() {
                 break;
             }
@@ -462,14 +520,19 @@ impl Node {
             match step {
                 Step::Ask(asked, method) => {
                     let sent = self.ask(turn, asked.addr, Purpose::Lookup(id, asked), method);
-                    if let (false, Some(running)) = (sent, self.operations.get_mut(&id)) {
-                        running.operation.failed(asked);
+                    let Some(running) = self.operations.get_mut(&id) else { continue };
+                    match sent {
+                        Ok(true) => running.sent += 1,
+                        Ok(false) => running.operation.put_off(asked),
+                        Err(Busy) => running.operation.failed(asked),
                     }
                 }
                 Step::Store(contact, method) => {
                     let sent = self.ask(turn, contact.addr, Purpose::Store(id, contact), method);
-                    if let (false, Some(running)) = (sent, self.operations.get_mut(&id)) {
-                        running.operation.stored(&contact, Err(None));
+                    let Some(running) = self.operations.get_mut(&id) else { continue };
+                    match sent {
+                        Ok(_) => running.sent += 1,
+                        Err(Busy) => running.operation.stored(&contact, Err(None)),
                     }
                 }
                 Step::Keep(item) => {
@@ -479,25 +542,30 @@ impl Node {
                     }
                 }
                 Step::Done(outcome) => {
-                    if let Some(running) = self.operations.remove(&id) {
-                        turn.effects.done.push((id, running.operation.kind(), outcome));
+                    if let Some(Running { operation, started, sent, .. }) = self.operations.remove(&id) {
+                        self.queries.forget_waiting(id);
+                        let took = turn.now.duration_since(started);
+                        turn.effects.done.push(Done { id, kind: operation.kind(), outcome, took, sent });
                     }
                 }
             }
         }
     }
 
-    /// Sends a query, now or in its turn. `false` if the node has too many waiting.
-    fn ask(&mut self, turn: &mut Turn<'_, impl Rng>, to: SocketAddr, purpose: Purpose, method: Method) -> bool {
+    /// Sends a query: `true` now, `false` in its turn.
+    fn ask(
+        &mut self,
+        turn: &mut Turn<'_, impl Rng>,
+        to: SocketAddr,
+        purpose: Purpose,
+        method: Method,
+    ) -> Result<bool, Busy> {
         let want = self.other.is_wanted.then_some(Want { v4: true, v6: true });
         let query = Query { id: self.id(), read_only: self.mode == Mode::Client, want, method };
-        match self.queries.start(turn.now, turn.rng, to, purpose, query) {
-            Ok(datagram) => {
-                turn.effects.send.extend(datagram.map(|datagram| (to, datagram)));
-                true
-            }
-            Err(_busy) => false,
-        }
+        let datagram = self.queries.start(turn.now, turn.rng, to, purpose, query)?;
+        let is_sent = datagram.is_some();
+        turn.effects.send.extend(datagram.map(|datagram| (to, datagram)));
+        Ok(is_sent)
     }
 }
 

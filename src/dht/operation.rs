@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::lookup::{Asked, Lookup, Question};
 use super::scope::{Scope, may_name, scope};
+use super::silent::Standing;
 use super::storage::Item;
 use super::store::{Holds, Place, Store};
 use super::{FoundPeer, GetOutcome, PutOutcome};
@@ -121,6 +122,8 @@ impl Load {
 struct Found {
     /// The newest item, ours included.
     newest: Option<VerifiedItem>,
+    /// The one of them that the asker was told of last.
+    told: Option<VerifiedItem>,
     /// The value asked for by its hash.
     value: Option<Vec<u8>>,
     /// What each node holds.
@@ -180,9 +183,31 @@ impl Operation {
         new.map(|addr| FoundPeer { addr: *addr, from }).collect()
     }
 
-    pub(super) fn slow(&mut self, asked: Asked) {
+    /// The newest item, when there is one that was not told before and the asker does not know.
+    pub(super) fn news(&mut self) -> Option<VerifiedItem> {
+        let Request::Get { known_seq, .. } = self.request else { return None };
+        let newest = self.found.newest.as_ref().filter(|item| Some(item.seq()) >= known_seq)?;
+        if self.found.told.as_ref().is_some_and(|told| !newest.replaces(told)) {
+            return None;
+        }
+        self.found.told = Some(newest.clone());
+        self.found.told.clone()
+    }
+
+    /// A node is slow. Returns whether it should be asked once more.
+    #[must_use]
+    pub(super) fn slow(&mut self, asked: Asked) -> bool {
+        let found = self.has_found();
+        match &mut self.phase {
+            Phase::Looking(lookup) => lookup.slow(asked, found),
+            _ => false,
+        }
+    }
+
+    /// The query to a node waits for its turn.
+    pub(super) fn put_off(&mut self, asked: Asked) {
         if let Phase::Looking(lookup) = &mut self.phase {
-            lookup.slow(asked);
+            lookup.put_off(asked);
         }
     }
 
@@ -205,12 +230,15 @@ impl Operation {
 
     /// What to do now, until there is nothing.
     #[must_use]
-    pub(super) fn next(&mut self) -> Vec<Step> {
+    pub(super) fn next(&mut self, standing: &dyn Fn(SocketAddr) -> Standing) -> Vec<Step> {
+        let found = self.has_found();
         match &mut self.phase {
+            // The hash says that it is the value; there cannot be a newer one.
+            Phase::Looking(_) if self.found.value.is_some() => vec![self.finish()],
             Phase::Looking(lookup) => {
                 let asks: Vec<Step> =
-                    lookup.next().into_iter().map(|(asked, method)| Step::Ask(asked, method)).collect();
-                if asks.is_empty() && lookup.is_done() { self.looked() } else { asks }
+                    lookup.next(standing).into_iter().map(|(asked, method)| Step::Ask(asked, method)).collect();
+                if asks.is_empty() && lookup.is_done(found) { self.looked() } else { asks }
             }
             Phase::Storing(store, load) => {
                 let places = store.next();
@@ -247,6 +275,12 @@ impl Operation {
         }
     }
 
+    /// Whether the lookup need not wait for anybody who is late. One that is to store does: a copy on a node that is not
+    /// among the nearest is found by few, and the copy it should have replaced by many.
+    fn has_found(&self) -> bool {
+        matches!(self.request, Request::Get { .. } | Request::GetImmutable(_)) && !self.found.copies.is_empty()
+    }
+
     /// The lookup is over: store if that is what it was for.
     fn looked(&mut self) -> Vec<Step> {
         let load = match &self.request {
@@ -268,7 +302,7 @@ impl Operation {
             });
             self.phase = Phase::Storing(Store::new(places.collect()), load);
         }
-        self.next()
+        self.next(&|_| Standing::Fine)
     }
 
     fn finish(&mut self) -> Step {

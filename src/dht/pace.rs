@@ -12,6 +12,9 @@ use super::scope::{host, is_public};
 /// Addresses remembered at once. An entry lives for seconds, so this many are there only in an attack.
 const MAX_ADDRESSES: usize = 20_000;
 
+/// Addresses below which it is not worth looking for those that have paid.
+const FEW_ADDRESSES: usize = 64;
+
 /// A limit per address.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -22,6 +25,8 @@ pub(super) struct Pace {
     /// When each address will have paid for everything it had.
     paid: HashMap<SocketAddr, Instant>,
     pruned: Instant,
+    /// The number of addresses at which to look again for those that have paid.
+    prune_at: usize,
 }
 
 impl Pace {
@@ -38,7 +43,13 @@ impl Pace {
 
     fn new(now: Instant, at_once: u32, per_second: u32) -> Self {
         let interval = Duration::from_secs(1) / per_second;
-        Self { interval, tolerance: interval * (at_once - 1), paid: HashMap::new(), pruned: now }
+        Self {
+            interval,
+            tolerance: interval * (at_once - 1),
+            paid: HashMap::new(),
+            pruned: now,
+            prune_at: FEW_ADDRESSES,
+        }
     }
 
     /// Whether a packet may pass now; it is counted if so.
@@ -49,7 +60,7 @@ impl Pace {
     /// When the next packet may pass, unless that is more than `patience` away; it is counted then.
     pub(super) fn reserve(&mut self, now: Instant, addr: SocketAddr, patience: Duration) -> Option<Instant> {
         let addr = party(addr);
-        if self.paid.len() >= MAX_ADDRESSES && !self.paid.contains_key(&addr) && !self.prune(now) {
+        if !self.has_room(now, &addr) {
             return None;
         }
         let paid = self.paid.get(&addr).map_or(now, |paid| *paid.max(&now));
@@ -61,22 +72,35 @@ impl Pace {
         Some(at)
     }
 
+    /// Takes back what was reserved and not used.
+    pub(super) fn refund(&mut self, addr: SocketAddr) {
+        if let Some(paid) = self.paid.get_mut(&party(addr)) {
+            *paid -= self.interval;
+        }
+    }
+
     /// Counts a packet that passes whatever the limit says. Such packets take the burst, but do not run up a debt: one
     /// packet of the other kind is never further away than the steady rate has it.
     pub(super) fn charge(&mut self, now: Instant, addr: SocketAddr) {
         if let Some(paid) = self.paid.get_mut(&party(addr)) {
             let most = (*paid).max(now + self.tolerance + self.interval);
             *paid = ((*paid).max(now) + self.interval).min(most);
-        } else if self.paid.len() < MAX_ADDRESSES {
+        } else if self.has_room(now, &party(addr)) {
             self.paid.insert(party(addr), now + self.interval);
         }
     }
 
-    /// Forgets who has paid, at most once a second. Returns whether there is room.
-    fn prune(&mut self, now: Instant) -> bool {
-        if now.duration_since(self.pruned) >= Duration::from_secs(1) {
+    /// Whether `addr` is known or can be added. Forgets who has paid whenever there are twice as many addresses as were
+    /// left the last time, and when there are too many, once a second.
+    fn has_room(&mut self, now: Instant, addr: &SocketAddr) -> bool {
+        if self.paid.len() < self.prune_at || self.paid.contains_key(addr) {
+            return true;
+        }
+        if self.paid.len() < MAX_ADDRESSES || now.duration_since(self.pruned) >= Duration::from_secs(1) {
             self.pruned = now;
             self.paid.retain(|_, paid| *paid > now);
+            self.prune_at = (2 * self.paid.len()).clamp(FEW_ADDRESSES, MAX_ADDRESSES);
+            self.paid.shrink_to(self.prune_at);
         }
         self.paid.len() < MAX_ADDRESSES
     }
@@ -128,6 +152,17 @@ mod tests {
     }
 
     #[test]
+    fn a_place_given_back_can_be_taken() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start, 1, 1);
+        let node = addr("1.2.3.4:1");
+        assert!(pace.admit(start, node) && !pace.admit(start, node));
+        assert_eq!(pace.reserve(start, node, 2 * SECOND), Some(start + SECOND));
+        pace.refund(node);
+        assert_eq!(pace.reserve(start, node, 2 * SECOND), Some(start + SECOND));
+    }
+
+    #[test]
     fn charges_take_the_burst_and_leave_the_rate() {
         let start = Instant::now();
         let mut pace = Pace::new(start, 4, 1);
@@ -156,5 +191,9 @@ mod tests {
         assert_eq!(passed, MAX_ADDRESSES);
         assert!(pace.admit(start + 2 * SECOND, everybody(u32::MAX - 0x0900_0000)), "room again once they have paid");
         assert_eq!(pace.paid.len(), 1);
+        for second in 0..1000 {
+            assert!(pace.admit(start + (3 + second) * SECOND, everybody(second)));
+        }
+        assert!(pace.paid.len() <= FEW_ADDRESSES, "those of long ago are forgotten long before the limit");
     }
 }

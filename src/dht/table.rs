@@ -26,6 +26,7 @@ const BAD_AFTER: u8 = 2;
 #[derive(Debug)]
 pub(super) struct Table {
     own: NodeId,
+    /// As many as the deepest node needs.
     buckets: Vec<Bucket>,
 }
 
@@ -62,7 +63,7 @@ impl Node {
 
 impl Table {
     pub(super) fn new(own: NodeId) -> Self {
-        Self { own, buckets: (0..160).map(|_| Bucket::default()).collect() }
+        Self { own, buckets: Vec::new() }
     }
 
     pub(super) fn own_id(&self) -> NodeId {
@@ -126,11 +127,12 @@ impl Table {
         }
     }
 
-    /// A node did not answer a query.
-    pub(super) fn failed(&mut self, contact: &Contact) {
+    /// A node did not answer a query. Unless that is `sure`, it only becomes one to be pinged.
+    pub(super) fn failed(&mut self, contact: &Contact, sure: bool) {
         let Some(bucket) = self.bucket_mut(&contact.id) else { return };
         let Some(at) = bucket.nodes.iter().position(|known| known.contact == *contact) else { return };
-        bucket.nodes[at].failures = bucket.nodes[at].failures.saturating_add(1);
+        let failures = bucket.nodes[at].failures;
+        bucket.nodes[at].failures = if sure { failures.saturating_add(1) } else { failures.max(1) };
         if bucket.nodes[at].is_bad()
             && let Some(spare) = bucket.spares.pop_back()
         {
@@ -193,8 +195,14 @@ impl Table {
     }
 
     fn bucket_mut(&mut self, id: &NodeId) -> Option<&mut Bucket> {
-        let shared = self.own.distance(&Target(id.0)).leading_zeros();
-        self.buckets.get_mut(shared as usize)
+        let shared = self.own.distance(&Target(id.0)).leading_zeros() as usize;
+        if shared >= 160 {
+            return None;
+        }
+        if shared >= self.buckets.len() {
+            self.buckets.resize_with(shared + 1, Bucket::default);
+        }
+        self.buckets.get_mut(shared)
     }
 
     /// Another node of the table at the same address, or, in public, on the same host.
@@ -303,9 +311,9 @@ mod tests {
             assert_eq!(table.answered(later, far(n)), None);
         }
         assert_eq!(table.answered(later, far(100)), Some(far(0)), "the one to ping");
-        table.failed(&far(0));
-        assert!(holds(&table, far(0)));
-        table.failed(&far(0));
+        (0..9).for_each(|_| table.failed(&far(0), false));
+        assert!(holds(&table, far(0)) && table.questionable(later) == Some(far(0)), "datagrams are lost");
+        table.failed(&far(0), true);
         assert!(!holds(&table, far(0)) && holds(&table, far(100)));
     }
 
@@ -313,8 +321,8 @@ mod tests {
     fn a_bad_node_makes_room_and_is_not_named() {
         let now = Instant::now();
         let mut table = full(now);
-        table.failed(&far(3));
-        table.failed(&far(3));
+        table.failed(&far(3), true);
+        table.failed(&far(3), true);
         assert!(!table.closest(&Target(far(3).id.0), K).contains(&far(3)));
         assert!(table.queried(now, far(100)), "a newcomer would be welcome");
         assert_eq!(table.answered(now, far(100)), None);
@@ -341,12 +349,12 @@ mod tests {
         let same_id = Contact { addr: far(1).addr, ..far(0) };
         assert_eq!(table.answered(now, same_id), None);
         assert!(holds(&table, far(0)) && !holds(&table, same_id), "the known one answers, so it stays");
-        table.failed(&far(0));
+        table.failed(&far(0), true);
         assert_eq!(table.answered(now, same_id), None);
         assert!(holds(&table, same_id), "it moved");
         let restarted = Contact { id: far(9).id, ..same_id };
         assert!(!table.queried(now, restarted), "the known node may still answer");
-        table.failed(&same_id);
+        table.failed(&same_id, true);
         assert!(table.queried(now, restarted) && holds(&table, same_id), "a query may be forged, so it is only asked");
         assert_eq!(table.answered(now, restarted), None);
         assert!(holds(&table, restarted) && !holds(&table, same_id), "a new id at the same address");

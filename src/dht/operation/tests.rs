@@ -23,7 +23,7 @@ fn run(request: Request, own: Option<Item>, network: &[Option<Held>], refuse: &[
     let lookup = Lookup::new(NodeId([0xff; 20]), request.target(), request.question(), contacts, Vec::new());
     let mut operation = Operation::new(request, lookup, own);
     let mut stored = Vec::new();
-    let mut steps = operation.next();
+    let mut steps = operation.next(&|_| Standing::Fine);
     loop {
         for step in std::mem::take(&mut steps) {
             match step {
@@ -47,7 +47,7 @@ fn run(request: Request, own: Option<Item>, network: &[Option<Held>], refuse: &[
                 }
             }
         }
-        steps = operation.next();
+        steps = operation.next(&|_| Standing::Fine);
         assert!(!steps.is_empty(), "neither done nor anything to do");
     }
 }
