@@ -99,6 +99,7 @@ impl Inner {
         let newer = {
             let mut book = self.book();
             let step = book.learn(item.clone());
+            self.schedule().cancel_deleted(&step.changes);
             slot.write(step.changes);
             step.outcome
         };

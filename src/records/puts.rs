@@ -61,6 +61,7 @@ impl Records {
             let mut book = self.inner.book();
             let before = book.peek(&item.target());
             let step = book.put(item.clone(), cas);
+            self.inner.schedule().cancel_deleted(&step.changes);
             (before, step.outcome, slot.write_durably(step.changes))
         };
         self.inner.update_count();
@@ -131,8 +132,11 @@ impl Records {
             self.inner.learn(slot, stands.clone());
         }
         self.inner.book().checked(target, now());
-        self.inner.schedule().published(target, outcome.stored, now(), &mut rand::rng());
-        self.inner.rescheduled.notify_one();
+        // It may have had to make room meanwhile.
+        if self.inner.book().seq(&target).is_some() {
+            self.inner.schedule().published(target, outcome.stored, now(), &mut rand::rng());
+            self.inner.rescheduled.notify_one();
+        }
         outcome
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt};
 
+use super::book::Change;
 use crate::wire::id::Target;
 
 /// BEP 44's hour.
@@ -49,6 +50,17 @@ impl Schedule {
         Some(target)
     }
 
+    /// Leaves out what had to make room in the book.
+    pub(super) fn cancel_deleted(&mut self, changes: &[Change]) {
+        for change in changes {
+            if let Change::Delete(target) = change
+                && let Some(at) = self.at.remove(target)
+            {
+                self.due.remove(&(at, *target));
+            }
+        }
+    }
+
     fn set(&mut self, target: Target, at: Instant) {
         if let Some(before) = self.at.insert(target, at) {
             self.due.remove(&(before, target));
@@ -87,5 +99,10 @@ mod tests {
         assert_eq!(schedule.pop(minutes(53)), None);
         assert_eq!(schedule.pop(minutes(67)), Some(target));
         assert_eq!(schedule.next(), None, "a target is due once");
+        schedule.published(target, 8, start, &mut rng);
+        schedule.cancel_deleted(&[Change::Floor(target, 1)]);
+        assert!(schedule.next().is_some());
+        schedule.cancel_deleted(&[Change::Delete(target)]);
+        assert_eq!((schedule.next(), schedule.at.len()), (None, 0));
     }
 }

@@ -43,7 +43,7 @@ pub(super) struct Inner {
     book: Mutex<Book>,
     values: Mutex<Values>,
     schedule: Mutex<Schedule>,
-    // Where two are held, topics before book.
+    // Where two are held, topics before book, and book before schedule.
     topics: Mutex<Topics>,
     lookups_left: Mutex<Quota>,
     puts_left: Mutex<Quota>,
@@ -88,6 +88,7 @@ impl Records {
                 }
                 changes.extend(book.load(entry));
             })?;
+            schedule.cancel_deleted(&changes);
             for (target, seq) in store::read_floors(&connection, &directory)? {
                 changes.extend(book.load_floor(target, seq));
             }
