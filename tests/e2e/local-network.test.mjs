@@ -9,7 +9,26 @@ import { writeSite } from './testkit/site.mjs'
 import { eventually } from './testkit/wait.mjs'
 
 trial('a network with no internet and no DHT still updates', async (lab) => {
-  const network = await Network.start(['author', 'reader', 'other'])
+  const { key, readers, reader, home } = await updates(lab, { ipv4: true })
+  const browser = await lab.browser(await reader.wrapper(EXECUTABLE, home))
+  const page = await browser.open(`${readers[0]?.server.page}#magnet:?xs=urn:btpk:${key}`)
+  await page.getByRole('heading', { name: 'Tide tables, corrected' }).waitFor({ timeout: 60_000 })
+})
+
+trial('so does one with nothing but IPv6 link-local addresses', async (lab) => {
+  const { key, readers } = await updates(lab, { ipv4: false })
+  for (const { host, server } of readers) {
+    const record = await host.json(`http://${server.ready.web}/v1/records/${key}?max_age=3600`)
+    assert.equal(record.seq, 2)
+  }
+})
+
+/**
+ * Three hosts; one publishes, the others ask for it once and then have its next version.
+ * @param {import('./testkit/lab.mjs').Lab} lab @param {{ ipv4: boolean }} options
+ */
+async function updates(lab, { ipv4 }) {
+  const network = await Network.start(['author', 'reader', 'other'], { ipv4 })
   lab.keep(network, network)
   const [author, reader, other] = ['author', 'reader', 'other'].map((name) => network.host(name))
   assert.ok(author && reader && other)
@@ -29,7 +48,7 @@ trial('a network with no internet and no DHT still updates', async (lab) => {
   const arrival = (key, seq, since) =>
     Promise.all(
       readers.map(({ host, server }) =>
-        eventually(30, `version ${seq} on ${host.address}`, async () => {
+        eventually(30, `version ${seq} on ${host.namespace}`, async () => {
           const record = await host.json(`http://${server.ready.web}/v1/records/${key}?max_age=3600`)
           return record.seq === seq ? (Date.now() - since) / 1000 : undefined
         }),
@@ -47,10 +66,8 @@ trial('a network with no internet and no DHT still updates', async (lab) => {
   assert.equal(second.published.seq, 2)
   const followed = await arrival(first.published.key, 2, second.at)
   console.log(
-    `seconds until two hosts have a record: asked for ${asked.join(' and ')}, followed ${followed.join(' and ')}`,
+    `seconds until two hosts have a record over ${ipv4 ? 'IPv4' : 'IPv6'}: asked for ${asked.join(' and ')}, followed ${followed.join(' and ')}`,
   )
 
-  const browser = await lab.browser(await reader.wrapper(EXECUTABLE, home))
-  const page = await browser.open(`${readers[0]?.server.page}#magnet:?xs=urn:btpk:${first.published.key}`)
-  await page.getByRole('heading', { name: 'Tide tables, corrected' }).waitFor({ timeout: 60_000 })
-})
+  return { key: first.published.key, readers, reader, home }
+}

@@ -11,9 +11,9 @@ let networks = 0
 
 /** Hosts on one wire, each with an address below 10.77/16, and no way out. */
 export class Network {
-  /** @param {string[]} names */
-  static async start(names) {
-    const network = new Network(`sg${process.pid}x${networks++}`)
+  /** @param {string[]} names @param {{ ipv4?: boolean }} [options]  without IPv4, hosts have their IPv6 link-local addresses alone */
+  static async start(names, { ipv4 = true } = {}) {
+    const network = new Network(`sg${process.pid}x${networks++}`, ipv4)
     try {
       await network.#build(names)
     } catch (error) {
@@ -26,9 +26,10 @@ export class Network {
   /** @type {Map<string, Host>} */
   hosts = new Map()
 
-  /** @param {string} prefix */
-  constructor(prefix) {
+  /** @param {string} prefix @param {boolean} ipv4 */
+  constructor(prefix, ipv4) {
     this.prefix = prefix
+    this.ipv4 = ipv4
     this.wire = `${prefix}-wire`
   }
 
@@ -38,13 +39,13 @@ export class Network {
     await ip('-n', this.wire, 'link', 'add', 'switch', 'type', 'bridge')
     await ip('-n', this.wire, 'link', 'set', 'switch', 'up')
     for (const [index, name] of names.entries()) {
-      const host = new Host(`${this.prefix}-${name}`, `10.77.0.${index + 1}`)
+      const host = new Host(`${this.prefix}-${name}`, this.ipv4 ? `10.77.0.${index + 1}` : '')
       this.hosts.set(name, host)
       await ip('netns', 'add', host.namespace)
       const [plug, socket] = ['eth0', `port${index}`]
       await ip('-n', host.namespace, 'link', 'add', plug, 'type', 'veth', 'peer', 'name', socket, 'netns', this.wire)
       await ip('-n', this.wire, 'link', 'set', socket, 'master', 'switch', 'up')
-      await ip('-n', host.namespace, 'addr', 'add', `${host.address}/24`, 'dev', plug)
+      if (this.ipv4) await ip('-n', host.namespace, 'addr', 'add', `${host.address}/24`, 'dev', plug)
       await ip('-n', host.namespace, 'link', 'set', 'lo', 'up')
       await ip('-n', host.namespace, 'link', 'set', plug, 'up')
     }
@@ -78,11 +79,8 @@ export class Host {
 
   /** A server here, and commands, are reached by the other hosts as peers and by this host alone as servers. */
   get env() {
-    return {
-      SWARMGATE__BITTORRENT__LISTEN: '0.0.0.0:0',
-      SWARMGATE__WEBRTC__LISTEN: '0.0.0.0:0',
-      SWARMGATE__DHT__LISTEN: '0.0.0.0:0',
-    }
+    const any = this.address ? '0.0.0.0:0' : '[::]:0'
+    return { SWARMGATE__BITTORRENT__LISTEN: any, SWARMGATE__WEBRTC__LISTEN: any, SWARMGATE__DHT__LISTEN: any }
   }
 
   /** The JSON that an address of this host answers with. @param {string} url */

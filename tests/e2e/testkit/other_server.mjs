@@ -9,7 +9,7 @@ import { within } from './wait.mjs'
 
 /** @typedef {import('./lab.mjs').Lab} Lab */
 /** @typedef {import('./swarmgate.mjs').Server} Server */
-/** @typedef {{ home: Server, away: Server, meet: (key: Key) => Promise<void> }} Pair  `meet` has them find each other */
+/** @typedef {{ home: Server, away: Server, meet?: (key: Key) => Promise<void> }} Pair  `meet` has them find each other in the swarm */
 
 const ALONE = { SWARMGATE__GOSSIP__LOCAL_DISCOVERY: 'false' }
 
@@ -20,7 +20,7 @@ export const SHARED = {
     const env = { ...ALONE, SWARMGATE__GOSSIP__ENABLED: 'false', SWARMGATE__BRIDGE__POLICY: 'off' }
     const dht = await lab.dht()
     const [home, away] = [await lab.server({ dht, env }), await lab.server({ dht, env })]
-    return { home, away, meet: async () => {} }
+    return { home, away }
   },
 
   /** The record's topic swarm: no DHT. Each is its own tracker; one is told once that the other is a peer. */
@@ -48,9 +48,17 @@ export function arrivals(pair, { runs, quiet = 0 }) {
 async function arrival({ home, away, meet }, quiet) {
   const key = new Key()
   const [author, reader] = [await Socket.open(home.socket), await Socket.open(away.socket)]
-  await put(author, key, 1)
   const first = version(reader, 1)
-  await Promise.all([reader.ask({ action: 'dht_subscribe', k: key.hex }), meet(key)])
+  const subscribe = () => reader.ask({ action: 'dht_subscribe', k: key.hex })
+  if (meet) {
+    // Each has to be in the swarm when the other comes.
+    await subscribe()
+    await meet(key)
+    await put(author, key, 1)
+  } else {
+    await put(author, key, 1)
+    await subscribe()
+  }
   await within(60, 'first version at the other server', first)
   // Not in step with whatever the server does at regular times.
   await pause((quiet + 5 * Math.random()) * 1000)
