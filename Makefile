@@ -4,7 +4,7 @@
 .DELETE_ON_ERROR:
 .PHONY: run test check fmt bench bench-bridge bench-dht bench-tracker bench-tracker-udp bench-table bench-records interop fuzz
 
-WEB_SOURCES := $(shell find web-demo -type f -not -path '*/node_modules/*' -not -path 'web-demo/dist/*')
+WEB_SOURCES := $(shell find web-demo -type f -not -path '*/node_modules/*' -not -path 'web-demo/dist/*' -not -path 'web-demo/packages/*/dist/*')
 
 run: web-demo/dist/index.html
 	cargo build --release
