@@ -1,7 +1,8 @@
 // What the tracker costs over UDP, beside aquatic_udp (crates.io) and opentracker (Debian): announces answered for each
 // second of processor time, under aquatic's own load generator with its own mix (a connect to each announce, a scrape now
 // and then, 30 peers wanted). Every server gets one processor, the generator the other; servers take turns, each run
-// with a fresh one. Debian's opentracker serves only listed torrents, so the generator's are listed for it.
+// with a fresh one. Debian's opentracker serves only listed torrents, so the generator's are listed for it. With --flat it
+// is our server alone, with tables of different sizes.
 
 import { spawn } from 'node:child_process'
 import { createSocket } from 'node:dgram'
@@ -15,16 +16,29 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 
 const { values: options } = parseArgs({
-  options: { rounds: { type: 'string', default: '5' }, seconds: { type: 'string', default: '8' } },
+  options: {
+    rounds: { type: 'string', default: '5' },
+    seconds: { type: 'string', default: '8' },
+    flat: { type: 'boolean', default: false },
+  },
 })
 const top = fileURLToPath(new URL('..', import.meta.url))
 const installed = join(top, 'target/bench')
 const generator = join(installed, 'cargo/bin/aquatic_udp_load_test')
 const opentracker = ['/usr/bin/opentracker', join(installed, 'opentracker/usr/bin/opentracker')].find(existsSync)
 
-/** Torrents and peers that the generator plays: so many that a table does not fit the processor's nearest caches. */
-const TORRENTS = 20_000
-const PEERS = 200_000
+/** @typedef {{ torrents: number, peers: number }} Size what the generator plays */
+
+/** So many that a table does not fit the processor's nearest caches. @type {Size} */
+const USUAL = { torrents: 20_000, peers: 200_000 }
+
+/** @type {Size[]} */
+const SIZES = [
+  { torrents: 1, peers: 100 },
+  { torrents: 1, peers: 100_000 },
+  { torrents: 100, peers: 500 },
+  { torrents: 200_000, peers: 1_000_000 },
+]
 
 /** Clock ticks in a second, by which the kernel counts processor time (`CLK_TCK`). */
 const TICKS = 100
@@ -55,33 +69,48 @@ const SERVERS = {
   },
 }
 
+/** @typedef {{ announces: number[], answered: number[] }} Figures of each round: for a second of processor time, and in a second */
+
 const present = { swarmgate: true, aquatic_udp: existsSync(join(installed, 'cargo/bin/aquatic_udp')), opentracker }
 const names = Object.keys(SERVERS).filter((name) => present[/** @type {keyof typeof present} */ (name)])
-const torrents = opentracker ? await generated() : []
+const torrents = opentracker && !options.flat ? await generated() : []
+if (options.flat)
+  await compare(SIZES.map((size) => [`${size.torrents} swarms, ${size.peers} peers`, 'swarmgate', size]))
+else await compare(names.map((name) => [name, name, USUAL]))
 
-/** @type {Map<string, { announces: number[], answered: number[] }>} */
-const figures = new Map(names.map((name) => [name, { announces: [], answered: [] }]))
-for (let round = 0; round < Number(options.rounds); round++) {
-  for (const [name, { announces, answered }] of figures) {
-    const result = await run(name)
-    announces.push(result.announces / result.processor)
-    answered.push(result.announces / Number(options.seconds))
+/** Runs each in turn, and prints how the first does beside the others. @param {[string, string, Size][]} runs */
+async function compare(runs) {
+  /** @type {Figures[]} */
+  const figures = runs.map(() => ({ announces: [], answered: [] }))
+  for (let round = 0; round < Number(options.rounds); round++) {
+    for (const [index, [, server, size]] of runs.entries()) {
+      const result = await run(server, size)
+      figures[index]?.announces.push(result.announces / result.processor)
+      figures[index]?.answered.push(result.announces / Number(options.seconds))
+    }
   }
-}
-console.log(
-  `announces for each second of processor time, median (least to most); load average ${loadavg()[0]?.toFixed(1)}`,
-)
-const ours = median(figures.get('swarmgate')?.announces ?? [])
-for (const [name, { announces, answered }] of figures) {
-  const range = `(${Math.min(...announces).toFixed(0)} to ${Math.max(...announces).toFixed(0)})`
-  const ratio = name === 'swarmgate' ? '' : `swarmgate is at ${(ours / median(announces)).toFixed(2)} of it`
-  console.log(
-    `  ${name.padEnd(12)} ${median(announces).toFixed(0).padStart(8)} ${range.padEnd(22)} ${median(answered).toFixed(0).padStart(8)} a second  ${ratio}`,
+  report(
+    runs.map(([label]) => label),
+    figures,
   )
 }
 
-/** One run of the generator against a fresh server. @param {string} name */
-async function run(name) {
+/** @param {string[]} labels @param {Figures[]} figures */
+function report(labels, figures) {
+  console.log(
+    `announces for each second of processor time, median (least to most); load average ${loadavg()[0]?.toFixed(1)}`,
+  )
+  const first = median(figures[0]?.announces ?? [])
+  for (const [index, { announces, answered }] of figures.entries()) {
+    const range = `(${Math.min(...announces).toFixed(0)} to ${Math.max(...announces).toFixed(0)})`
+    const ratio = index === 0 ? '' : `the first is at ${(first / median(announces)).toFixed(2)} of it`
+    const [each, all] = [median(announces), median(answered)].map((figure) => figure.toFixed(0).padStart(8))
+    console.log(`  ${(labels[index] ?? '').padEnd(30)} ${each} ${range.padEnd(20)} ${all} a second  ${ratio}`)
+  }
+}
+
+/** One run of the generator against a fresh server. @param {string} name @param {Size} size */
+async function run(name, size) {
   const dir = await mkdtemp(join(tmpdir(), 'swarmgate-bench-'))
   const port = await freePort()
   const command = (await SERVERS[name]?.(port, dir)) ?? []
@@ -91,7 +120,7 @@ async function run(name) {
     if (name === 'swarmgate') await once(createInterface(server.stdout), 'line')
     await listening(port)
     const config = join(dir, 'load.toml')
-    await writeFile(config, await load(port, Number(options.seconds)))
+    await writeFile(config, await load(port, Number(options.seconds), size))
     const before = processorTime(server.pid ?? 0)
     const report = await output('taskset', '-c', '1', generator, '-c', config)
     const processor = processorTime(server.pid ?? 0) - before
@@ -105,14 +134,14 @@ async function run(name) {
   }
 }
 
-/** The generator's configuration. @param {number} port @param {number} seconds */
-async function load(port, seconds) {
+/** The generator's configuration. @param {number} port @param {number} seconds @param {Size} size */
+async function load(port, seconds, { torrents, peers }) {
   const defaults = await output(generator, '-p')
   return defaults
     .replace(/^server_address = .*$/m, `server_address = "127.0.0.1:${port}"`)
     .replace(/^duration = .*$/m, `duration = ${seconds}`)
-    .replace(/^number_of_torrents = .*$/m, `number_of_torrents = ${TORRENTS}`)
-    .replace(/^number_of_peers = .*$/m, `number_of_peers = ${PEERS}`)
+    .replace(/^number_of_torrents = .*$/m, `number_of_torrents = ${torrents}`)
+    .replace(/^number_of_peers = .*$/m, `number_of_peers = ${peers}`)
     .replace(/^extra_statistics = .*$/m, 'extra_statistics = false')
 }
 
@@ -132,7 +161,7 @@ async function generated() {
   socket.bind(0, '127.0.0.1')
   await once(socket, 'listening')
   const config = join(dir, 'load.toml')
-  await writeFile(config, await load(socket.address().port, 20))
+  await writeFile(config, await load(socket.address().port, 20, USUAL))
   await output(generator, '-c', config)
   socket.close()
   await rm(dir, { recursive: true, force: true })
