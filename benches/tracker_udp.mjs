@@ -84,7 +84,8 @@ async function compare(runs) {
   const figures = runs.map(() => ({ announces: [], answered: [] }))
   for (let round = 0; round < Number(options.rounds); round++) {
     for (const [index, [, server, size]] of runs.entries()) {
-      const result = await run(server, size)
+      // Once more if it failed: the port may be somebody else's over TCP, which opentracker listens on too.
+      const result = await run(server, size).catch(() => run(server, size))
       figures[index]?.announces.push(result.announces / result.processor)
       figures[index]?.answered.push(result.announces / Number(options.seconds))
     }
@@ -118,7 +119,7 @@ async function run(name, size) {
   const server = spawn('taskset', ['-c', '0', ...command], { stdio: ['ignore', 'pipe', 'ignore'], env })
   try {
     if (name === 'swarmgate') await once(createInterface(server.stdout), 'line')
-    await listening(port)
+    await listening(name, port)
     const config = join(dir, 'load.toml')
     await writeFile(config, await load(port, Number(options.seconds), size))
     const before = processorTime(server.pid ?? 0)
@@ -189,15 +190,15 @@ async function freePort() {
   return port
 }
 
-/** Waits until a UDP socket is bound to the port, by the kernel's list. @param {number} port */
-async function listening(port) {
+/** Waits until a UDP socket is bound to the port, by the kernel's list. @param {string} name @param {number} port */
+async function listening(name, port) {
   const local = `:${port.toString(16).toUpperCase().padStart(4, '0')} `
   const deadline = Date.now() + 20_000
   while (Date.now() < deadline) {
     if (readFileSync('/proc/net/udp', 'utf8').includes(local)) return
     await new Promise((resolve) => setTimeout(resolve, 50))
   }
-  throw new Error('it does not listen')
+  throw new Error(`${name} does not listen`)
 }
 
 /** What a program prints. @param {string} program @param {string[]} parameters @returns {Promise<string>} */

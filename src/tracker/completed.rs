@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
 
 use crate::tasks::Tasks;
 use crate::wire::id::InfoHash;
@@ -30,7 +29,7 @@ const BATCH: Duration = Duration::from_secs(5);
 
 /// Changes that may wait for the writer. One that finds no place is made up for by the swarm's next completion, since
 /// each tells the whole count.
-const QUEUE: usize = 4_096;
+const QUEUE: usize = 65_536;
 
 /// A swarm and how often it has been completed.
 pub(super) type Downloads = (InfoHash, u32);
@@ -69,9 +68,13 @@ fn read(connection: &Connection) -> rusqlite::Result<Vec<Downloads>> {
 
 async fn write_all(mut connection: Connection, mut changes: mpsc::Receiver<Downloads>, max: usize, tasks: Tasks) {
     while let Some((info_hash, downloads)) = next(&mut changes, &tasks).await {
+        // Asleep and not waiting for the next change: thousands of them must not wake this task one by one.
+        tokio::select! {
+            () = tokio::time::sleep(BATCH) => {}
+            () = tasks.stopping() => {}
+        }
         let mut batch = HashMap::from([(info_hash, downloads)]);
-        let end = Instant::now() + BATCH;
-        while let Ok(Some((info_hash, downloads))) = timeout_at(end, next(&mut changes, &tasks)).await {
+        while let Ok((info_hash, downloads)) = changes.try_recv() {
             batch.insert(info_hash, downloads);
         }
         let written = tokio::task::spawn_blocking(move || (write(&mut connection, &batch, max), connection)).await;

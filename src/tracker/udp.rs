@@ -27,6 +27,10 @@ use crate::wire::tracker_udp::{self as wire, Packet, Reason, Request, Transactio
 /// it: on Linux it does.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Bytes that the kernel is asked to keep of datagrams that wait; it gives less where `net.core.rmem_max` says so. A
+/// client whose datagram finds no room asks again only after 15 s.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
 /// A pause after a system call failed for a reason that does not pass by itself.
 const AFTER_ERROR: Duration = Duration::from_millis(5);
 
@@ -36,6 +40,7 @@ pub(super) async fn serve(tracker: Arc<Inner>, socket: tokio::net::UdpSocket) {
         let socket = socket.into_std()?;
         socket.set_nonblocking(false)?;
         socket.set_read_timeout(Some(LOOK_EVERY))?;
+        SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
         io::Result::Ok(socket)
     };
     let socket = match blocking() {
