@@ -70,7 +70,7 @@ function counted(kind, swarms, peers) {
 /** @param {string} name @param {string} kind @param {number} swarms @param {number} peers */
 function measure(name, kind, swarms, peers) {
   const out = run(executable, test(name), environment(kind, swarms, peers, {}))
-  return JSON.parse(out.split('\n').find((line) => line.startsWith('{')) ?? '{}')
+  return JSON.parse(/{"swarms".*}/.exec(out)?.[0] ?? '{}')
 }
 
 /** @param {string} name */
