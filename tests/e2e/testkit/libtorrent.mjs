@@ -110,6 +110,11 @@ export class Libtorrent {
     return once(this.events, 'finished', (event) => event.info_hash === infoHash)
   }
 
+  /** Dials a peer of a torrent. @param {string} infoHash @param {string} host @param {number} port */
+  async connect(infoHash, host, port) {
+    await this.#do('connect', { info_hash: infoHash, host, port })
+  }
+
   /** Bytes of content sent to others. @param {string} infoHash @returns {Promise<number>} */
   uploaded(infoHash) {
     return this.#do('uploaded', { info_hash: infoHash })

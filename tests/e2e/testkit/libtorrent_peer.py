@@ -100,6 +100,9 @@ class Peer:
     def do_announce(self, info_hash):
         self.torrents[info_hash].force_dht_announce()
 
+    def do_connect(self, info_hash, host, port):
+        self.torrents[info_hash].connect_peer((host, port))
+
     def do_uploaded(self, info_hash):
         return self.torrents[info_hash].status().total_payload_upload
 
