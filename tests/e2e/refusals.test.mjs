@@ -82,17 +82,17 @@ trial('a bad record from a peer over TCP ends the connection or is ignored, and 
 })
 
 trial('a bad record from a peer in a page ends the connection or is ignored, and goes nowhere', async (lab) => {
-  const server = await lab.server()
-  const { key, good, refused } = badRecords()
-  await put(server, good)
-  const followers = await Followers.of(lab, server, key.public)
   const browser = await lab.browser()
   const site = await lab.webTorrentSite()
-  // What ends the connection needs another page each; two of them will do, since the door is the same for all transports.
-  const [forged] = refused.filter(({ gossip }) => gossip === 'closes')
-  const [large] = refused.filter(({ code }) => code === 205)
-  const ignored = refused.filter(({ gossip }) => gossip === 'ignores')
-  for (const last of [forged, large]) {
+  // What ends the connection shuts the page's address out, so each needs a server; two of them will do, since the door is the
+  // same for all transports.
+  for (const code of [206, 205]) {
+    const server = await lab.server()
+    const { key, good, refused } = badRecords()
+    await put(server, good)
+    const followers = await Followers.of(lab, server, key.public)
+    const ignored = refused.filter(({ gossip }) => gossip === 'ignores')
+    const last = refused.find((bad) => bad.gossip === 'closes' && bad.code === code)
     assert.ok(last)
     const page = await site.open(browser)
     await page.evaluate(
@@ -122,10 +122,10 @@ trial('a bad record from a peer in a page ends the connection or is ignored, and
       page.evaluate(() => /** @type {any} */ (window).ended ?? null),
     )
     await page.context().close()
+    const metrics = await server.metrics()
+    assert.match(metrics, /^swarmgate_gossip_records_total\{result="forged"\} 1$/m, metrics)
+    await nothingButTheGood(server, followers, { key, good })
   }
-  const metrics = await server.metrics()
-  assert.match(metrics, /^swarmgate_gossip_records_total\{result="forged"\} 2$/m, metrics)
-  await nothingButTheGood(server, followers, { key, good })
 })
 
 trial('what is refused, or said again, by WebSocket, HTTP and DHT is news to nobody', async (lab) => {

@@ -3,6 +3,7 @@
 import bencode from 'bencode'
 import { createHash, randomBytes } from 'node:crypto'
 import { connect } from 'node:net'
+import { nextAddress } from './dht.mjs'
 import { once, within } from './wait.mjs'
 
 const PROTOCOL = Buffer.from('\u0013BitTorrent protocol', 'latin1')
@@ -24,7 +25,8 @@ export class Peer {
    * @param {Buffer} infoHash
    */
   static async greet({ host, port }, infoHash) {
-    const peer = new Peer(connect(port, host))
+    // From an address of its own: who lies is shut out, with all others there.
+    const peer = new Peer(connect({ port, host, localAddress: nextAddress() }))
     const reserved = Buffer.from([0, 0, 0, 0, 0, 0x10, 0, 0])
     peer.socket.write(Buffer.concat([PROTOCOL, reserved, infoHash, randomBytes(20)]))
     await within(10, 'handshake', Promise.race([peer.#shaken(), peer.closed.then(() => turnedAway())]))
