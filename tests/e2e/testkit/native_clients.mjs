@@ -95,8 +95,9 @@ export async function torrent(dir, name, announce) {
  * @param {string} infoHash
  * @param {string} dir
  * @param {import('./dht.mjs').DhtNode} entry
+ * @param {string[]} [options]  more of its own
  */
-export function aria2ByInfoHash(infoHash, dir, entry) {
+export function aria2ByInfoHash(infoHash, dir, entry, options = []) {
   const args = [
     '--no-conf',
     '--enable-dht',
@@ -107,6 +108,7 @@ export function aria2ByInfoHash(infoHash, dir, entry) {
     '--seed-time=0',
     `--dir=${dir}`,
     '--summary-interval=0',
+    ...options,
     `magnet:?xt=urn:btih:${infoHash}`,
   ]
   return new NativeClient('aria2c', args, dir)
