@@ -1,9 +1,9 @@
 //! Shards: the swarm table in parts, by info hash. Each is behind a lock of its own, and whoever needs a swarm takes the
 //! lock for the microseconds that its announce takes.
 //!
-//! A task and a queue for each shard, which this was before, cost more than the announces themselves: two wake-ups for
-//! each, on another processor as often as not. Nobody who holds a lock waits for anything, and what must be sent is sent
-//! after it was given back, so no client can make another wait.
+//! Nobody who holds a lock waits for anything, and what must be sent is sent after it was given back, so no client can
+//! make another wait. A task and a queue for each shard would do the same with two wake-ups an announce, on another
+//! processor as often as not, and with a bound for each queue and for each socket's share of it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
