@@ -10,6 +10,7 @@
 //! | [`gossip`] | peers tell each other the newest version of records; who is near on the local network | connections, transports, and where versions are kept |
 //! | [`dht`] | our node of the BitTorrent DHT | what records and torrents are used for |
 //! | [`records`] | the newest version of every record, on disk and from the DHT | who asks, and over what |
+//! | [`pins`] | torrents and sites kept online for their owners | who asks, and over what |
 //! | [`web`] | the HTTP doors: app, tracker, record API, health | how any room does its work |
 //! | [`node`] | putting the rooms together, starting and stopping them | |
 //! | [`cli`] | what people type | the inside of any room |
@@ -21,6 +22,7 @@ pub mod dht;
 pub mod gossip;
 pub mod metrics;
 pub mod node;
+pub mod pins;
 pub mod records;
 pub mod tasks;
 pub mod tracker;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const LEAVES: [&str; 4] = ["config", "metrics", "tasks", "wire"];
 
 /// Each module of the crate and what it may use beyond the leaves. A new room must be entered here.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("wire", &[]),
     ("config", &[]),
     ("metrics", &[]),
@@ -20,9 +20,10 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("records", &["dht"]),
     ("gossip", &[]),
     ("bridge", &["dht", "tracker", "gossip"]),
-    ("web", &["dht", "tracker", "records", "bridge"]),
-    ("node", &["dht", "tracker", "records", "gossip", "bridge", "web"]),
-    ("cli", &["dht", "tracker", "records", "gossip", "bridge", "web", "node"]),
+    ("pins", &["records", "bridge"]),
+    ("web", &["dht", "tracker", "records", "bridge", "pins"]),
+    ("node", &["dht", "tracker", "records", "gossip", "bridge", "pins", "web"]),
+    ("cli", &["dht", "tracker", "records", "gossip", "bridge", "pins", "web", "node"]),
     ("main", &["cli"]),
 ];
 
