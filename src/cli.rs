@@ -1,23 +1,28 @@
 //! The command line: one file per subcommand. What they share is here: the arguments, the exit codes, the output.
 
+mod api;
 mod archive;
+mod backup;
 mod config;
 mod folder;
 mod get;
 mod healthcheck;
 mod key;
 mod output;
+mod pin;
 mod publish;
 mod put;
 mod reach;
 mod resolve;
 mod serve;
 mod standalone;
+mod token;
+mod usage;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Layers, load};
 
@@ -47,8 +52,25 @@ enum Command {
     /// Show or check the configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Have a running server keep torrents and sites online.
+    #[command(subcommand)]
+    Pin(pin::Pin),
+    /// Show what a token uses, and may use.
+    Usage(usage::Usage),
+    /// Say who may pin, and how much.
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Copy a server's databases, while it runs.
+    Backup(backup::Backup),
+    /// Put a backup in place, while no server runs.
+    Restore(backup::Restore),
     /// Ask a running server whether it is ready; for containers.
     Healthcheck(healthcheck::Healthcheck),
+    /// Print what a shell needs to complete these commands.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Where the configuration comes from, for every command that needs one.
@@ -138,7 +160,16 @@ pub fn main() -> ExitCode {
         Command::Get(command) => on_runtime(command.run()),
         Command::Key(command) => command.run(),
         Command::Config(command) => command.run(),
+        Command::Pin(command) => on_runtime(command.run()),
+        Command::Usage(command) => on_runtime(command.run()),
+        Command::Token(command) => on_runtime(command.run()),
+        Command::Backup(command) => command.run(),
+        Command::Restore(command) => command.run(),
         Command::Healthcheck(command) => on_runtime(command.run()),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "swarmgate", &mut std::io::stdout());
+            Ok(())
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -285,6 +285,33 @@ section! {
 }
 
 section! {
+    /// Pins: torrents and sites that are kept online for those who hold a token (swarmgate token new).
+    Pins {
+        /// Most pins of all tokens together.
+        max_pins: usize = 100_000,
+        /// The largest torrent that is pinned.
+        max_pin_size: ByteSize = ByteSize::gib(100),
+        /// Torrents fetched at once; others wait for their turn, by priority.
+        fetches: usize = 8,
+        /// How long a torrent may stand still before its place is given to another, and it is tried again later.
+        #[serde(with = "humantime_serde")]
+        patience: Duration = Duration::from_secs(600),
+        /// Disk space that is left free. What would need it is fetched when there is room again.
+        keep_free: ByteSize = ByteSize::mib(512),
+        /// How often everything that is kept is read back from disk and compared. What is damaged is fetched again.
+        #[serde(with = "humantime_serde")]
+        verify_every: Duration = Duration::from_secs(7 * 24 * 3600),
+        /// How often, at most, the DHT is asked about a site that has not changed for long. News that come through this
+        /// server, or by peers, are not waited for.
+        #[serde(with = "humantime_serde")]
+        poll_slowest: Duration = Duration::from_secs(900),
+        /// Whether what is pinned, or bridged now, can be read over HTTP: /v1/sites/KEY/PATH, /v1/torrents/INFOHASH/PATH,
+        /// and as a web seed (BEP 19).
+        content_door: bool = true,
+    }
+}
+
+section! {
     /// Gossip: peers tell each other of new versions of records, without DHT and server.
     Gossip {
         /// Whether the record exchange is offered to peers.
@@ -311,6 +338,7 @@ pub struct Config {
     pub bittorrent: BitTorrent,
     pub webrtc: WebRtc,
     pub bridge: Bridge,
+    pub pins: Pins,
     pub gossip: Gossip,
 }
 
@@ -326,6 +354,7 @@ impl Default for Config {
             bittorrent: BitTorrent::default(),
             webrtc: WebRtc::default(),
             bridge: Bridge::default(),
+            pins: Pins::default(),
             gossip: Gossip::default(),
         }
     }
@@ -343,6 +372,7 @@ const SECTIONS: &[SectionDocs] = &[
     ("bittorrent", BitTorrent::ABOUT, BitTorrent::DOCS),
     ("webrtc", WebRtc::ABOUT, WebRtc::DOCS),
     ("bridge", Bridge::ABOUT, Bridge::DOCS),
+    ("pins", Pins::ABOUT, Pins::DOCS),
     ("gossip", Gossip::ABOUT, Gossip::DOCS),
 ];
 

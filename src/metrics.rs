@@ -17,6 +17,8 @@ pub struct Metrics {
     pub records: Records,
     /// The bridge's part.
     pub bridge: Bridge,
+    /// The pins' part.
+    pub pins: Pins,
     /// Gossip's part.
     pub gossip: Gossip,
 }
@@ -144,6 +146,17 @@ metrics! {
 }
 
 metrics! {
+    /// Pins.
+    Pins {
+        pins: IntGaugeVec = "pins" ["status"], "Pins, by status (queued, resolving, downloading, pinned, degraded, failed).";
+        fetches: IntGaugeVec = "pins_torrents" ["state"], "Torrents that are not here yet, by state (active, queued, failing: waiting until they are tried again).";
+        bytes: IntGauge = "pins_bytes", "Bytes of the torrents that are kept.";
+        failures: IntCounterVec = "pins_failures_total" ["reason"], "Fetches that failed, by reason.";
+        verified: IntCounterVec = "pins_pieces_verified_total" ["result"], "Pieces read back from disk, by result (good, damaged).";
+    }
+}
+
+metrics! {
     /// Gossip.
     Gossip {
         topics: IntGauge = "gossip_topics", "Records whose topic swarms are joined.";
@@ -169,6 +182,7 @@ impl Default for Metrics {
             dht: Dht::register(&registry),
             records: Records::register(&registry),
             bridge: Bridge::register(&registry),
+            pins: Pins::register(&registry),
             gossip: Gossip::register(&registry),
             registry,
         }

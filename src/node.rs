@@ -18,6 +18,7 @@ use crate::config::{Config, Listen};
 use crate::dht::{Dht, Mode};
 use crate::gossip::Gossip;
 use crate::metrics::Metrics;
+use crate::pins::{self, Pins};
 use crate::records::{self, Follower, News, Records};
 use crate::tasks::Tasks;
 use crate::tracker::{self, Tracker};
@@ -97,6 +98,9 @@ pub enum StartError {
     /// The bridge.
     #[error(transparent)]
     Bridge(#[from] bridge::StartError),
+    /// The pin store.
+    #[error(transparent)]
+    Pins(#[from] pins::StartError),
 }
 
 impl Node {
@@ -144,6 +148,9 @@ impl Node {
         };
         let bridge = Bridge::start(settings, config.data_dir.clone(), rooms, metrics.bridge.clone(), &tasks).await?;
         tracker.set_resident(Arc::new(bridge.clone()));
+        let pins =
+            Pins::start(&config.pins, &config.data_dir, records.clone(), bridge.clone(), metrics.pins.clone(), &tasks)
+                .await?;
 
         let serving = tracker.clone();
         tasks.spawn(async move { serving.serve_udp(udp_socket).await });
@@ -158,7 +165,8 @@ impl Node {
             webrtc: bridge.webrtc_addr(),
         };
         let ice = web::Ice::new(&config.webrtc, bridge.webrtc_addr());
-        let rooms = web::Rooms { tracker: tracker.clone(), records, dht, ice, metrics, tasks: tasks.clone() };
+        let rooms =
+            web::Rooms { tracker: tracker.clone(), records, dht, ice, metrics, tasks: tasks.clone(), pins: Some(pins) };
         web::serve(web_listener, web::public(rooms.clone(), &config.web), Opening::of(&config.web), &tasks);
         web::serve(admin_listener, web::admin(rooms), Opening::Http, &tasks);
         Ok(Self { ready, tracker, tasks, _lock: lock })

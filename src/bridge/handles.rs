@@ -103,13 +103,8 @@ impl Pin {
     /// # Errors
     /// [`TorrentError::Failed`] when the torrent is not past its first check.
     pub async fn verify(&self) -> Result<Verified, TorrentError> {
-        let content =
-            self.content().ok_or_else(|| TorrentError::Failed("the torrent is not checked yet".to_owned()))?;
-        let verified = content.verify().await;
-        if !verified.damaged.is_empty() {
-            self.torrent.swarm.check_again();
-        }
-        Ok(verified)
+        let verified = self.torrent.verify().await;
+        verified.ok_or_else(|| TorrentError::Failed("the torrent is not checked yet".to_owned()))
     }
 
     /// Leaves the swarm, and returns when the files are no longer in use.
@@ -123,6 +118,18 @@ impl Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         self.torrent.swarm.token.cancel();
+    }
+}
+
+impl Torrent {
+    /// `None` while it is not past its first check.
+    async fn verify(&self) -> Option<Verified> {
+        let content = self.swarm.stage.borrow().live().cloned().map(Content::new)?;
+        let verified = content.verify().await;
+        if !verified.damaged.is_empty() {
+            self.swarm.check_again();
+        }
+        Some(verified)
     }
 }
 
@@ -185,6 +192,11 @@ impl Bridge {
         let (sender, progress) = watch::channel(Progress::default());
         let torrent = self.take_over(info_hash, Purpose::Pin { metainfo, admit, peers, progress: sender }).await?;
         Ok(Pin { torrent, progress })
+    }
+
+    /// As [`Pin::verify`], of any torrent that is joined; `None` while it is not, or not past its first check.
+    pub async fn verify(&self, info_hash: &InfoHash) -> Option<Verified> {
+        self.inner.joined.find(info_hash)?.verify().await
     }
 
     /// The torrents that have files in `DATA_DIR/pinned`, whether they are pinned now or not: for finding those that a

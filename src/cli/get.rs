@@ -114,7 +114,7 @@ impl Get {
 }
 
 /// A link, a bare key or a bare info hash.
-fn target(text: &str) -> Result<Magnet, Failure> {
+pub(super) fn target(text: &str) -> Result<Magnet, Failure> {
     if let Ok(key) = PublicKey::from_hex(text) {
         return Ok(Magnet { key: Some(key), ..Magnet::default() });
     }

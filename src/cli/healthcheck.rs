@@ -1,10 +1,10 @@
 //! `swarmgate healthcheck`: for containers, which have no curl.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::Args;
 
+use super::api::reachable;
 use super::{ConfigArgs, Failure, reach};
 
 #[derive(Debug, Args)]
@@ -30,9 +30,4 @@ impl Healthcheck {
             Err(error) => Err(Failure::Failed(format!("{url} does not answer: {}", reach::root_cause(&error)))),
         }
     }
-}
-
-/// A listener on every address is reached by the loopback one.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    if listen.ip().is_unspecified() { SocketAddr::from((Ipv4Addr::LOCALHOST, listen.port())) } else { listen }
 }

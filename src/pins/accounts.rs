@@ -30,11 +30,6 @@ impl Accounts {
         self.0.get(&who).map_or_else(Usage::default, |account| account.usage)
     }
 
-    /// All that is used, by everybody together: torrents of several owners count for each.
-    pub(super) fn owners(&self) -> impl Iterator<Item = (Who, Usage)> {
-        self.0.iter().map(|(who, account)| (*who, account.usage))
-    }
-
     pub(super) fn pin_made(&mut self, who: Who) {
         self.0.entry(who).or_default().usage.pins += 1;
     }

@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn moments_are_written_and_read() {
-        let table = [(0, "1970-01-01T00:00:00Z"), (1_769_860_800, "2026-01-31T12:00:00Z"), (LAST, "9999-12-31T23:59:59Z")];
+        let table =
+            [(0, "1970-01-01T00:00:00Z"), (1_769_860_800, "2026-01-31T12:00:00Z"), (LAST, "9999-12-31T23:59:59Z")];
         for (seconds, text) in table {
             assert_eq!(Unix(seconds).to_string(), text);
             assert_eq!(text.parse(), Ok(Unix(seconds)));

@@ -15,17 +15,23 @@
 //! `web`'s and `cli`'s.
 
 mod accounts;
+mod driver;
 mod events;
+mod fetch;
 mod ids;
 mod ledger;
 mod pin;
+mod service;
 mod store;
 mod token;
 mod torrents;
+mod verifier;
 
 pub use accounts::Usage;
 pub use events::{Event, EventKind, MAX_EVENTS};
 pub use ids::{NotATime, PinId, TokenId, Unix, Who};
 pub use ledger::{Create, RequestError};
 pub use pin::{InvalidSetting, Pin, Reason, Settings, Size, Status, Subject, Trouble, Version, VersionState};
+pub use service::{NewToken, PinError, Pins, View};
+pub use store::{FILE, StartError, StoreError};
 pub use token::{MAX_TOKEN_NAME, Presented, Quota, Scope, Token};

@@ -1,30 +1,30 @@
 //! What a pin is: whom it is for, what it keeps, how far it is. Pure.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::ids::{PinId, Unix, Who};
 use crate::wire::id::{InfoHash, PublicKey, Target};
 use crate::wire::item::{Salt, VerifiedItem, mutable_target};
 
 /// Longest name of a pin, in bytes.
-pub const MAX_NAME: usize = 255;
+pub(super) const MAX_NAME: usize = 255;
 
 /// Most entries of a pin's metadata, and how long each key and value may be, in bytes.
-pub const MAX_META: usize = 32;
+pub(super) const MAX_META: usize = 32;
 /// See [`MAX_META`].
-pub const MAX_META_KEY: usize = 64;
+pub(super) const MAX_META_KEY: usize = 64;
 /// See [`MAX_META`].
-pub const MAX_META_VALUE: usize = 1024;
+pub(super) const MAX_META_VALUE: usize = 1024;
 
 /// Most addresses of peers that somebody names with a pin.
-pub const MAX_ORIGINS: usize = 20;
+pub(super) const MAX_ORIGINS: usize = 20;
 
 /// Most older versions that a pin may keep.
-pub const MAX_VERSIONS: u32 = 100;
+pub(super) const MAX_VERSIONS: u32 = 100;
 
 /// Longest time an older version may be kept, in days: ten years.
-pub const MAX_DAYS: u32 = 3650;
+pub(super) const MAX_DAYS: u32 = 3650;
 
 /// What is to be kept online.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -93,9 +93,8 @@ impl Settings {
     /// # Errors
     /// The first that is passed.
     pub fn check(&self, now: Unix) -> Result<(), InvalidSetting> {
-        let fits = |(key, value): (&String, &String)| {
-            (1..=MAX_META_KEY).contains(&key.len()) && value.len() <= MAX_META_VALUE
-        };
+        let fits =
+            |(key, value): (&String, &String)| (1..=MAX_META_KEY).contains(&key.len()) && value.len() <= MAX_META_VALUE;
         let rules = [
             (self.name.len() <= MAX_NAME, format!("name is longer than {MAX_NAME} bytes")),
             (!self.name.chars().any(char::is_control), "name has control characters".to_owned()),
@@ -334,6 +333,13 @@ impl Pin {
         version.state != VersionState::Released && !(self.is_blocked() && self.wanted == Some(version.seq))
     }
 
+    /// The peers its owner named that are dialled. An address that only means something on some network is dialled on the
+    /// operator's word alone: nobody else may aim this server inward.
+    pub(super) fn origins(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        let origins = self.settings.origins.iter().copied();
+        origins.filter(|origin| self.owner == Who::Operator || is_public(origin.ip()))
+    }
+
     /// The version that is served.
     #[must_use]
     pub fn current(&self) -> Option<&Version> {
@@ -347,9 +353,48 @@ impl Pin {
     }
 }
 
+/// Whether an address means the same everywhere: none of RFC 6890's special ones.
+fn is_public(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            let shared = a == 100 && (64..128).contains(&b);
+            let special = ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast();
+            !(special || shared || a == 0 || a >= 240 || ip.is_documentation() || (a, b) == (192, 0))
+        }
+        // Global unicast (RFC 4291 §2.4), without what is for documentation (RFC 3849).
+        IpAddr::V6(ip) => ip.segments()[0] & 0xe000 == 0x2000 && ip.segments()[..2] != [0x2001, 0xdb8],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_but_the_operator_aims_this_server_inward() {
+        let table = [
+            ("1.1.1.1", true),
+            ("127.0.0.1", false),
+            ("10.1.2.3", false),
+            ("172.16.0.1", false),
+            ("192.168.1.1", false),
+            ("100.64.0.1", false),
+            ("169.254.169.254", false),
+            ("0.0.0.0", false),
+            ("255.255.255.255", false),
+            ("224.0.0.1", false),
+            ("2606:4700::1", true),
+            ("::1", false),
+            ("fe80::1", false),
+            ("fd00::1", false),
+            ("::ffff:127.0.0.1", false),
+            ("2001:db8::1", false),
+        ];
+        for (ip, public) in table {
+            assert_eq!(is_public(ip.parse().unwrap()), public, "{ip}");
+        }
+    }
 
     #[test]
     fn settings_have_bounds_and_each_has_a_sentence() {
@@ -366,10 +411,7 @@ mod tests {
             (&|s| s.keep_versions = 101, "keep.versions is more than 100"),
             (&|s| s.keep_days = 3651, "keep.days is more than 3650"),
             (&|s| s.expires = Some(Unix(100)), "expires is in the past"),
-            (
-                &|s| s.meta = (0..33).map(|n| (n.to_string(), String::new())).collect(),
-                "meta has more than 32 entries",
-            ),
+            (&|s| s.meta = (0..33).map(|n| (n.to_string(), String::new())).collect(), "meta has more than 32 entries"),
             (
                 &|s| s.meta = [(String::new(), String::new())].into(),
                 "keys of meta have 1 to 64 bytes, its values at most 1024",

@@ -125,7 +125,8 @@ fn prepare(path: &Path, layouts: &[&str]) -> Result<Connection, StartError> {
     let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0)).map_err(failed);
-    let (application, found) = (number("application_id")?, usize::try_from(number("user_version")?).unwrap_or(usize::MAX));
+    let (application, found) =
+        (number("application_id")?, usize::try_from(number("user_version")?).unwrap_or(usize::MAX));
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
     match (application, tables) {

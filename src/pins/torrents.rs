@@ -52,6 +52,8 @@ pub(super) struct Torrents {
     table: HashMap<InfoHash, Torrent>,
     queue: BTreeSet<((i16, u64), InfoHash)>,
     retries: BTreeSet<(Unix, InfoHash)>,
+    /// Of those that are complete.
+    bytes: u64,
     joined: u64,
 }
 
@@ -64,6 +66,7 @@ impl Torrents {
             table: HashMap::new(),
             queue: BTreeSet::new(),
             retries: BTreeSet::new(),
+            bytes: 0,
             joined: 0,
         }
     }
@@ -89,7 +92,9 @@ impl Torrents {
         });
         torrent.users.insert(pin, priority);
         if here.is_some() {
-            torrent.size = here;
+            if torrent.phase != Phase::Complete {
+                torrent.size = here;
+            }
             self.enter(&info_hash, Phase::Complete);
         } else {
             self.requeue(&info_hash);
@@ -105,7 +110,8 @@ impl Torrents {
             return false;
         }
         self.enter(info_hash, Phase::Complete);
-        self.table.remove(info_hash);
+        let gone = self.table.remove(info_hash).and_then(|torrent| torrent.size);
+        self.bytes -= gone.map_or(0, |size| size.bytes);
         true
     }
 
@@ -144,7 +150,7 @@ impl Torrents {
     }
 
     pub(super) fn measured(&mut self, info_hash: &InfoHash, size: Size) {
-        if let Some(torrent) = self.table.get_mut(info_hash) {
+        if let Some(torrent) = self.table.get_mut(info_hash).filter(|torrent| torrent.phase != Phase::Complete) {
             torrent.size = Some(size);
         }
     }
@@ -170,6 +176,11 @@ impl Torrents {
         self.enter(info_hash, Phase::Failing(Trouble { reason, sentence, retry: Some(now.after(wait)) }));
     }
 
+    /// Bytes of those that are complete.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// How many are being fetched, wait for their turn, and wait after a failure.
     pub(super) fn counts(&self) -> (usize, usize, usize) {
         (self.active, self.queue.len(), self.retries.len())
@@ -181,13 +192,15 @@ impl Torrents {
             Phase::Queued => drop(self.queue.remove(&(torrent.place, *info_hash))),
             Phase::Active => self.active -= 1,
             Phase::Failing(Trouble { retry: Some(at), .. }) => drop(self.retries.remove(&(*at, *info_hash))),
-            Phase::Failing(_) | Phase::Repairing(_) | Phase::Complete => {}
+            Phase::Complete => self.bytes -= torrent.size.map_or(0, |size| size.bytes),
+            Phase::Failing(_) | Phase::Repairing(_) => {}
         }
         match &phase {
             Phase::Queued => drop(self.queue.insert((torrent.place, *info_hash))),
             Phase::Active => self.active += 1,
             Phase::Failing(Trouble { retry: Some(at), .. }) => drop(self.retries.insert((*at, *info_hash))),
-            Phase::Failing(_) | Phase::Repairing(_) | Phase::Complete => {}
+            Phase::Complete => self.bytes += torrent.size.map_or(0, |size| size.bytes),
+            Phase::Failing(_) | Phase::Repairing(_) => {}
         }
         torrent.phase = phase;
     }
@@ -210,6 +223,8 @@ impl Torrents {
         assert_eq!(self.active, of(|phase| *phase == Phase::Active));
         assert_eq!(self.queue.len(), of(|phase| *phase == Phase::Queued));
         assert_eq!(self.retries.len(), of(|phase| matches!(phase, Phase::Failing(_))));
+        let complete = self.table.values().filter(|torrent| torrent.phase == Phase::Complete);
+        assert_eq!(self.bytes, complete.filter_map(|torrent| torrent.size).map(|size| size.bytes).sum::<u64>());
         assert!(self.table.values().all(|torrent| !torrent.users.is_empty()));
     }
 }

@@ -11,8 +11,8 @@ use crate::wire::item::{Salt, VerifiedItem, mutable_target};
 /// A follower's place. Dropping it ends the following.
 pub struct Following {
     records: Records,
-    target: Target,
-    number: u32,
+    pub(super) target: Target,
+    pub(super) number: u32,
 }
 
 impl Following {

@@ -42,6 +42,11 @@ impl MemoryDht {
         self.items.lock().unwrap().get(target).cloned()
     }
 
+    /// The items expire.
+    pub(crate) fn forget(&self) {
+        self.items.lock().unwrap().clear();
+    }
+
     fn is_unreachable(&self) -> bool {
         self.unreachable.load(Ordering::SeqCst)
     }

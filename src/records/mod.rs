@@ -16,6 +16,7 @@ use crate::wire::item::{ItemError, VerifiedItem};
 use crate::wire::record_messages::SERVER_ERROR;
 
 pub use crate::wire::record_messages::{Mode, Source};
+pub use adopted::Publication;
 pub use following::Following;
 pub use quota::Asker;
 pub use service::Records;
@@ -24,6 +25,7 @@ pub use topics::{Follower, News, Subject, TooMany};
 pub use writer::StoreError;
 
 mod absences;
+mod adopted;
 mod book;
 mod flights;
 mod floors;

@@ -1,4 +1,4 @@
-//! Publishes the records that were put here again and again, so that the DHT does not forget them.
+//! Publishes the records that were put here, or adopted, again and again, so that the DHT does not forget them.
 
 use std::sync::Arc;
 
@@ -16,10 +16,13 @@ pub(super) async fn run(records: Records) {
         wait_until_due(|| records.inner.schedule().next(), &records.inner.rescheduled).await;
         let Ok(turn) = turns.clone().acquire_owned().await else { return };
         let Some(target) = records.inner.schedule().pop(now()) else { continue };
-        let Some(entry) = records.inner.book().peek(&target) else { continue };
+        let Some(item) = records.inner.to_publish(&target) else {
+            records.inner.schedule().remove(&target);
+            continue;
+        };
         let records = records.clone();
         records.inner.tasks.clone().spawn_cancellable(async move {
-            let outcome = records.publish(entry.item, None).await;
+            let outcome = records.publish(item, None).await;
             let result = if outcome.stored > 0 { "stored" } else { "failed" };
             records.inner.metrics.republished.with_label_values(&[result]).inc();
             drop(turn);

@@ -22,6 +22,8 @@ const RETRY: Duration = Duration::from_secs(60);
 pub(super) struct Schedule {
     due: BTreeSet<(Instant, Target)>,
     at: HashMap<Target, Instant>,
+    /// When each that is scheduled was published last, and how many nodes took it.
+    last: HashMap<Target, (Instant, usize)>,
 }
 
 impl Schedule {
@@ -33,8 +35,32 @@ impl Schedule {
     /// After a put that `stored` nodes took: in about an hour (a tenth more or less, so that what was published together
     /// drifts apart), or soon if there were none.
     pub(super) fn published(&mut self, target: Target, stored: usize, now: Instant, rng: &mut impl Rng) {
+        self.last.insert(target, (now, stored));
         let interval = if stored == 0 { RETRY } else { INTERVAL };
         self.set(target, now + interval.mul_f64(rng.random_range(0.9..1.1)));
+    }
+
+    /// At once.
+    pub(super) fn set_soon(&mut self, target: Target, now: Instant) {
+        self.set(target, now);
+    }
+
+    /// Whether the target is scheduled.
+    pub(super) fn has(&self, target: &Target) -> bool {
+        self.at.contains_key(target)
+    }
+
+    /// When it was published last, to how many nodes, and when it is due.
+    pub(super) fn of(&self, target: &Target) -> (Option<(Instant, usize)>, Option<Instant>) {
+        (self.last.get(target).copied(), self.at.get(target).copied())
+    }
+
+    /// Takes it out.
+    pub(super) fn remove(&mut self, target: &Target) {
+        self.last.remove(target);
+        if let Some(at) = self.at.remove(target) {
+            self.due.remove(&(at, *target));
+        }
     }
 
     /// When the next one is due.

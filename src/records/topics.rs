@@ -125,6 +125,13 @@ impl Followers {
         matches!(self, Self::Several(followers) if followers.is_empty())
     }
 
+    fn is_only(&self, number: u32) -> bool {
+        match self {
+            Self::One(known, _) => *known == number,
+            Self::Several(followers) => matches!(followers.as_slice(), [(known, _)] if *known == number),
+        }
+    }
+
     /// How many were told.
     fn tell(&self, news: &Arc<News>) -> usize {
         match self {
@@ -148,12 +155,14 @@ pub(super) struct Topics {
     due: BTreeSet<(Instant, Target)>,
     /// Followers of all topics.
     followers: usize,
+    /// Those who can wait, of the few topics that have one: the follower's number, and how long.
+    at_leisure: HashMap<Target, (u32, Duration)>,
 }
 
 impl Topics {
     /// At most `most` followers in all.
     pub(super) fn new(pace: Pace, most: usize) -> Self {
-        Self { pace, most, topics: HashMap::new(), due: BTreeSet::new(), followers: 0 }
+        Self { pace, most, topics: HashMap::new(), due: BTreeSet::new(), followers: 0, at_leisure: HashMap::new() }
     }
 
     /// Followers and topics.
@@ -191,6 +200,13 @@ impl Topics {
             }
         };
         self.followers += 1;
+        if self.at_leisure.contains_key(&target)
+            && let Some(topic) = self.topics.get_mut(&target).filter(|topic| topic.due.is_some())
+        {
+            // Somebody cannot wait.
+            topic.unchanged = 0;
+            self.plan(target, now, rng);
+        }
         if let (Some(subject), Some(topic)) = (subject, self.topics.get_mut(&target))
             && topic.subject.is_none()
         {
@@ -200,6 +216,27 @@ impl Topics {
         Ok(number)
     }
 
+    /// Notes that a follower can wait. As long as it is alone, the topic is polled at its pace: first at some moment within
+    /// `slowest`, so that those who begin together, at a start, are spread over it.
+    pub(super) fn at_leisure(
+        &mut self,
+        target: &Target,
+        number: u32,
+        slowest: Duration,
+        now: Instant,
+        rng: &mut impl Rng,
+    ) {
+        self.at_leisure.insert(*target, (number, slowest));
+        let pace = self.pace_of(target);
+        let Some(topic) = self.topics.get_mut(target) else { return };
+        if pace.slowest == slowest && topic.due.is_some() {
+            while topic.unchanged < u8::MAX && pace.interval(topic.unchanged) < slowest {
+                topic.unchanged += 1;
+            }
+            self.plan_after(*target, slowest.mul_f64(rng.random_range(0.0..1.0)), now);
+        }
+    }
+
     /// Takes a follower off; with the last one goes the topic.
     pub(super) fn unfollow(&mut self, target: &Target, number: u32) {
         let Some(topic) = self.topics.get_mut(target) else { return };
@@ -207,6 +244,9 @@ impl Topics {
             return;
         }
         self.followers -= 1;
+        if self.at_leisure.get(target).is_some_and(|(leisurely, _)| *leisurely == number) {
+            self.at_leisure.remove(target);
+        }
         if topic.followers.is_empty() {
             if let Some(due) = topic.due {
                 self.due.remove(&(due, *target));
@@ -237,9 +277,10 @@ impl Topics {
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<(Target, Subject)> {
         let (at, target) = *self.due.first().filter(|(at, _)| *at <= now)?;
         self.due.remove(&(at, target));
+        let pace = self.pace_of(&target);
         let topic = self.topics.get_mut(&target)?;
         topic.due = None;
-        topic.unchanged += u8::from(self.pace.interval(topic.unchanged) < self.pace.slowest);
+        topic.unchanged += u8::from(pace.interval(topic.unchanged) < pace.slowest && topic.unchanged < u8::MAX);
         Some((target, topic.subject.as_deref()?.clone()))
     }
 
@@ -250,13 +291,28 @@ impl Topics {
 
     /// The next poll is an interval away, a fifth more or less, so that topics which began together drift apart.
     fn plan(&mut self, target: Target, now: Instant, rng: &mut impl Rng) {
+        let Some(topic) = self.topics.get(&target) else { return };
+        let interval = self.pace_of(&target).interval(topic.unchanged);
+        self.plan_after(target, interval.mul_f64(rng.random_range(0.8..1.2)), now);
+    }
+
+    fn plan_after(&mut self, target: Target, pause: Duration, now: Instant) {
         let Some(topic) = self.topics.get_mut(&target) else { return };
         if let Some(before) = topic.due {
             self.due.remove(&(before, target));
         }
-        let at = now + self.pace.interval(topic.unchanged).mul_f64(rng.random_range(0.8..1.2));
+        let at = now + pause;
         topic.due = Some(at);
         self.due.insert((at, target));
+    }
+
+    fn pace_of(&self, target: &Target) -> Pace {
+        match (self.at_leisure.get(target), self.topics.get(target)) {
+            (Some((number, slowest)), Some(topic)) if topic.followers.is_only(*number) => {
+                Pace { slowest: (*slowest).max(self.pace.slowest), ..self.pace }
+            }
+            _ => self.pace,
+        }
     }
 }
 
@@ -353,6 +409,25 @@ mod tests {
         trial.topics.tell(&version(1), trial.at(600.0), &mut trial.rng);
         let next = trial.topics.next_poll().unwrap();
         assert!(next < trial.at(606.0));
+    }
+
+    #[test]
+    fn who_can_wait_is_waited_for_until_somebody_cannot() {
+        let mut trial = Trial::new(10);
+        let number = trial.follow(true).0.unwrap();
+        let target = version(0).item.target();
+        trial.topics.at_leisure(&target, number, Duration::from_secs(900), trial.start, &mut trial.rng);
+        let polls = trial.polls(6.0 * 3600.0);
+        assert!((18..32).contains(&polls.len()), "{} in six hours", polls.len());
+        trial.start += Duration::from_secs(6 * 3600);
+        let hasty = trial.follow(true).0.unwrap();
+        assert!(trial.topics.next_poll().unwrap() <= trial.at(6.0), "at once");
+        assert!((10..20).contains(&trial.polls(600.0).len()));
+        trial.topics.unfollow(&target, hasty);
+        trial.start += Duration::from_secs(600);
+        assert!(trial.polls(3600.0).len() < 15, "alone again");
+        trial.topics.unfollow(&target, number);
+        assert!(trial.topics.at_leisure.is_empty() && trial.topics.next_poll().is_none());
     }
 
     #[test]

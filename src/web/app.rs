@@ -58,8 +58,10 @@ fn respond(
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(ETAG, HeaderValue::try_from(etag).expect("hexadecimal in quotes"));
-    headers
-        .insert(CACHE_CONTROL, HeaderValue::from_static(if path.starts_with(HASHED) { FOR_EVER } else { "no-cache" }));
+    headers.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static(if path.starts_with(HASHED) { headers::FOR_EVER } else { "no-cache" }),
+    );
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
     if let Some(encoding) = encoding {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
@@ -72,9 +74,6 @@ fn respond(
     }
     response
 }
-
-/// A name with a hash in it never stands for anything else. A year is RFC 9111's "for ever".
-const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
 fn documents() -> HeaderMap {
     HeaderMap::from_iter([(CONTENT_SECURITY_POLICY, headers::CONTENT_SECURITY_POLICY)])

@@ -47,6 +47,34 @@ pub(super) async fn cross_origin(request: Request, next: Next) -> Response {
     response
 }
 
+/// Opens the pin API and the content door to every origin: whoever may do something says so by a token in a header, which
+/// no browser sends by itself.
+pub(super) async fn cross_origin_api(request: Request, next: Next) -> Response {
+    let preflight = request.method() == Method::OPTIONS;
+    let mut response = if preflight { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
+    let headers = response.headers_mut();
+    allow_any_origin(headers);
+    if preflight {
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, PATCH, DELETE"));
+        headers.insert(
+            ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static(
+                "authorization, content-type, idempotency-key, if-match, if-none-match, if-range, last-event-id, range",
+            ),
+        );
+        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    } else {
+        headers.insert(
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("ETag, Location, Link, Retry-After, Accept-Ranges, Content-Range, Content-Length"),
+        );
+    }
+    response
+}
+
+/// For what never is anything else at the same address. A year is RFC 9111's "for ever".
+pub(super) const FOR_EVER: &str = "public, max-age=31536000, immutable";
+
 /// Lets pages of every origin read the answer.
 pub(super) fn allow_any_origin(headers: &mut HeaderMap) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));

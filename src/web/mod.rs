@@ -13,6 +13,7 @@ use self::client_address::Trust;
 use crate::config;
 use crate::dht::Dht;
 use crate::metrics::Metrics;
+use crate::pins::Pins;
 use crate::records::Records;
 use crate::tasks::Tasks;
 use crate::tracker::Tracker;
@@ -23,6 +24,7 @@ pub use listener::{Opening, serve};
 mod announce;
 mod app;
 mod client_address;
+mod content;
 mod counts_for;
 mod events;
 mod extension;
@@ -32,6 +34,7 @@ mod ice;
 mod lingering;
 mod list_api;
 mod listener;
+mod pins;
 mod proxy_protocol;
 mod record_api;
 mod socket;
@@ -50,19 +53,28 @@ pub struct Rooms {
     pub ice: Ice,
     pub metrics: Arc<Metrics>,
     pub tasks: Tasks,
+    /// Absent in trials of the other doors, which have no bridge to pin with.
+    pub pins: Option<Pins>,
 }
 
 /// Everything that the public reaches.
 ///
 /// A WebSocket is accepted at any path: clients are given tracker addresses with any path, or none.
 pub fn public(rooms: Rooms, settings: &config::Web) -> Router {
+    let mut api = record_api::routes().merge(ice::routes());
+    if let Some(pins) = &rooms.pins {
+        api = api.merge(pins::public(pins.clone()));
+        if pins.content_door() {
+            api = api.merge(content::routes(pins.clone()));
+        }
+    }
     Router::new()
         .route("/announce", get(announce::announce))
         .route("/scrape", get(announce::scrape))
         // A private tracker's addresses; with no passkeys configured any will do.
         .route("/{passkey}/announce", get(announce::announce))
         .route("/{passkey}/scrape", get(announce::scrape))
-        .nest("/v1", record_api::routes().merge(ice::routes()))
+        .nest("/v1", api)
         .merge(health::routes())
         .route("/stats", get(stats_page::page))
         .route("/stats.css", get(stats_page::style))
@@ -76,8 +88,12 @@ pub fn public(rooms: Rooms, settings: &config::Web) -> Router {
 
 /// Everything that only the operator reaches.
 pub fn admin(rooms: Rooms) -> Router {
+    let mut api = record_api::routes().merge(list_api::routes());
+    if let Some(pins) = &rooms.pins {
+        api = api.merge(pins::admin(pins.clone()));
+    }
     Router::new()
-        .nest("/v1", record_api::routes().merge(list_api::routes()))
+        .nest("/v1", api)
         .merge(health::routes())
         .route("/stats.json", get(health::stats))
         .route("/metrics", get(health::metrics))

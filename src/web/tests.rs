@@ -57,7 +57,8 @@ impl Server {
         let records = records.await.unwrap();
         let tracker = Tracker::start(&config::Tracker::default(), metrics.tracker.clone(), &tasks);
         let ice = Ice::new(&config::WebRtc::default(), "127.0.0.1:6883".parse().unwrap());
-        Self { rooms: Rooms { tracker, records, dht, ice, metrics, tasks }, network, _directory: directory }
+        let rooms = Rooms { tracker, records, dht, ice, metrics, tasks, pins: None };
+        Self { rooms, network, _directory: directory }
     }
 
     fn public(&self) -> Router {

@@ -5,6 +5,7 @@
 //! construction — twenty bytes means exactly twenty, and a [`item::VerifiedItem`] can only be made by verifying.
 
 pub mod bencode;
+pub mod byte_range;
 pub mod compact;
 pub mod extension;
 pub mod hex;

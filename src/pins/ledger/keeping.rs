@@ -36,7 +36,7 @@ impl Ledger {
                     let new = self.torrents.get(&version.info_hash).is_none();
                     self.torrents.add(version.info_hash, id, pin.settings.priority, Some(size));
                     if new {
-                        self.effects.push(Effect::Join(version.info_hash, pin.settings.origins.clone()));
+                        self.effects.push(Effect::Join(version.info_hash, pin.origins().collect()));
                     }
                 }
                 _ if !pin.is_charged(version) => {}
@@ -199,7 +199,10 @@ impl Ledger {
         let most = quota.pin_bytes.unwrap_or(u64::MAX).min(self.limits.pin_bytes);
         let refused = |reason, sentence| Some(Trouble { reason, sentence, retry: None });
         if size.bytes > most {
-            return refused(Reason::TooLarge, format!("{} bytes are more than the {most} that one pin may take", size.bytes));
+            return refused(
+                Reason::TooLarge,
+                format!("{} bytes are more than the {most} that one pin may take", size.bytes),
+            );
         }
         let most = quota.bytes?;
         let replaceable = |version: &&Version| {
@@ -284,9 +287,8 @@ impl Ledger {
         let pin = self.pin(id);
         let (owner, current) = (pin.owner, pin.current);
         let (keep, days) = (pin.settings.keep_versions as usize, DAY * pin.settings.keep_days);
-        let older = |version: &&Version| {
-            version.state == VersionState::Kept && !version.held && Some(version.seq) != current
-        };
+        let older =
+            |version: &&Version| version.state == VersionState::Kept && !version.held && Some(version.seq) != current;
         // Newest first.
         let older: Vec<(i64, Option<Unix>)> =
             pin.versions.iter().rev().filter(older).map(|version| (version.seq, version.replaced)).collect();

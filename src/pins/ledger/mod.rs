@@ -102,6 +102,7 @@ pub(super) struct Ledger {
     by_subject: HashMap<(Who, super::pin::Subject), PinId>,
     by_idempotency_key: HashMap<(Who, String), PinId>,
     followed: HashMap<Target, BTreeSet<PinId>>,
+    statuses: HashMap<Status, usize>,
     torrents: Torrents,
     accounts: Accounts,
     events: Events,
@@ -124,6 +125,7 @@ impl Ledger {
             by_subject: HashMap::new(),
             by_idempotency_key: HashMap::new(),
             followed: HashMap::new(),
+            statuses: HashMap::new(),
             torrents: Torrents::new(limits.fetches),
             accounts: Accounts::default(),
             events: Events::default(),
@@ -142,7 +144,7 @@ impl Ledger {
         for pin in pins {
             let id = pin.id;
             self.index(&pin);
-            self.pins.insert(id, Entry { pin, said: (Status::Queued, None) });
+            self.insert(pin);
             self.take_up(id);
             let standing = self.standing_of(id);
             self.said(id, standing);
@@ -226,23 +228,14 @@ impl Ledger {
         self.pins.len()
     }
 
-    /// The pins that follow a record.
-    pub(super) fn follows(&self, target: &Target) -> bool {
-        self.followed.contains_key(target)
-    }
-
     /// The pins of a site, over all owners.
     pub(super) fn of_site(&self, target: &Target) -> impl Iterator<Item = &Pin> {
         self.followed.get(target).into_iter().flatten().map(|id| &self.pins[id].pin)
     }
 
     /// How many pins stand where.
-    pub(super) fn statuses(&self) -> HashMap<Status, usize> {
-        let mut counts = HashMap::new();
-        for entry in self.pins.values() {
-            *counts.entry(entry.said.0).or_default() += 1;
-        }
-        counts
+    pub(super) fn statuses(&self) -> &HashMap<Status, usize> {
+        &self.statuses
     }
 
     fn quota(&self, who: Who) -> Quota {
@@ -293,8 +286,15 @@ impl Ledger {
 
     fn said(&mut self, id: PinId, standing: (Status, Option<Reason>)) {
         if let Some(entry) = self.pins.get_mut(&id) {
+            *self.statuses.entry(entry.said.0).or_default() -= 1;
+            *self.statuses.entry(standing.0).or_default() += 1;
             entry.said = standing;
         }
+    }
+
+    fn insert(&mut self, pin: Pin) {
+        *self.statuses.entry(Status::Queued).or_default() += 1;
+        self.pins.insert(pin.id, Entry { pin, said: (Status::Queued, None) });
     }
 
     /// Has everybody who uses a torrent looked at again.
@@ -306,9 +306,12 @@ impl Ledger {
 
     fn start_fetches(&mut self) {
         while let Some(info_hash) = self.torrents.start_next() {
-            let users: Vec<PinId> =
-                self.torrents.get(&info_hash).map(|torrent| torrent.users.keys().copied().collect()).unwrap_or_default();
-            let origins = users.iter().flat_map(|id| self.pin(*id).settings.origins.clone()).collect();
+            let users: Vec<PinId> = self
+                .torrents
+                .get(&info_hash)
+                .map(|torrent| torrent.users.keys().copied().collect())
+                .unwrap_or_default();
+            let origins = users.iter().flat_map(|id| self.pin(*id).origins()).collect();
             self.looked_at.extend(users);
             self.effects.push(Effect::Join(info_hash, origins));
         }

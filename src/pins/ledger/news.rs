@@ -148,7 +148,8 @@ impl Ledger {
     /// The versions of a pin that wait for a torrent.
     fn waiting_for(&self, id: PinId, info_hash: &InfoHash) -> Vec<i64> {
         let versions = self.pin(id).versions.iter();
-        let waiting = versions.filter(|version| version.info_hash == *info_hash && version.state == VersionState::Wanted);
+        let waiting =
+            versions.filter(|version| version.info_hash == *info_hash && version.state == VersionState::Wanted);
         waiting.map(|version| version.seq).collect()
     }
 }

@@ -3,7 +3,7 @@
 use super::{Change, Effect, Entry, Ledger, Step};
 use crate::pins::events::EventKind;
 use crate::pins::ids::{PinId, TokenId, Unix, Who};
-use crate::pins::pin::{InvalidSetting, Pin, Reason, Settings, Status, Subject, Version, VersionState};
+use crate::pins::pin::{InvalidSetting, Pin, Reason, Settings, Subject, Version, VersionState};
 use crate::pins::token::Token;
 
 /// Why a request is refused.
@@ -97,7 +97,7 @@ impl Ledger {
             trouble: None,
         };
         self.index(&pin);
-        self.pins.insert(id, Entry { pin, said: (Status::Queued, None) });
+        self.insert(pin);
         self.changed.insert(id);
         self.happened(id, who, EventKind::Created, now);
         match torrent {
@@ -270,7 +270,8 @@ impl Ledger {
         for seq in versions {
             self.let_go(id, seq);
         }
-        let Some(Entry { pin, .. }) = self.pins.remove(&id) else { return };
+        let Some(Entry { pin, said }) = self.pins.remove(&id) else { return };
+        *self.statuses.entry(said.0).or_default() -= 1;
         self.unindex(&pin);
         self.unfollow(&pin);
         self.freed.insert(pin.owner);

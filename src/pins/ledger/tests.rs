@@ -227,7 +227,11 @@ fn past_the_quota_the_old_version_stays_until_there_is_room() {
     trial.fetched(50, 50);
     trial.record(&record(1, 2, 2));
     trial.measured(2, 51);
-    assert_eq!(trial.stands(a), ("degraded", Some("over_quota"), Some(1), Some(2)), "40 go, 51 come, 50 are the other's");
+    assert_eq!(
+        trial.stands(a),
+        ("degraded", Some("over_quota"), Some(1), Some(2)),
+        "40 go, 51 come, 50 are the other's"
+    );
     assert!(trial.took().contains(&Effect::Leave { info_hash: hash(2), forget: true }));
     assert_eq!(trial.ledger.usage(owner).0, Usage { pins: 2, bytes: 90 });
     trial.record(&record(1, 3, 3));
@@ -245,7 +249,11 @@ fn past_the_quota_the_old_version_stays_until_there_is_room() {
     trial.record(&record(1, 5, 5));
     trial.fetched(5, 61);
     assert_eq!(trial.stands(a), ("pinned", None, Some(5), None));
-    assert_eq!(trial.states(a).iter().filter(|(_, state)| *state == VersionState::Kept).count(), 1, "the old made room");
+    assert_eq!(
+        trial.states(a).iter().filter(|(_, state)| *state == VersionState::Kept).count(),
+        1,
+        "the old made room"
+    );
 }
 
 #[test]
@@ -308,7 +316,8 @@ fn what_fails_is_tried_again_and_says_when() {
     trial.fails(1, Reason::DiskFull);
     assert_eq!(trial.stands(torrent), ("failed", Some("disk_full"), None, Some(0)));
     assert_eq!(trial.stands(lost), ("failed", Some("record_not_found"), None, None));
-    let retry = |trial: &Trial, id| trial.ledger.standing(trial.ledger.find(Who::Operator, &id).unwrap()).1.unwrap().retry;
+    let retry =
+        |trial: &Trial, id| trial.ledger.standing(trial.ledger.find(Who::Operator, &id).unwrap()).1.unwrap().retry;
     assert_eq!((retry(&trial, torrent), retry(&trial, lost)), (Some(Unix(1015)), Some(Unix(1015))));
     trial.took();
     trial.later(15);

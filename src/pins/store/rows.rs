@@ -159,7 +159,8 @@ pub(super) fn read(connection: &mut Connection) -> rusqlite::Result<Contents> {
 }
 
 fn read_token(row: &Row<'_>) -> rusqlite::Result<Option<Token>> {
-    let limit = |name: &str| row.get::<_, Option<i64>>(name).map(|limit| limit.and_then(|limit| u64::try_from(limit).ok()));
+    let limit =
+        |name: &str| row.get::<_, Option<i64>>(name).map(|limit| limit.and_then(|limit| u64::try_from(limit).ok()));
     let quota = Quota { bytes: limit("max_bytes")?, pins: limit("max_pins")?, pin_bytes: limit("max_pin_bytes")? };
     let (id, hash, scope) = (bytes(row, "id")?, bytes(row, "hash")?, row.get::<_, String>("scope")?);
     let (name, created, expires) = (row.get("name")?, row.get("created").map(Unix)?, moment(row, "expires")?);

@@ -47,7 +47,11 @@ fn pin(n: u8) -> Pin {
         updated: Unix(2),
         revision: 5,
         newest: Some(item(3)),
-        versions: vec![version(1, VersionState::Kept), version(2, VersionState::Released), Version::wanted(3, InfoHash([9; 20]), Some(item(3)))],
+        versions: vec![
+            version(1, VersionState::Kept),
+            version(2, VersionState::Released),
+            Version::wanted(3, InfoHash([9; 20]), Some(item(3))),
+        ],
         current: Some(1),
         wanted: Some(3),
         trouble: Some(Trouble { reason: Reason::OverQuota, sentence: "no room".into(), retry: Some(Unix(8)) }),
@@ -62,7 +66,14 @@ fn event(number: u64, kind: EventKind) -> Event {
 #[test]
 fn what_was_acknowledged_survives_a_kill() {
     let directory = tempfile::tempdir().unwrap();
-    let torrent = Pin { subject: Subject::Torrent(InfoHash([4; 20])), newest: None, versions: Vec::new(), current: None, wanted: None, ..pin(4) };
+    let torrent = Pin {
+        subject: Subject::Torrent(InfoHash([4; 20])),
+        newest: None,
+        versions: Vec::new(),
+        current: None,
+        wanted: None,
+        ..pin(4)
+    };
     let events = vec![
         event(1, EventKind::Created),
         event(2, EventKind::Status { status: Status::Degraded, reason: Some(Reason::DiskFull) }),
@@ -74,8 +85,10 @@ fn what_was_acknowledged_survives_a_kill() {
         let store = Store::start(open(directory.path()).unwrap().0, &Tasks::new());
         let write = async |changes| store.reserve().await.unwrap().write(changes).await.unwrap();
         write(vec![Change::SaveToken(token(7)), Change::SaveToken(token(8))]).await;
-        write(vec![Change::Save(Box::new(pin(1))), Change::Save(Box::new(pin(2))), Change::DeleteToken(token(8).id)]).await;
-        let mut changes = vec![Change::Delete(pin(1).id), Change::Save(Box::new(pin(2))), Change::Save(Box::new(torrent.clone()))];
+        write(vec![Change::Save(Box::new(pin(1))), Change::Save(Box::new(pin(2))), Change::DeleteToken(token(8).id)])
+            .await;
+        let mut changes =
+            vec![Change::Delete(pin(1).id), Change::Save(Box::new(pin(2))), Change::Save(Box::new(torrent.clone()))];
         changes.extend(events.iter().cloned().map(Change::Happened));
         write(changes).await;
     });

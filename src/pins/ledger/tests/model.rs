@@ -243,9 +243,10 @@ impl World {
         let table: BTreeMap<InfoHash, BTreeSet<PinId>> =
             ledger.torrents.iter().map(|(hash, torrent)| (*hash, torrent.users.keys().copied().collect())).collect();
         assert_eq!(table, users, "torrents are there for those who use them");
-        let needed = ledger.torrents.iter().filter(|(_, torrent)| {
-            matches!(torrent.phase, Phase::Active | Phase::Repairing(_) | Phase::Complete)
-        });
+        let needed = ledger
+            .torrents
+            .iter()
+            .filter(|(_, torrent)| matches!(torrent.phase, Phase::Active | Phase::Repairing(_) | Phase::Complete));
         assert_eq!(self.joined, needed.map(|(hash, _)| *hash).collect(), "swarms are joined when they are needed");
         for owner in [0, 1, 2].map(Self::owner) {
             let bytes = charged.get(&owner).map_or(0, |charged| charged.values().sum());

@@ -1,0 +1,212 @@
+//! One swarm of a pinned torrent, from joining to leaving: tells the ledger what comes of it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::pin::Reason;
+use super::service::{Pins, size_of};
+use super::torrents::Phase;
+use crate::bridge::{self, Pinning, Progress, State, TorrentError};
+use crate::wire::id::InfoHash;
+use crate::wire::metainfo::Metainfo;
+
+/// How often the ledger and the swarm are compared while they do not agree.
+const UNSETTLED: Duration = Duration::from_secs(1);
+
+/// Runs until it is told to leave, or the torrent fails.
+pub(super) async fn run(
+    pins: &Pins,
+    info_hash: InfoHash,
+    peers: Vec<SocketAddr>,
+    leave: CancellationToken,
+    look_again: Arc<Notify>,
+) {
+    let disk_full = Arc::<AtomicBool>::default();
+    let pinning = Pinning { metainfo: None, peers, admit: Some(admit(pins, disk_full.clone())) };
+    let pin = match pins.inner.bridge.pin(info_hash, pinning).await {
+        Ok(pin) => pin,
+        Err(error) => return fail(pins, info_hash, &error, false).await,
+    };
+    let failed = tokio::select! {
+        biased;
+        () = leave.cancelled() => None,
+        error = watch(pins, info_hash, &pin, &look_again) => Some(error),
+    };
+    pin.stop().await;
+    match failed {
+        None => {}
+        Some(Ending::Failed(error)) => fail(pins, info_hash, &error, disk_full.load(Ordering::SeqCst)).await,
+        Some(Ending::Stalled(reason, sentence)) => report(pins, info_hash, reason, sentence).await,
+    }
+}
+
+/// How long a repair may take to begin: the bridge checks the disk again first.
+const REPAIR_BEGINS: Duration = Duration::from_secs(20);
+
+/// A repair that the ledger knows of. Until the swarm has left the state complete, that state is of before.
+#[derive(Default)]
+struct Repair {
+    since: Option<Instant>,
+    begun: bool,
+}
+
+impl Repair {
+    /// Whether what the swarm says now is of after the repair.
+    fn is_over(&mut self, phase: &Phase, state: State) -> bool {
+        if !matches!(phase, Phase::Repairing(_)) {
+            *self = Self::default();
+            return true;
+        }
+        self.begun |= state != State::Complete;
+        let since = *self.since.get_or_insert_with(Instant::now);
+        state == State::Complete && (self.begun || since.elapsed() >= REPAIR_BEGINS)
+    }
+}
+
+/// Why a swarm is left without having been told to.
+enum Ending {
+    Failed(TorrentError),
+    Stalled(Reason, String),
+}
+
+async fn watch(pins: &Pins, info_hash: InfoHash, pin: &bridge::Pin, look_again: &Notify) -> Ending {
+    let mut progress = pin.progress();
+    let patience = pins.inner.settings.patience;
+    let (mut seen, mut give_up) = ((false, 0), Instant::now() + patience);
+    let mut repair = Repair::default();
+    loop {
+        let now = progress.borrow_and_update().clone();
+        if let Some(error) = now.failed {
+            return Ending::Failed(error);
+        }
+        let moved = (now.metainfo.is_some(), now.pieces);
+        if moved != seen || now.state == State::Checking {
+            (seen, give_up) = (moved, Instant::now() + patience);
+        }
+        let settled = settle(pins, info_hash, &now, &mut repair).await;
+        tokio::select! {
+            changed = progress.changed() => if changed.is_err() { return Ending::Failed(TorrentError::Stopping) },
+            () = look_again.notified() => {}
+            () = sleep(UNSETTLED), if !settled => {}
+            () = sleep_until(give_up), if !now.finished => return Ending::stalled(&now),
+        }
+    }
+}
+
+impl Ending {
+    fn stalled(now: &Progress) -> Self {
+        match (&now.metainfo, now.peer_count()) {
+            (None, 0) => Self::Stalled(Reason::NoPeers, "no peer that has this torrent was found".into()),
+            (None, peers) => {
+                Self::Stalled(Reason::NoPeers, format!("none of the {peers} peers found has the torrent's metadata"))
+            }
+            (Some(metainfo), peers) => {
+                let (have, of) = (now.pieces, metainfo.pieces());
+                Self::Stalled(
+                    Reason::Stalled,
+                    format!("{have} of {of} pieces are here, and {peers} peers send no more"),
+                )
+            }
+        }
+    }
+}
+
+/// Tells the ledger what it does not know yet. Whether it and the swarm agree.
+async fn settle(pins: &Pins, info_hash: InfoHash, now: &Progress, repair: &mut Repair) -> bool {
+    let Some((phase, measured)) = pins.inner.look(|ledger| {
+        let torrent = ledger.torrents().get(&info_hash)?;
+        Some((torrent.phase.clone(), torrent.size.is_some()))
+    }) else {
+        return true;
+    };
+    if let Some(metainfo) = now.metainfo.as_ref().filter(|_| !measured) {
+        let size = size_of(metainfo);
+        pins.inner.tell(|ledger, at| ledger.measured(&info_hash, size, at)).await;
+    }
+    let current = repair.is_over(&phase, now.state);
+    match (phase, now.state) {
+        (Phase::Repairing(_), _) if !current => false,
+        (Phase::Active | Phase::Repairing(_), State::Complete) => {
+            pins.inner.tell(|ledger, at| ledger.completed(&info_hash, at)).await;
+            true
+        }
+        // What was thought to be here is not: files were damaged or removed while nobody looked.
+        (Phase::Complete, State::Downloading) => {
+            let pieces = now.metainfo.as_ref().map_or(0, |metainfo| metainfo.pieces());
+            let (missing, good) = (pieces.saturating_sub(now.pieces), now.pieces);
+            pins.inner.metrics.verified.with_label_values(&["damaged"]).inc_by(missing as u64);
+            pins.inner.metrics.verified.with_label_values(&["good"]).inc_by(good as u64);
+            let sentence =
+                format!("{missing} of {pieces} pieces on disk are damaged or missing; they are fetched again");
+            pins.inner.tell(|ledger, at| ledger.verified(&info_hash, Some(sentence), at)).await;
+            true
+        }
+        (Phase::Complete, _) => true,
+        _ => false,
+    }
+}
+
+/// Asked before anything is downloaded: whether the disk has room. Quotas are the ledger's.
+fn admit(pins: &Pins, disk_full: Arc<AtomicBool>) -> bridge::Admit {
+    let (data_dir, keep_free) = (pins.inner.data_dir.clone(), pins.inner.settings.keep_free.as_u64());
+    Arc::new(move |metainfo: &Metainfo| {
+        let needed = missing(&data_dir, metainfo);
+        let Ok(free) = free_space(&data_dir) else { return Ok(()) };
+        if needed > 0 && free < needed.saturating_add(keep_free) {
+            disk_full.store(true, Ordering::SeqCst);
+            return Err(format!(
+                "{needed} bytes are needed on disk, and {free} are free (pins.keep_free = {keep_free})"
+            ));
+        }
+        Ok(())
+    })
+}
+
+/// Bytes of a torrent that are not on disk yet. Files that are not whole are sparse, so their blocks are counted.
+fn missing(data_dir: &Path, metainfo: &Metainfo) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let files = data_dir.join("pinned").join(metainfo.info_hash().to_hex()).join("files");
+    let here = metainfo.files().iter().filter(|file| !file.virtual_file).map(|file| {
+        let path = file.path.iter().fold(files.clone(), |path, name| path.join(name));
+        std::fs::metadata(path).map_or(0, |found| (found.blocks() * 512).min(file.length))
+    });
+    metainfo.total_length().saturating_sub(here.sum())
+}
+
+fn free_space(path: &Path) -> std::io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+async fn fail(pins: &Pins, info_hash: InfoHash, error: &TorrentError, disk_full: bool) {
+    let sentence = error.to_string();
+    let reason = match error {
+        TorrentError::Stopping => return,
+        _ if disk_full || is_disk_full(&sentence) => Reason::DiskFull,
+        TorrentError::Refused(_) => Reason::NotATorrent,
+        TorrentError::InUse | TorrentError::Mismatch(_) | TorrentError::Failed(_) => Reason::Failed,
+    };
+    let sentence = if reason == Reason::DiskFull && !disk_full {
+        format!("the disk is full, or as full as this server may make it ({sentence})")
+    } else {
+        sentence
+    };
+    report(pins, info_hash, reason, sentence).await;
+}
+
+async fn report(pins: &Pins, info_hash: InfoHash, reason: Reason, sentence: String) {
+    pins.inner.metrics.failures.with_label_values(&[reason.code()]).inc();
+    pins.inner.tell(|ledger, now| ledger.failed(&info_hash, reason, sentence, now)).await;
+}
+
+/// The engine passes the system's error on as text: ENOSPC, EDQUOT, and EFBIG of a limit on file sizes.
+fn is_disk_full(sentence: &str) -> bool {
+    ["(os error 28)", "(os error 122)", "(os error 27)"].iter().any(|error| sentence.contains(error))
+}

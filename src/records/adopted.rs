@@ -1,0 +1,128 @@
+//! Records that somebody inside this process keeps alive in the DHT, though no client put them here: a pin does. The
+//! signed item is published again as it is, which needs no key.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::following::Following;
+use super::service::{Records, now};
+use super::topics::{Follower, Subject, TooMany};
+use crate::wire::id::Target;
+use crate::wire::item::VerifiedItem;
+
+/// What became of publishing a record, and when it is done again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Publication {
+    /// How long ago it was put last, if it was since the start.
+    pub ago: Option<Duration>,
+    /// Nodes that held it then.
+    pub holders: usize,
+    /// In how long it is put again.
+    pub next: Option<Duration>,
+}
+
+impl Records {
+    /// Keeps a record alive until [`Records::abandon`]: published now if it is news, and hourly.
+    pub async fn adopt(&self, item: VerifiedItem) {
+        let target = item.target();
+        let known = self.inner.adopted().insert(target, item.clone());
+        self.learn(item.clone()).await;
+        if known.is_some_and(|known| known.seq() < item.seq()) {
+            self.inner.schedule().set_soon(target, now());
+        } else if !self.inner.schedule().has(&target) {
+            self.inner.schedule().loaded(target, now(), &mut rand::rng());
+        }
+        self.inner.rescheduled.notify_one();
+    }
+
+    /// Leaves a record to itself, unless a client put it here.
+    pub fn abandon(&self, target: &Target) {
+        self.inner.adopted().remove(target);
+        let put_here = self.inner.book().peek(target).is_some_and(|entry| entry.put_here);
+        if !put_here {
+            self.inner.schedule().remove(target);
+        }
+    }
+
+    /// How the publication of a record stands.
+    #[must_use]
+    pub fn publication(&self, target: &Target) -> Publication {
+        let (last, next) = self.inner.schedule().of(target);
+        let since = |at: Instant| now().saturating_duration_since(at);
+        Publication {
+            ago: last.map(|(at, _)| since(at)),
+            holders: last.map_or(0, |(_, holders)| holders),
+            next: next.map(|at| at.saturating_duration_since(now())),
+        }
+    }
+
+    /// Publishes a record now. How many nodes hold it, or `None` when it is not known here.
+    pub async fn republish(&self, target: &Target) -> Option<usize> {
+        let item = self.inner.to_publish(target)?;
+        Some(self.publish(item, None).await.stored)
+    }
+
+    /// As [`Records::follow`], for somebody who can wait: if nobody else follows the record, the DHT is asked only every
+    /// `slowest` when nothing changes, and first at some moment within it.
+    ///
+    /// # Errors
+    /// As much is followed as may be.
+    pub fn follow_at_leisure(
+        &self,
+        subject: Subject,
+        follower: Arc<dyn Follower>,
+        slowest: Duration,
+    ) -> Result<Following, TooMany> {
+        let following = self.follow(subject, follower)?;
+        self.inner.topics().at_leisure(&following.target, following.number, slowest, now(), &mut rand::rng());
+        Ok(following)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use ed25519_dalek::SigningKey;
+
+    use super::*;
+    use crate::records::memory_dht::MemoryDht;
+    use crate::tasks::Tasks;
+    use crate::wire::item::Salt;
+    use crate::{config, metrics};
+
+    fn version(seq: i64) -> VerifiedItem {
+        VerifiedItem::sign(&SigningKey::from_bytes(&[1; 32]), Salt::default(), seq, b"le".to_vec()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_adopted_record_is_put_every_hour_without_its_key_until_it_is_abandoned() {
+        let (directory, dht, tasks) = (tempfile::tempdir().unwrap(), Arc::new(MemoryDht::default()), Tasks::new());
+        let settings = config::Records::default();
+        let started =
+            Records::start_on(dht.clone(), &settings, directory.path(), metrics::Records::detached(), &tasks).await;
+        let records = started.unwrap();
+        let target = version(1).target();
+        assert_eq!(records.republish(&target).await, None);
+        records.adopt(version(1)).await;
+        assert!(records.publication(&target).ago.is_none() && records.publication(&target).next.is_some());
+        // The DHT forgets items after two hours; here it forgets at once.
+        for hours in 1..=5 {
+            dht.forget();
+            tokio::time::sleep(Duration::from_secs(3960)).await;
+            assert_eq!(dht.held(&target), Some(version(1)), "after {hours} hours");
+        }
+        let publication = records.publication(&target);
+        assert!(publication.holders == 1 && publication.ago.unwrap() < Duration::from_secs(3960));
+        let puts = dht.puts.load(SeqCst);
+        assert!((5..=7).contains(&puts), "{puts} puts in five and a half hours");
+        records.adopt(version(2)).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(dht.held(&target), Some(version(2)), "a newer one goes out at once");
+        records.abandon(&target);
+        dht.forget();
+        tokio::time::sleep(Duration::from_secs(3 * 3600)).await;
+        assert_eq!(dht.held(&target), None);
+        tasks.stop(Duration::from_secs(5)).await;
+    }
+}
