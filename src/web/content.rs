@@ -36,6 +36,9 @@ use crate::wire::hex;
 use crate::wire::id::{InfoHash, PublicKey};
 use crate::wire::item::{Salt, mutable_target};
 
+/// What an info hash and a slash are added to, to have the address of a web seed.
+pub(super) const WEB_SEEDS: &str = "/v1/webseeds/";
+
 /// How long a reader waits for a part that is still on its way to this server.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -265,7 +268,7 @@ fn problem(error: ReadError) -> Problem {
 fn kind(name: &str) -> (String, bool) {
     let guessed = mime_guess::from_path(name).first_or_octet_stream();
     let passive = match (guessed.type_().as_str(), guessed.subtype().as_str()) {
-        ("image", "svg+xml") => false,
+        _ if guessed.essence_str() == "image/svg+xml" => false,
         ("image" | "audio" | "video" | "font", _) | ("text", "plain" | "markdown" | "css" | "csv") => true,
         ("application", "json" | "octet-stream") => true,
         _ => false,

@@ -19,6 +19,7 @@ use crate::wire::record_messages::{self, Call, Failure, Known, Reply, Request, S
 pub(super) struct DhtActions {
     records: Records,
     dht: Dht,
+    web_seeds: Option<&'static str>,
     subscriptions: Arc<Subscriptions>,
 }
 
@@ -61,8 +62,8 @@ impl Extension for DhtActions {
 
 impl DhtActions {
     /// Those of a new socket.
-    pub(super) fn new(records: Records, dht: Dht) -> Self {
-        Self { records, dht, subscriptions: Arc::default() }
+    pub(super) fn new(records: Records, dht: Dht, web_seeds: Option<&'static str>) -> Self {
+        Self { records, dht, web_seeds, subscriptions: Arc::default() }
     }
 
     /// Answers a call at once where nothing has to be waited for, and does what must be done in the order of the calls.
@@ -70,7 +71,7 @@ impl DhtActions {
         match call {
             Call::Info => {
                 let info = self.dht.info();
-                Step::Done(Reply::Info { nodes: info.good_nodes, ready: info.ready })
+                Step::Done(Reply::Info { nodes: info.good_nodes, ready: info.ready, web_seeds: self.web_seeds })
             }
             Call::Get { key, salt, known_seq, max_age, min_seq, mode } => {
                 let options = GetOptions { mode, max_age: max_age.map(Duration::from_secs), min_seq, asker };

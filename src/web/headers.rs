@@ -58,8 +58,10 @@ pub(super) async fn cross_origin_api(request: Request, next: Next) -> Response {
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, PATCH, DELETE"));
         headers.insert(
             ACCESS_CONTROL_ALLOW_HEADERS,
+            // The last two are what WebTorrent sends to web seeds.
             HeaderValue::from_static(
-                "authorization, content-type, idempotency-key, if-match, if-none-match, if-range, last-event-id, range",
+                "authorization, content-type, idempotency-key, if-match, if-none-match, if-range, last-event-id, range, \
+                 cache-control, user-agent",
             ),
         );
         headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));

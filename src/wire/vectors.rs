@@ -291,6 +291,7 @@ fn reply_of(request: &Value, expected: &Value) -> Reply {
         "info" => Reply::Info {
             nodes: expected["nodes"].as_u64().unwrap() as usize,
             ready: expected["ready"].as_bool().unwrap(),
+            web_seeds: None,
         },
         "record" => {
             let source: Source = serde_json::from_value(expected["source"].clone()).unwrap();

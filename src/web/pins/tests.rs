@@ -32,8 +32,8 @@ struct Server {
 impl Server {
     async fn start() -> Self {
         let (tasks, directory, metrics) = (Tasks::new(), tempfile::tempdir().unwrap(), Arc::new(Metrics::default()));
-        let free = "127.0.0.1:0".parse().unwrap();
-        let settings = config::Dht { listen: free, bootstrap: Vec::new(), ..config::Dht::default() };
+        let free: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let settings = config::Dht { listen: free.into(), bootstrap: Vec::new(), ..config::Dht::default() };
         let dht = Dht::start(&settings, Mode::Client, None, metrics::Dht::detached(), &tasks).await.unwrap();
         let network = Arc::new(MemoryDht::default());
         let records = config::Records::default();

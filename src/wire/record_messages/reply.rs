@@ -19,6 +19,8 @@ pub enum Reply {
         nodes: usize,
         /// The first search for nodes is over.
         ready: bool,
+        /// Where on the server web seeds (BEP 19) are, by info hash; `None` when it offers none.
+        web_seeds: Option<&'static str>,
     },
     /// The newest version of a mutable item.
     Found {
@@ -95,7 +97,7 @@ impl Reply {
             frame.text("id", id);
         }
         match self {
-            Self::Info { nodes, ready } => {
+            Self::Info { nodes, ready, web_seeds } => {
                 frame.value("version", VERSION);
                 frame.value("actions", serde_json::json!(ACTIONS));
                 frame.value(
@@ -105,6 +107,9 @@ impl Reply {
                     ),
                 );
                 frame.value("dht", format_args!(r#"{{"nodes":{nodes},"ready":{ready}}}"#));
+                if let Some(path) = web_seeds {
+                    frame.text("web_seeds", path);
+                }
             }
             Self::Found { item, source, conflict } => {
                 frame.value("found", true);
