@@ -405,7 +405,8 @@ mod tests {
         };
         assert_eq!(change(&|_| {}), Ok(()));
         let origin: SocketAddr = "192.0.2.1:6881".parse().unwrap();
-        let table: [(&dyn Fn(&mut Settings), &str); 9] = [
+        type Setting<'a> = dyn Fn(&mut Settings) + 'a;
+        let table: [(&Setting<'_>, &str); 9] = [
             (&|s| s.name = "x".repeat(256), "name is longer than 255 bytes"),
             (&|s| s.name = "a\nb".into(), "name has control characters"),
             (&|s| s.keep_versions = 101, "keep.versions is more than 100"),
