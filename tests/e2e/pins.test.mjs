@@ -77,6 +77,7 @@ trial('killed at ten moments, it loses nothing that it acknowledged', async (lab
   const dht = await lab.dht()
   const dataDir = await lab.directory()
   const seeder = await lab.libtorrent(dht)
+  /** @type {string[]} */
   const real = []
   for (const heading of ['One', 'Two', 'Three']) {
     const dir = join(await lab.directory(), heading)
