@@ -2,7 +2,7 @@
 # make test: every test, with what it needs (Debian packages, npm packages) installed first.
 
 .DELETE_ON_ERROR:
-.PHONY: run test check fmt bench bench-bridge bench-dht bench-tracker bench-tracker-udp bench-table bench-records interop fuzz schemathesis
+.PHONY: run test check fmt bench bench-bridge bench-dht bench-tracker bench-tracker-udp bench-table bench-records bench-pins interop fuzz schemathesis
 
 WEB_SOURCES := $(shell find web-demo -type f -not -path '*/node_modules/*' -not -path 'web-demo/dist/*' -not -path 'web-demo/packages/*/dist/*')
 
@@ -85,6 +85,11 @@ bench-dht:
 	target/bench/dht/release/dht-bench versus
 	target/bench/dht/release/dht-bench half-dead
 	target/bench/dht/release/dht-bench scale
+
+# A thousand pinned sites on one server.
+bench-pins: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
+	cargo build --release
+	SWARMGATE_BIN=$(CURDIR)/target/release/swarmgate node benches/pins.mjs
 
 # The pin API, held against its description by generated requests.
 schemathesis: web-demo/dist/index.html

@@ -1,0 +1,3 @@
+// For programs outside this package.
+
+export { default } from 'bencode'
