@@ -11,6 +11,7 @@ pub mod extension;
 pub mod hex;
 pub mod id;
 pub mod item;
+mod json;
 pub mod krpc;
 pub mod local_discovery;
 pub mod magnet;

@@ -2,34 +2,39 @@
 
 use std::fmt::Write as _;
 
-use super::{Description, Failure, Message, OfferId};
+use super::{Description, Failure, Message, Offer, OfferId};
 use crate::wire::id::{InfoHash, PeerId};
 use crate::wire::tracker::Counts;
 
 impl Message {
-    /// The text frame.
+    /// The text.
     #[must_use]
     pub fn encode(&self) -> String {
+        let mut out = String::with_capacity(self.size_hint());
+        self.write_to(&mut out);
+        out
+    }
+
+    /// Appends the text.
+    pub fn write_to(&self, out: &mut String) {
         match self {
             Self::Announced { info_hash, interval, counts } => {
-                let mut out = String::with_capacity(160);
                 let _ = write!(out, r#"{{"action":"announce","interval":{interval},"info_hash":"#);
-                push_bytes(&mut out, &info_hash.0);
+                push_bytes(out, &info_hash.0);
                 let Counts { complete, incomplete, .. } = counts;
                 let _ = write!(out, r#","complete":{complete},"incomplete":{incomplete}}}"#);
-                out
             }
             Self::Offer { info_hash, peer_id, offer } => {
-                relayed("offer", &offer.description, &offer.id, peer_id, info_hash)
+                push_relayed(out, "offer", &offer.description, &offer.id, peer_id, info_hash);
             }
             Self::Answer { info_hash, peer_id, offer_id, answer } => {
-                relayed("answer", answer, offer_id, peer_id, info_hash)
+                push_relayed(out, "answer", answer, offer_id, peer_id, info_hash);
             }
             Self::Scraped(files) => {
-                let mut out = String::from(r#"{"action":"scrape","files":{"#);
+                out.push_str(r#"{"action":"scrape","files":{"#);
                 for (i, (info_hash, counts)) in files.iter().enumerate() {
                     out.push_str(if i == 0 { "" } else { "," });
-                    push_bytes(&mut out, &info_hash.0);
+                    push_bytes(out, &info_hash.0);
                     let Counts { complete, incomplete, downloaded } = counts;
                     let _ = write!(
                         out,
@@ -37,9 +42,20 @@ impl Message {
                     );
                 }
                 out.push_str("}}");
-                out
             }
-            Self::Failure(failure) => failure.encode(),
+            Self::Failure(failure) => out.push_str(&failure.encode()),
+        }
+    }
+
+    /// How many bytes the text has, or some more.
+    #[must_use]
+    pub fn size_hint(&self) -> usize {
+        // Twenty bytes that are random take some 42 with their escapes and quotes.
+        match self {
+            Self::Offer { offer: Offer { description: Description(sdp), .. }, .. }
+            | Self::Answer { answer: Description(sdp), .. } => sdp.len() + 256,
+            Self::Scraped(files) => 32 + 120 * files.len(),
+            Self::Announced { .. } | Self::Failure(_) => 176,
         }
     }
 }
@@ -65,22 +81,23 @@ impl Failure {
     }
 }
 
-fn relayed(
+fn push_relayed(
+    out: &mut String,
     kind: &str,
-    description: &Description,
+    Description(sdp): &Description,
     offer_id: &OfferId,
     peer_id: &PeerId,
     info_hash: &InfoHash,
-) -> String {
-    let mut out = String::with_capacity(description.0.len() + 256);
-    let _ = write!(out, r#"{{"action":"announce","{kind}":{},"offer_id":"#, description.0);
-    push_bytes(&mut out, &offer_id.0);
+) {
+    for part in [r#"{"action":"announce",""#, kind, "\":", sdp, r#","offer_id":"#] {
+        out.push_str(part);
+    }
+    push_bytes(out, &offer_id.0);
     out.push_str(r#","peer_id":"#);
-    push_bytes(&mut out, &peer_id.0);
+    push_bytes(out, &peer_id.0);
     out.push_str(r#","info_hash":"#);
-    push_bytes(&mut out, &info_hash.0);
+    push_bytes(out, &info_hash.0);
     out.push('}');
-    out
 }
 
 fn json_string(text: &str) -> String {
@@ -108,7 +125,8 @@ fn push_bytes(out: &mut String, bytes: &[u8]) {
             0x0c => out.push_str("\\f"),
             b'\r' => out.push_str("\\r"),
             0x00..=0x1f => {
-                let _ = write!(out, "\\u{byte:04x}");
+                out.push_str(if byte < 0x10 { "\\u000" } else { "\\u001" });
+                out.push(char::from(b"0123456789abcdef"[usize::from(byte & 0x0f)]));
             }
             _ => out.push(char::from(byte)),
         }

@@ -2,12 +2,9 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
-use serde_json::value::RawValue;
-
 use super::{Announce, Description, Failure, Intent, MAX_OFFERS, MAX_SCRAPED, Offer, OfferId, Other, Reason, Request};
-use crate::wire::id::{InfoHash, PeerId, latin1_array};
+use crate::wire::id::{InfoHash, PeerId};
+use crate::wire::json::{self, Malformed, Reader};
 use crate::wire::tracker::Progress;
 
 /// Longest foreign text (an unknown action, a request id, a malformed info hash) that is echoed in a failure, in bytes
@@ -23,18 +20,18 @@ const MAX_BEP46: usize = 1024;
 /// # Errors
 /// The refusal to send back.
 pub fn parse(frame: &str) -> Result<Request, Failure> {
-    let fields: Fields<'_> = object(frame).ok_or(Failure::from(Reason::NotAnObject))?;
+    let fields = Fields::read(frame).map_err(|Malformed| Failure::from(Reason::NotAnObject))?;
     let refuse = |reason| Failure {
-        action: fields.action.and_then(text).filter(|action| action.len() <= MAX_ECHO).map(Cow::into_owned),
-        info_hash: fields.info_hash.filter(|raw| raw.get().starts_with('"')).and_then(echo),
+        action: fields.action.and_then(json::string).filter(|action| action.len() <= MAX_ECHO).map(Cow::into_owned),
+        info_hash: fields.info_hash.filter(|raw| raw.starts_with('"')).and_then(echo),
         id: fields.id.and_then(echo),
         reason,
     };
-    match fields.action.and_then(text).as_deref() {
+    match fields.action.and_then(json::string).as_deref() {
         Some("announce") => {
             let announce = announce(&fields).map_err(refuse)?;
-            Ok(match fields.bep46.filter(|raw| raw.get().len() <= MAX_BEP46) {
-                Some(raw) => Request::AnnounceWith { announce, bep46: raw.get().into() },
+            Ok(match fields.bep46.filter(|raw| raw.len() <= MAX_BEP46) {
+                Some(raw) => Request::AnnounceWith { announce, bep46: raw.into() },
                 None => Request::Announce(announce),
             })
         }
@@ -47,34 +44,135 @@ pub fn parse(frame: &str) -> Result<Request, Failure> {
     }
 }
 
-/// The fields a message may have, each still text: whether they are of the right kind is found out one by one, so that a
-/// mistake in one does not hide the others.
-#[derive(Deserialize)]
+/// The fields a message may have, most of them still text: whether they are of the right kind is found out one by one,
+/// so that a mistake in one does not hide the others. A field that is `null` is not there; of one that is there twice,
+/// the last counts, as for `JSON.parse`.
+#[derive(Default)]
 struct Fields<'a> {
-    #[serde(borrow)]
-    action: Option<&'a RawValue>,
-    info_hash: Option<&'a RawValue>,
-    peer_id: Option<&'a RawValue>,
-    event: Option<&'a RawValue>,
-    left: Option<&'a RawValue>,
-    numwant: Option<&'a RawValue>,
-    offers: Option<&'a RawValue>,
-    answer: Option<&'a RawValue>,
-    to_peer_id: Option<&'a RawValue>,
-    offer_id: Option<&'a RawValue>,
-    id: Option<&'a RawValue>,
-    bep46: Option<&'a RawValue>,
+    action: Option<&'a str>,
+    info_hash: Option<&'a str>,
+    peer_id: Option<&'a str>,
+    event: Option<&'a str>,
+    left: Option<&'a str>,
+    numwant: Option<&'a str>,
+    offers: [Option<OfferFields<'a>>; MAX_OFFERS],
+    answer: Option<Described<'a>>,
+    to_peer_id: Option<&'a str>,
+    offer_id: Option<&'a str>,
+    id: Option<&'a str>,
+    bep46: Option<&'a str>,
+}
+
+/// One of the offers.
+#[derive(Default, Clone, Copy)]
+struct OfferFields<'a> {
+    offer: Option<Described<'a>>,
+    offer_id: Option<&'a str>,
+}
+
+/// What stands where a session description should.
+#[derive(Clone, Copy)]
+struct Described<'a> {
+    raw: &'a str,
+    /// It is an object with a string `sdp`. What else is in it is the two peers' affair.
+    is_description: bool,
+}
+
+impl<'a> Fields<'a> {
+    /// Offers and answers, which are nearly all of what a tracker reads, are passed over only once: so they are taken
+    /// apart on the way, before it is known what the message wants.
+    fn read(frame: &'a str) -> Result<Self, Malformed> {
+        let mut fields = Self::default();
+        let mut reader = Reader::new(frame);
+        reader.object(|reader, key| {
+            let field = match &*json::string(key).unwrap_or_default() {
+                "offers" => {
+                    fields.offers = offers(reader)?;
+                    return Ok(());
+                }
+                "answer" => {
+                    fields.answer = described(reader)?;
+                    return Ok(());
+                }
+                "action" => &mut fields.action,
+                "info_hash" => &mut fields.info_hash,
+                "peer_id" => &mut fields.peer_id,
+                "event" => &mut fields.event,
+                "left" => &mut fields.left,
+                "numwant" => &mut fields.numwant,
+                "to_peer_id" => &mut fields.to_peer_id,
+                "offer_id" => &mut fields.offer_id,
+                "id" => &mut fields.id,
+                "bep46" => &mut fields.bep46,
+                _ => return reader.value().map(drop),
+            };
+            *field = not_null(reader.value()?);
+            Ok(())
+        })?;
+        reader.end()?;
+        Ok(fields)
+    }
+}
+
+/// The first offers of a list, however long it is; none of anything else.
+fn offers<'a>(reader: &mut Reader<'a>) -> Result<[Option<OfferFields<'a>>; MAX_OFFERS], Malformed> {
+    let mut offers = [None; MAX_OFFERS];
+    if reader.peek() != Some(b'[') {
+        reader.value()?;
+        return Ok(offers);
+    }
+    let mut places = offers.iter_mut();
+    reader.array(|reader| match places.next() {
+        Some(place) if reader.peek() == Some(b'{') => {
+            let mut fields = OfferFields::default();
+            reader.object(|reader, key| {
+                match &*json::string(key).unwrap_or_default() {
+                    "offer" => fields.offer = described(reader)?,
+                    "offer_id" => fields.offer_id = Some(reader.value()?),
+                    _ => drop(reader.value()?),
+                }
+                Ok(())
+            })?;
+            *place = Some(fields);
+            Ok(())
+        }
+        _ => reader.value().map(drop),
+    })?;
+    Ok(offers)
+}
+
+fn described<'a>(reader: &mut Reader<'a>) -> Result<Option<Described<'a>>, Malformed> {
+    if reader.peek() != Some(b'{') {
+        let raw = not_null(reader.value()?);
+        return Ok(raw.map(|raw| Described { raw, is_description: false }));
+    }
+    let mut is_description = false;
+    let raw = reader.text_of(|reader| {
+        reader.object(|reader, key| {
+            let is_sdp = &*json::string(key).unwrap_or_default() == "sdp";
+            let is_string = reader.peek() == Some(b'"');
+            if is_sdp {
+                is_description = is_string;
+            }
+            reader.value().map(drop)
+        })
+    })?;
+    Ok(Some(Described { raw, is_description }))
+}
+
+fn not_null(raw: &str) -> Option<&str> {
+    (raw != "null").then_some(raw)
 }
 
 fn announce(fields: &Fields<'_>) -> Result<Announce, Reason> {
     let info_hash = InfoHash(twenty_bytes("info_hash", fields.info_hash)?);
     let peer_id = PeerId(twenty_bytes("peer_id", fields.peer_id)?);
-    let event = fields.event.and_then(text);
+    let event = fields.event.and_then(json::string);
     let intent = if let Some(answer) = fields.answer {
         Intent::Answer {
             to: PeerId(twenty_bytes("to_peer_id", fields.to_peer_id)?),
             offer_id: OfferId(twenty_bytes("offer_id", fields.offer_id)?),
-            answer: Description::read(answer).ok_or(Reason::BadAnswer)?,
+            answer: answer.description().ok_or(Reason::BadAnswer)?,
         }
     } else if event.as_deref() == Some("stopped") {
         Intent::Stop
@@ -85,7 +183,7 @@ fn announce(fields: &Fields<'_>) -> Result<Announce, Reason> {
             (_, Some(_)) => Progress::Leeching,
             (_, None) => Progress::Unsaid,
         };
-        match offers(fields) {
+        match usable_offers(fields) {
             offers if offers.is_empty() => Intent::Update { progress },
             offers => Intent::Offers { progress, offers },
         }
@@ -93,117 +191,57 @@ fn announce(fields: &Fields<'_>) -> Result<Announce, Reason> {
     Ok(Announce { info_hash, peer_id, intent })
 }
 
-/// The usable offers. A malformed one is skipped, and anything but a list is no offers: the announce counts all the same.
-fn offers(fields: &Fields<'_>) -> Vec<Offer> {
-    #[derive(Deserialize)]
-    struct OfferFields<'a> {
-        #[serde(borrow)]
-        offer: Option<&'a RawValue>,
-        offer_id: Option<&'a RawValue>,
-    }
+/// A malformed offer is skipped: the announce counts all the same.
+fn usable_offers(fields: &Fields<'_>) -> Vec<Offer> {
     // An announce that brings offers wants peers: zero, like nonsense, counts as not said.
     let wanted = fields.numwant.and_then(number).filter(|n| *n >= 1.0).map_or(MAX_OFFERS, |n| n as usize);
-    let Some(FirstOf { items, .. }) = fields.offers.and_then(|raw| serde_json::from_str(raw.get()).ok()) else {
-        return Vec::new();
-    };
-    let items: [Option<&RawValue>; MAX_OFFERS] = items;
-    items
-        .into_iter()
-        .flatten()
-        .filter_map(|raw| {
-            let fields: OfferFields<'_> = object(raw.get())?;
-            let id = OfferId(twenty_bytes("offer_id", fields.offer_id).ok()?);
-            Some(Offer { id, description: Description::read(fields.offer?)? })
-        })
-        .take(wanted)
-        .collect()
+    let usable = fields.offers.iter().flatten().filter_map(|fields| {
+        let id = OfferId(twenty_bytes("offer_id", fields.offer_id).ok()?);
+        Some(Offer { id, description: fields.offer?.description()? })
+    });
+    usable.take(wanted).collect()
+}
+
+impl Described<'_> {
+    fn description(self) -> Option<Description> {
+        self.is_description.then(|| Description(self.raw.into()))
+    }
 }
 
 fn scrape(fields: &Fields<'_>) -> Result<Vec<InfoHash>, Reason> {
     match fields.info_hash {
         None => Ok(Vec::new()),
-        Some(raw) if raw.get().starts_with('[') => {
-            let list: FirstOf<'_, MAX_SCRAPED> =
-                serde_json::from_str(raw.get()).map_err(|_| Reason::NotAnId("info_hash"))?;
-            if list.more {
-                return Err(Reason::TooManyScraped);
-            }
-            list.items.into_iter().flatten().map(|raw| Ok(InfoHash(twenty_bytes("info_hash", Some(raw))?))).collect()
+        Some(raw) if raw.starts_with('[') => {
+            let mut info_hashes = Vec::new();
+            let mut result = Ok(());
+            let list = Reader::new(raw).array(|reader| {
+                let raw = reader.value()?;
+                if info_hashes.len() == MAX_SCRAPED {
+                    result = Err(Reason::TooManyScraped);
+                } else if result.is_ok() {
+                    result = twenty_bytes("info_hash", Some(raw)).map(|bytes| info_hashes.push(InfoHash(bytes)));
+                }
+                Ok(())
+            });
+            list.map_err(|Malformed| Reason::NotAnId("info_hash"))?;
+            result.map(|()| info_hashes)
         }
         raw => Ok(vec![InfoHash(twenty_bytes("info_hash", raw)?)]),
     }
 }
 
-impl Description {
-    /// Any object with a string `sdp`. What else is in it is the two peers' affair.
-    fn read(raw: &RawValue) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Sdp<'a> {
-            #[serde(borrow)]
-            sdp: &'a RawValue,
-        }
-        let fields: Sdp<'_> = object(raw.get())?;
-        fields.sdp.get().starts_with('"').then(|| Self(raw.get().into()))
-    }
+fn number(raw: &str) -> Option<f64> {
+    serde_json::from_str(raw).ok()
 }
 
-/// Reads a JSON object. (By itself, a derived struct would be read from an array as well.)
-fn object<'a, T: Deserialize<'a>>(json: &'a str) -> Option<T> {
-    json.trim_start().starts_with('{').then(|| serde_json::from_str(json).ok())?
-}
-
-fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
-    #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    serde_json::from_str(raw.get()).ok().map(|Text(text)| text)
-}
-
-fn number(raw: &RawValue) -> Option<f64> {
-    serde_json::from_str(raw.get()).ok()
-}
-
-fn twenty_bytes(field: &'static str, raw: Option<&RawValue>) -> Result<[u8; 20], Reason> {
-    let text = text(raw.ok_or(Reason::Missing(field))?).ok_or(Reason::NotAnId(field))?;
-    latin1_array(&text).ok_or_else(|| match text.chars().count() {
-        20 => Reason::NotAnId(field),
-        got => Reason::NotTwenty { field, got },
+fn twenty_bytes(field: &'static str, raw: Option<&str>) -> Result<[u8; 20], Reason> {
+    let raw = raw.ok_or(Reason::Missing(field))?;
+    json::latin1(raw).ok_or_else(|| match json::string(raw).map(|text| text.chars().count()) {
+        None | Some(20) => Reason::NotAnId(field),
+        Some(got) => Reason::NotTwenty { field, got },
     })
 }
 
-fn echo(raw: &RawValue) -> Option<Box<str>> {
-    (raw.get().len() <= MAX_ECHO).then(|| raw.get().into())
-}
-
-/// The first `N` items of a list, however long it is.
-struct FirstOf<'a, const N: usize> {
-    items: [Option<&'a RawValue>; N],
-    more: bool,
-}
-
-impl<'de, const N: usize> Deserialize<'de> for FirstOf<'de, N> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Items<const N: usize>;
-        impl<'de, const N: usize> Visitor<'de> for Items<N> {
-            type Value = FirstOf<'de, N>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a list")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut first = FirstOf { items: [None; N], more: false };
-                for place in &mut first.items {
-                    match seq.next_element()? {
-                        Some(item) => *place = Some(item),
-                        None => return Ok(first),
-                    }
-                }
-                while seq.next_element::<IgnoredAny>()?.is_some() {
-                    first.more = true;
-                }
-                Ok(first)
-            }
-        }
-        deserializer.deserialize_seq(Items)
-    }
+fn echo(raw: &str) -> Option<Box<str>> {
+    (raw.len() <= MAX_ECHO).then(|| raw.into())
 }
