@@ -1,11 +1,12 @@
-// What the tracker costs over WebSocket, beside bittorrent-tracker (npm) and aquatic_ws (crates.io): processor time for
-// each offer or answer passed on, and memory for each idle peer. Every server gets one processor, the generator the
-// other; servers take turns, each run with a fresh one, so that what else the machine does meets all of them.
+// What the tracker costs over WebSocket, beside bittorrent-tracker (npm), aquatic_ws (crates.io) and, where there is one,
+// wt-tracker: processor time for each offer or answer passed on, and memory for each idle peer. Every server gets one
+// processor, the generator the other; servers take turns, each run with a fresh one, so that what else the machine does
+// meets all of them. Then what a second processor brings us.
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -14,7 +15,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 
 const { values: options } = parseArgs({
-  options: { rounds: { type: 'string', default: '3' }, only: { type: 'string' }, sockets: { type: 'string' } },
+  options: { rounds: { type: 'string', default: '5' }, only: { type: 'string' }, sockets: { type: 'string' } },
 })
 const top = fileURLToPath(new URL('..', import.meta.url))
 const installed = join(top, 'target/bench')
@@ -34,6 +35,14 @@ const SERVERS = {
     const program = join(top, 'tests/e2e/node_modules/bittorrent-tracker/bin/cmd.js')
     return { command: [process.execPath, program, '--ws', '--quiet', '--port', `${port}`], ready: 'listening' }
   },
+  // Not in any registry: WT_TRACKER is the command that starts one, and it is told where its configuration is.
+  'wt-tracker': async (port, dir) => {
+    const config = join(dir, 'wt-tracker.json')
+    const websockets = { path: '/*', maxPayloadLength: 65536, idleTimeout: 240, compression: 0, maxConnections: 0 }
+    const servers = [{ server: { port, host: '127.0.0.1' }, websockets }]
+    await writeFile(config, JSON.stringify({ servers, tracker: { maxOffers: 20, announceInterval: 120 } }))
+    return { command: [...(process.env['WT_TRACKER'] ?? '').split(' '), config], ready: 'listening' }
+  },
   aquatic_ws: async (port, dir) => {
     const program = join(installed, 'cargo/bin/aquatic_ws')
     const defaults = await output(program, '-p')
@@ -46,6 +55,9 @@ const SERVERS = {
     return { command: [program, '-c', config], ready: 'listening' }
   },
 }
+
+const ONE = '0'
+const BOTH = '0,1'
 
 const LOAD = ['--conns', '2000', '--swarms', '100', '--offers', '5']
 /** @type {Record<string, { arguments: string[], figure: string, unit: string }>} */
@@ -78,9 +90,12 @@ const MEASURES = {
   },
 }
 
-const names = Object.keys(SERVERS).filter(
-  (name) => name !== 'aquatic_ws' || existsSync(join(installed, 'cargo/bin/aquatic_ws')),
-)
+/** @type {Record<string, boolean>} */
+const missing = {
+  aquatic_ws: !existsSync(join(installed, 'cargo/bin/aquatic_ws')),
+  'wt-tracker': !process.env['WT_TRACKER'],
+}
+const names = Object.keys(SERVERS).filter((name) => !missing[name])
 for (const [measure, { figure, unit, arguments: flags }] of Object.entries(MEASURES)) {
   if (options.only && options.only !== measure) continue
   /** @type {Map<string, number[]>} */
@@ -95,25 +110,63 @@ for (const [measure, { figure, unit, arguments: flags }] of Object.entries(MEASU
   }
   report(measure, unit, figures)
 }
+if (!options.only || options.only === 'two') await secondProcessor()
 
 /**
- * One run of the generator against a fresh server.
- * @param {string} name @param {string[]} flags @returns {Promise<Record<string, unknown>>}
+ * The heavy load with one processor and with both. The generator needs some of them as well, so what counts is not how
+ * many offers pass in a second but the processor time they take, and how evenly the threads share it: were both
+ * processors ours alone, the run would take as long as its busiest thread works.
  */
-async function run(name, flags) {
+async function secondProcessor() {
+  const { arguments: flags } = /** @type {{ arguments: string[] }} */ (MEASURES['heavy'])
+  /** @type {{ one: number[], both: number[], shares: number[], gains: number[] }} */
+  const { one, both, shares, gains } = { one: [], both: [], shares: [], gains: [] }
+  for (let round = 0; round < Number(options.rounds); round++) {
+    const alone = Number((await run('swarmgate', flags))['cpu_us_per_relay'])
+    const result = await run('swarmgate', flags, BOTH)
+    const [together, busiest] = [Number(result['cpu_us_per_relay']), Number(result['busiest'])]
+    one.push(alone)
+    both.push(together)
+    shares.push(busiest)
+    gains.push(alone / (together * busiest))
+  }
+  console.log(
+    `\ntwo: the heavy load on two processors, median (least to most); load average ${loadavg()[0]?.toFixed(1)}`,
+  )
+  console.log(`  ${'µs each, on one'.padEnd(38)} ${summary(one)}`)
+  console.log(`  ${'µs each, on two'.padEnd(38)} ${summary(both)}`)
+  console.log(`  ${'share of the busiest thread, on two'.padEnd(38)} ${summary(shares)}`)
+  console.log(`  ${'so two do, of what one does'.padEnd(38)} ${summary(gains)}`)
+}
+
+/**
+ * One run of the generator against a fresh server. `busiest` is the largest share of the server's processor time that
+ * one of its threads had, once all were connected.
+ * @param {string} name @param {string[]} flags @param {string} [processors]
+ * @returns {Promise<Record<string, unknown>>}
+ */
+async function run(name, flags, processors = ONE) {
   const dir = await mkdtemp(join(tmpdir(), 'swarmgate-bench-'))
   const port = await freePort()
   const start = SERVERS[name]
   if (!start) throw new Error(`no server is called ${name}`)
   const { command, ready } = await start(port, dir)
-  const server = spawn('taskset', ['-c', '0', ...command], { stdio: ['ignore', 'pipe', 'ignore'] })
+  const server = spawn('taskset', ['-c', processors, ...command], { stdio: ['ignore', 'pipe', 'ignore'] })
   try {
     if (ready === 'line') await once(createInterface(server.stdout), 'line')
     else await listening(port)
     const address = ['--addr', `127.0.0.1:${port}`, '--pid', `${server.pid}`, '--label', name]
-    const result = JSON.parse(await output('taskset', '-c', '1', generator, ...address, ...flags))
+    const load = spawn('taskset', ['-c', processors === ONE ? '1' : BOTH, generator, ...address, ...flags])
+    const text = read(load)
+    // It says so when all are connected.
+    await once(load.stderr, 'data')
+    const before = await threads(server.pid)
+    await once(load, 'exit')
+    const after = await threads(server.pid)
+    const result = JSON.parse(await text)
     if (result.err || result.closed > 0) throw new Error(`${result.closed} closed, ${result.err}`)
-    return result
+    const worked = [...after].map(([thread, time]) => time - (before.get(thread) ?? 0))
+    return { ...result, busiest: Math.max(...worked) / worked.reduce((all, time) => all + time, 0) }
   } finally {
     server.kill('SIGKILL')
     if (server.exitCode === null && server.signalCode === null) await once(server, 'exit')
@@ -124,12 +177,19 @@ async function run(name, flags) {
 /** @param {string} measure @param {string} unit @param {Map<string, number[]>} figures */
 function report(measure, unit, figures) {
   console.log(`\n${measure}: ${unit}, median (least to most); load average ${loadavg()[0]?.toFixed(1)}`)
-  const ours = median(figures.get('swarmgate') ?? [])
+  const ours = figures.get('swarmgate') ?? []
   for (const [name, samples] of figures) {
-    const range = `(${Math.min(...samples)} to ${Math.max(...samples)})`
-    const ratio = name === 'swarmgate' ? '' : `swarmgate is at ${(ours / median(samples)).toFixed(2)} of it`
-    console.log(`  ${name.padEnd(20)} ${median(samples).toFixed(2).padStart(8)} ${range.padEnd(20)} ${ratio}`)
+    // Round by round, since what else the machine did was the same for both then.
+    const ratios = samples.map((sample, round) => (ours[round] ?? NaN) / sample)
+    const ratio = name === 'swarmgate' ? '' : `swarmgate is at ${summary(ratios)} of it`
+    console.log(`  ${name.padEnd(20)} ${summary(samples)}   ${ratio}`)
   }
+}
+
+/** @param {number[]} samples */
+function summary(samples) {
+  const [least, most] = [Math.min(...samples), Math.max(...samples)].map((sample) => sample.toFixed(2))
+  return `${median(samples).toFixed(2).padStart(8)} ${`(${least} to ${most})`.padEnd(18)}`
 }
 
 /** @param {number[]} samples */
@@ -160,12 +220,27 @@ async function listening(port) {
   throw new Error('it does not listen')
 }
 
+/** Processor time of each thread so far, in ticks of the kernel's. @param {number | undefined} pid */
+async function threads(pid) {
+  /** @type {Map<string, number>} */
+  const times = new Map()
+  for (const thread of await readdir(`/proc/${pid}/task`)) {
+    const fields = (await readFile(`/proc/${pid}/task/${thread}/stat`, 'utf8')).split(') ')[1]?.split(' ') ?? []
+    times.set(thread, Number(fields[11]) + Number(fields[12]))
+  }
+  return times
+}
+
 /** What a program prints. @param {string} program @param {string[]} parameters @returns {Promise<string>} */
 async function output(program, ...parameters) {
-  const child = spawn(program, parameters, { stdio: ['ignore', 'pipe', 'ignore'] })
+  return read(spawn(program, parameters))
+}
+
+/** What a child process prints. @param {import('node:child_process').ChildProcessWithoutNullStreams} child */
+async function read(child) {
   let text = ''
   child.stdout.setEncoding('utf8').on('data', (chunk) => (text += chunk))
   const [code] = await once(child, 'close')
-  if (code !== 0) throw new Error(`${program} ended with ${code}`)
+  if (code !== 0) throw new Error(`${child.spawnfile} ended with ${code}`)
   return text
 }

@@ -50,15 +50,8 @@ struct Address {
     natives: Bucket,
 }
 
-/// The right to one open socket, given back when dropped.
-#[derive(Debug)]
-pub(super) struct Permit {
-    admission: Arc<Admission>,
-    from: IpAddr,
-}
-
 impl Admission {
-    pub(super) fn new(settings: &config::Tracker, metrics: Arc<metrics::Tracker>) -> Arc<Self> {
+    pub(super) fn new(settings: &config::Tracker, metrics: Arc<metrics::Tracker>) -> Self {
         let limits = Limits {
             sockets: settings.max_sockets,
             sockets_per_address: settings.max_sockets_per_address,
@@ -67,11 +60,11 @@ impl Admission {
             offers: Rate::per_second(settings.max_offers_per_second),
             natives: Rate::in_the_time(settings.max_peers_per_address, lifetime(settings.native_interval)),
         };
-        Arc::new(Self { limits, state: Mutex::default(), metrics })
+        Self { limits, state: Mutex::default(), metrics }
     }
 
-    /// Lets a socket from `ip` in, if there is room.
-    pub(super) fn admit(self: &Arc<Self>, ip: IpAddr) -> Option<Permit> {
+    /// Lets a socket from `ip` in, if there is room. What is let in must be [released](Self::release).
+    pub(super) fn admit(&self, ip: IpAddr) -> bool {
         let now = Instant::now();
         let mut state = self.state();
         let all = state.sockets;
@@ -85,11 +78,21 @@ impl Admission {
                 }
                 state.sockets += 1;
                 self.metrics.sockets.inc();
-                return Some(Permit { admission: self.clone(), from: ip });
+                return true;
             }
         };
         self.metrics.refused.with_label_values(&[limit]).inc();
-        None
+        false
+    }
+
+    /// A socket from `ip` that was let in is closed.
+    pub(super) fn release(&self, ip: IpAddr) {
+        let mut state = self.state();
+        state.sockets -= 1;
+        if let Some(address) = counted_address(ip).and_then(|key| state.addresses.get_mut(&key)) {
+            address.sockets -= 1;
+        }
+        self.metrics.sockets.dec();
     }
 
     /// Whether `ip` may announce again already.
@@ -159,17 +162,6 @@ impl Admission {
     }
 }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let mut state = self.admission.state();
-        state.sockets -= 1;
-        if let Some(address) = counted_address(self.from).and_then(|key| state.addresses.get_mut(&key)) {
-            address.sockets -= 1;
-        }
-        self.admission.metrics.sockets.dec();
-    }
-}
-
 /// The address that limits count by: an IPv6 host has a whole /64 to itself (RFC 6177), and loopback, which is a proxy of
 /// the operator's own, is not counted.
 fn counted_address(ip: IpAddr) -> Option<IpAddr> {
@@ -203,19 +195,19 @@ mod tests {
             ("2.2.2.2", false),
         ];
         for (ip, admitted) in table {
-            let permit = admission.admit(ip.parse().unwrap());
-            assert_eq!(permit.is_some(), admitted, "{ip}");
-            held.extend(permit);
+            let ip = ip.parse().unwrap();
+            assert_eq!(admission.admit(ip), admitted, "{ip}");
+            held.extend(admitted.then_some(ip));
         }
         assert_eq!(metrics.sockets.get(), 5);
         let refused = |limit| metrics.refused.with_label_values(&[limit]).get();
         assert_eq!((refused("address"), refused("total")), (2, 1));
 
-        held.clear();
+        held.into_iter().for_each(|ip| admission.release(ip));
         assert_eq!(metrics.sockets.get(), 0);
         assert!(admission.state().addresses.values().all(|address| address.sockets == 0));
-        let loopback: Vec<_> = (0..5).filter_map(|_| admission.admit("::1".parse().unwrap())).collect();
-        assert_eq!(loopback.len(), 5, "a proxy on this machine is not one client");
+        let loopback = (0..5).filter(|_| admission.admit("::1".parse().unwrap()));
+        assert_eq!(loopback.count(), 5, "a proxy on this machine is not one client");
     }
 
     #[test]
@@ -245,7 +237,7 @@ mod tests {
     fn addresses_are_forgotten_when_nothing_is_known_of_them() {
         let admission = Admission::new(&config::Tracker::default(), Arc::new(metrics::Tracker::detached()));
         let now = Instant::now();
-        let _permit = admission.admit("9.9.9.9".parse().unwrap());
+        assert!(admission.admit("9.9.9.9".parse().unwrap()));
         for round in 0..4_u32 {
             for n in 0..SWEEP_AT_LEAST as u32 {
                 let ip = std::net::Ipv4Addr::from_bits(0x0a00_0000 + round * 0x1_0000 + n);

@@ -1,23 +1,23 @@
 //! The bytes of one WebSocket, after the upgrade.
 //!
-//! An idle connection holds no buffer. What arrives is read into one that the thread's connections share, and parsed
+//! An idle connection holds no buffer. What arrives is read into one that the thread's connections share, and handled
 //! there before anybody else runs; what is sent was framed when it was queued, and goes out with as few calls as the
 //! system allows.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice};
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::wire::id::InfoHash;
-use crate::wire::tracker_ws::{self, Announce, Failure, Other, Reason, Request};
-use crate::wire::websocket::{self, Decoder, Received, Violation};
+use super::frames::Frames;
+use crate::wire::websocket::{CloseCode, Decoder, Deflater, Inflater, Received, Violation};
 
-/// Bytes read at once: an announce with ten offers is 22 KB. A burst of the shortest announces that fits has 250 of
-/// them, and the outbox has a place for every reply.
+/// Bytes read at once: an announce with ten offers is 22 KB.
 const READ: usize = 32 * 1024;
 
 /// Bytes that the system takes of what cannot be sent yet. What waits beyond that waits in the outbox, where it is bounded
@@ -29,103 +29,110 @@ const SLICES: usize = 64;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+    static INFLATER: RefCell<Inflater> = RefCell::default();
+    static DEFLATER: RefCell<Deflater> = RefCell::default();
 }
 
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: TcpStream,
     decoder: Decoder,
-    /// What the client sent before the upgrade was over.
-    early: Vec<u8>,
+    terms: Terms,
+    /// What has come and is not handled yet: behind the request for the upgrade, or while the client took no replies.
+    early: Box<[u8]>,
 }
 
-/// Something a client sent that wants an answer.
-#[derive(Debug)]
-pub(super) enum Incoming {
-    /// With the field that is the extension's, if it has one.
-    Announce(Announce, Option<Box<str>>),
-    Scrape(Vec<InfoHash>),
-    /// Its text comes along: the extension reads it itself.
-    Other(Other, String),
-    Refused(Failure),
-    Ping(Box<[u8]>),
-    /// The last there is: the connection ends.
-    End(Broken),
+/// What was settled before the first frame.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// Most bytes in a message of the client's.
+    pub(super) max_message: usize,
+    /// Whether messages may be compressed, both ways.
+    pub(super) deflate: bool,
 }
 
 /// Why nothing more comes.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Broken {
-    /// The client said goodbye; this is to be said back.
-    Closed(Box<[u8]>),
+    /// The client said goodbye, with this code; the same is to be said back.
+    Closed(Option<CloseCode>),
     /// It went without a word.
     Lost,
     Violated(Violation),
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, early: Vec<u8>, max_message: usize) -> Self {
+    pub(super) fn new(stream: TcpStream, early: Vec<u8>, terms: Terms) -> Self {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Err(error) = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT) {
             tracing::debug!("a connection keeps the system's buffer: {error}");
         }
-        Self { stream, decoder: Decoder::new(max_message), early }
+        let decoder = Decoder::new(terms.max_message, terms.deflate);
+        Self { stream, decoder, terms, early: early.into() }
     }
 
-    /// Waits for the client to send something. Empty when that was only a part of something, or nothing that matters.
-    /// May be dropped while it waits.
-    pub(super) async fn read(&mut self) -> Vec<Incoming> {
-        if !self.early.is_empty() {
-            let mut early = std::mem::take(&mut self.early);
-            return incoming(&mut self.decoder, &mut early);
+    /// Reads once, and has `handle` take each message; none if what came was only a part of one. When that breaks off,
+    /// what is left waits for the next call.
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        handle: impl FnMut(Received<'_>) -> ControlFlow<()>,
+    ) -> Poll<Result<(), Broken>> {
+        let Self { stream, decoder, terms, early } = self;
+        if !early.is_empty() {
+            let mut input = std::mem::take(early);
+            let left = messages(decoder, *terms, &mut input, handle)?;
+            *early = left.into();
+            return Poll::Ready(Ok(()));
         }
-        loop {
-            if poll_fn(|cx| self.stream.poll_read_ready(cx)).await.is_err() {
-                return vec![Incoming::End(Broken::Lost)];
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(buffer);
+            // A read that does not fill the buffer has emptied the socket: tokio knows, and saves the call that says so.
+            ready!(Pin::new(stream).poll_read(cx, &mut buffer)).map_err(|_| Broken::Lost)?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Err(Broken::Lost));
             }
-            let read = BUFFER.with_borrow_mut(|buffer| {
-                let length = self.stream.try_read(buffer)?;
-                Ok((length > 0).then(|| incoming(&mut self.decoder, &mut buffer[..length])))
-            });
-            match read {
-                Ok(Some(incoming)) => return incoming,
-                Err(error) if would_wait(&error) => {}
-                Ok(None) | Err(_) => return vec![Incoming::End(Broken::Lost)],
+            let left = messages(decoder, *terms, buffer.filled_mut(), handle)?;
+            if !left.is_empty() {
+                *early = left.into();
             }
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    /// Makes frames ready for [`Self::poll_write`].
+    pub(super) fn prepare(&self, frames: &mut Frames) {
+        if self.terms.deflate {
+            DEFLATER.with_borrow_mut(|deflater| frames.each(|frame| deflater.compress(frame)));
         }
     }
 
-    /// Writes what the system takes at once. What it does not take stays in `frames`.
-    pub(super) fn write_now(&self, frames: &mut VecDeque<Box<[u8]>>) -> io::Result<()> {
+    /// Writes `frames`. When given up before it is ready, the connection can only be closed.
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>, frames: &mut Frames) -> Poll<io::Result<()>> {
         while !frames.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let filled =
-                slices.iter_mut().zip(frames.iter()).map(|(slice, frame)| *slice = IoSlice::new(frame)).count();
-            match self.stream.try_write_vectored(&slices[..filled]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => remove(frames, written),
-                Err(error) if would_wait(&error) => return Ok(()),
-                Err(error) => return Err(error),
+            let written = {
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                match frames.fill(&mut slices) {
+                    // The cheaper call, and for most.
+                    1 => self.stream.try_write(&slices[0]),
+                    filled => self.stream.try_write_vectored(&slices[..filled]),
+                }
+            };
+            match written {
+                Ok(0) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                Ok(written) => frames.advance(written),
+                Err(error) if would_wait(&error) => ready!(self.stream.poll_write_ready(cx))?,
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        Ok(())
-    }
-
-    /// Writes all of `frames`. When dropped before the end, the connection can only be closed.
-    pub(super) async fn write(&self, mut frames: VecDeque<Box<[u8]>>) -> io::Result<()> {
-        loop {
-            self.write_now(&mut frames)?;
-            if frames.is_empty() {
-                return Ok(());
-            }
-            poll_fn(|cx| self.stream.poll_write_ready(cx)).await?;
-        }
+        Poll::Ready(Ok(()))
     }
 
     /// Says goodbye with `frame`, and waits for the client to have heard it: a connection closed with bytes unread is
     /// reset, and a reset overtakes what was written (RFC 6455 §7.1.1).
-    pub(super) async fn finish(mut self, frame: Box<[u8]>) -> io::Result<()> {
-        self.write([frame].into()).await?;
+    pub(super) async fn finish(mut self, frame: Vec<u8>) -> io::Result<()> {
+        let mut frames = Frames::from(frame);
+        poll_fn(|cx| self.poll_write(cx, &mut frames)).await?;
         self.stream.shutdown().await?;
         loop {
             poll_fn(|cx| self.stream.poll_read_ready(cx)).await?;
@@ -142,67 +149,32 @@ fn would_wait(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// Removes the first `written` bytes.
-fn remove(frames: &mut VecDeque<Box<[u8]>>, mut written: usize) {
-    while let Some(first) = frames.front_mut() {
-        if written < first.len() {
-            if written > 0 {
-                *first = first[written..].into();
-            }
-            return;
-        }
-        written -= first.len();
-        frames.pop_front();
-    }
-}
-
-/// Everything in `input`, up to the end of the connection.
-fn incoming(decoder: &mut Decoder, mut input: &mut [u8]) -> Vec<Incoming> {
-    let mut all = Vec::new();
+/// Has every message in `input` handled, up to the end of the connection or until `handle` breaks off; what is left then.
+fn messages<'i>(
+    decoder: &mut Decoder,
+    terms: Terms,
+    mut input: &'i mut [u8],
+    mut handle: impl FnMut(Received<'_>) -> ControlFlow<()>,
+) -> Result<&'i [u8], Broken> {
     loop {
-        all.push(match decoder.next(&mut input) {
-            Ok(None) => return all,
-            Ok(Some(Received::Text(text))) => request(text),
-            // JSON is JSON, whatever the client calls it.
-            Ok(Some(Received::Binary(bytes))) => match std::str::from_utf8(bytes) {
-                Ok(text) => request(text),
-                Err(_) => Incoming::Refused(Reason::NotAnObject.into()),
-            },
-            Ok(Some(Received::Ping(payload))) => Incoming::Ping(payload.into()),
-            Ok(Some(Received::Pong)) => continue,
-            Ok(Some(Received::Close(code))) => {
-                all.push(Incoming::End(Broken::Closed(websocket::close(code, ""))));
-                return all;
-            }
-            Err(violation) => {
-                all.push(Incoming::End(Broken::Violated(violation)));
-                return all;
-            }
-        });
-    }
-}
-
-fn request(text: &str) -> Incoming {
-    match tracker_ws::parse(text) {
-        Ok(Request::Announce(announce)) => Incoming::Announce(announce, None),
-        Ok(Request::AnnounceWith { announce, bep46 }) => Incoming::Announce(announce, Some(bep46)),
-        Ok(Request::Scrape(info_hashes)) => Incoming::Scrape(info_hashes),
-        Ok(Request::Other(message)) => Incoming::Other(message, text.to_owned()),
-        Err(failure) => Incoming::Refused(failure),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_partial_write_leaves_the_rest() {
-        let frames = || VecDeque::from([Box::from(*b"one"), Box::from(*b"two"), Box::from(*b"three")]);
-        for written in 0..=11 {
-            let mut left = frames();
-            remove(&mut left, written);
-            assert_eq!(left.into_iter().flatten().collect::<Vec<u8>>(), b"onetwothree"[written..], "{written}");
+        let on = match decoder.next(&mut input).map_err(Broken::Violated)? {
+            None => return Ok(&[]),
+            Some(Received::Close(code)) => return Err(Broken::Closed(code)),
+            Some(Received::Deflated { payload, text }) => INFLATER.with_borrow_mut(|inflater| {
+                let message = inflater.message(payload, terms.max_message).map_err(Broken::Violated)?;
+                let on = handle(if text {
+                    let text = std::str::from_utf8(message).map_err(|_| Broken::Violated(Violation::NotUtf8))?;
+                    Received::Text(text)
+                } else {
+                    Received::Binary(message)
+                });
+                inflater.shrink();
+                Ok(on)
+            })?,
+            Some(message) => handle(message),
+        };
+        if on.is_break() {
+            return Ok(input);
         }
     }
 }

@@ -11,11 +11,14 @@ mod access;
 mod admission;
 mod completed;
 mod connection;
+mod counters;
 mod dense;
+mod frames;
 mod http;
 mod outbox;
 mod rate;
 mod shard;
+mod sockets;
 mod swarm;
 mod table;
 mod udp;
@@ -37,8 +40,10 @@ use tokio::net::{TcpStream, UdpSocket};
 use self::access::{Access, Refused};
 use self::admission::Admission;
 use self::completed::{Downloads, Recorder};
-use self::connection::Connection;
-use self::shard::{Full, Shards, Socket};
+use self::connection::{Connection, Terms};
+use self::counters::Counters;
+use self::shard::{Full, Shards};
+use self::sockets::Sockets;
 use self::table::{NativeQuestion, SocketId};
 use self::ws::Session;
 use crate::tasks::Tasks;
@@ -48,7 +53,8 @@ use crate::wire::tracker_ws::{Description, Message, OfferId};
 use crate::{config, metrics};
 
 pub use access::{ChangeError, LineError, List, ListError, Origin};
-pub use outbox::{Late, Outbox};
+pub use frames::Late;
+pub use outbox::Outbox;
 
 /// Somebody inside this process who wants to meet the web peers of some swarms (the bridge).
 pub trait Resident: Send + Sync + 'static {
@@ -88,9 +94,15 @@ impl AnswerTo {
         let Self { outbox, info_hash, offer_id } = self;
         let answer = Description::answer(sdp);
         if outbox.send_message(&Message::Answer { info_hash, peer_id, offer_id, answer }) {
-            outbox.count_relayed("resident_answer");
+            outbox.count_resident_answer();
         }
     }
+}
+
+/// Makes the [`Extension`] of a socket when it is first needed, which for most sockets is never.
+pub trait Extensions: Send + Sync + 'static {
+    /// That of one more socket.
+    fn open(&self) -> Arc<dyn Extension>;
 }
 
 /// Actions on a socket that the tracker itself does not know (`dht_*`).
@@ -170,7 +182,9 @@ struct Inner {
     resident: ResidentSlot,
     shards: Shards,
     access: Access,
-    admission: Arc<Admission>,
+    admission: Admission,
+    sockets: Sockets,
+    counters: Arc<Counters>,
     next_socket: AtomicU64,
 }
 
@@ -208,10 +222,12 @@ impl Tracker {
         metrics: metrics::Tracker,
         tasks: &Tasks,
     ) -> Self {
-        let metrics = Arc::new(metrics);
+        let (metrics, counters) = (Arc::new(metrics.clone()), Arc::new(Counters::new(&metrics)));
         let resident = ResidentSlot::default();
         let inner = Inner {
-            shards: Shards::start(settings, &resident, &metrics, completed, tasks),
+            shards: Shards::start(settings, &resident, (&metrics, &counters), completed, tasks),
+            sockets: Sockets::watched(tasks),
+            counters,
             access,
             admission: Admission::new(settings, metrics.clone()),
             settings: settings.clone(),
@@ -230,48 +246,31 @@ impl Tracker {
     }
 
     /// Answers a request for a WebSocket, and serves it in a task of the node's until it closes or the node stops.
-    /// `from` is the client's address as the operator wants it seen (behind a proxy, not the proxy's). `extension` may be
-    /// this socket's own: it is dropped with it.
+    /// `from` is the client's address as the operator wants it seen (behind a proxy, not the proxy's).
     /// `Io` is the connection that hyper serves.
-    pub fn upgrade<Io>(&self, mut request: Request, from: IpAddr, extension: Arc<dyn Extension>) -> Response
+    pub fn upgrade<Io>(&self, mut request: Request, from: IpAddr, extensions: Arc<dyn Extensions>) -> Response
     where
         Io: AsyncRead + AsyncWrite + Into<TcpStream> + Unpin + Send + 'static,
     {
-        let (response, upgrade) = match upgrade::handshake(&mut request) {
+        let (response, upgrade, deflate) = match upgrade::handshake(&mut request, self.inner.settings.compression) {
             Ok(accepted) => accepted,
             Err(refused) => return refused.into_response(),
         };
-        let tracker = self.clone();
+        let inner = self.inner.clone();
         // Two tasks, so that the one that lives as long as the socket is no larger than it must be.
         self.inner.tasks.spawn_cancellable(async move {
-            if let Some((stream, early)) = upgrade::upgraded::<Io>(upgrade).await {
-                let tasks = tracker.inner.tasks.clone();
-                tasks.spawn(tracker.serve(stream, early, from.to_canonical(), extension));
+            let Some((stream, early)) = upgrade::upgraded::<Io>(upgrade).await else { return };
+            let (tasks, from) = (inner.tasks.clone(), from.to_canonical());
+            let max_message = usize::try_from(inner.settings.max_message_size.as_u64()).unwrap_or(usize::MAX);
+            let connection = Connection::new(stream, early, Terms { max_message, deflate });
+            if inner.admission.admit(from) {
+                let id = SocketId(inner.next_socket.fetch_add(1, Ordering::Relaxed));
+                tasks.spawn(Session::new(inner, extensions, connection, (id, from)).run());
+            } else {
+                ws::turn_away(connection, &tasks);
             }
         });
         response
-    }
-
-    fn serve(
-        self,
-        stream: TcpStream,
-        early: Vec<u8>,
-        from: IpAddr,
-        extension: Arc<dyn Extension>,
-    ) -> impl Future<Output = ()> + Send {
-        let Self { inner } = self;
-        let max_message = usize::try_from(inner.settings.max_message_size.as_u64()).unwrap_or(usize::MAX);
-        let connection = Connection::new(stream, early, max_message);
-        let permit = inner.admission.admit(from);
-        let id = SocketId(inner.next_socket.fetch_add(1, Ordering::Relaxed));
-        let (outbox, inbox) = outbox::channel(inner.metrics.clone());
-        let session = Session::new(inner, extension, connection, Socket { id, from, outbox }, inbox);
-        async move {
-            match permit {
-                Some(_permit) => session.run().await,
-                None => session.turn_away().await,
-            }
-        }
     }
 
     /// Answers an announce (BEP 3, 7, 23): the bencoded body, failures too. `query` is the raw query string.

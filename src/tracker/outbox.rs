@@ -1,11 +1,12 @@
 //! What waits to be written to one WebSocket.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use crate::metrics;
+use super::counters::Counters;
+use super::frames::{Frames, Late, Queued};
 use crate::wire::tracker_ws::Message;
 use crate::wire::websocket;
 
@@ -29,17 +30,6 @@ pub struct Outbox {
     shared: Arc<Shared>,
 }
 
-/// A message that is made only when it can be written, so that what waits for a slow reader is never out of date.
-pub trait Late: Send + Sync + 'static {
-    /// The message, if there still is something to say. From now on it is no longer queued.
-    fn message(&self) -> Option<String>;
-}
-
-enum Queued {
-    Frame(Box<[u8]>),
-    Late(Arc<dyn Late>),
-}
-
 impl std::fmt::Debug for Outbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Outbox").field("queued", &self.shared.queue().messages.len()).finish_non_exhaustive()
@@ -50,31 +40,37 @@ struct Shared {
     // A std mutex: it is held while a frame is put in or frames are taken out, never across an await. A channel would
     // keep a block of places for every idle socket; this keeps none.
     queue: Mutex<Queue>,
-    metrics: Arc<metrics::Tracker>,
+    /// Looks since the client was last heard; see [`Outbox::look`].
+    silent_looks: AtomicU8,
+    counters: Arc<Counters>,
 }
 
 #[derive(Default)]
 struct Queue {
     messages: VecDeque<Queued>,
-    overflowed: bool,
+    /// Why the session must end, if somebody else says so.
+    end: Option<Forced>,
     /// The session is gone.
     closed: bool,
-    /// The session, while it waits.
+    /// The session waits to be woken.
+    asleep: bool,
     session: Option<Waker>,
 }
 
-/// A message has found no place.
+/// Why a session ends that would have gone on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Overflowed;
+pub(super) enum Forced {
+    /// A message has found no place.
+    Overflowed,
+    /// The client does not answer to pings.
+    Silent,
+    /// The node stops.
+    Stopping,
+}
 
 /// The session's end of an [`Outbox`].
 pub(super) struct Inbox {
     shared: Arc<Shared>,
-}
-
-pub(super) fn channel(metrics: Arc<metrics::Tracker>) -> (Outbox, Inbox) {
-    let shared = Arc::new(Shared { queue: Mutex::default(), metrics });
-    (Outbox { shared: shared.clone() }, Inbox { shared })
 }
 
 impl Shared {
@@ -86,7 +82,7 @@ impl Shared {
 impl Outbox {
     /// Queues one text message. `false` when the socket is closed, or is now being closed because it reads too slowly.
     pub fn send(&self, message: impl AsRef<str>) -> bool {
-        self.push(Queued::Frame(websocket::text(message.as_ref())))
+        self.send_frame(websocket::text(message.as_ref()))
     }
 
     /// Queues a place for a message that is made when its turn comes. Who queues it again before that takes another place.
@@ -96,28 +92,57 @@ impl Outbox {
 
     /// Queues a message of the tracker's own, and counts what it is.
     pub(super) fn send_message(&self, message: &Message) -> bool {
-        let metrics = &self.shared.metrics;
+        let counters = &self.shared.counters;
         match message {
-            Message::Announced { .. } => metrics.announces.with_label_values(&["ws"]).inc(),
-            Message::Scraped(_) => metrics.scrapes.with_label_values(&["ws"]).inc(),
-            Message::Failure(_) => metrics.errors.with_label_values(&["ws"]).inc(),
+            Message::Announced { .. } => counters.announces.inc(),
+            Message::Scraped(_) => counters.scrapes.inc(),
+            Message::Failure(_) => counters.errors.inc(),
             Message::Offer { .. } | Message::Answer { .. } => {}
         }
-        self.send(message.encode())
+        self.send_frame(websocket::text_with(message.size_hint(), |text| message.write_to(text)))
     }
 
     /// Queues an offer if there is plenty of room, and drops it otherwise.
     pub(super) fn send_offer(&self, offer: &Message) -> bool {
         if CAPACITY - self.shared.queue().messages.len() < RESERVED_FOR_REPLIES {
-            self.shared.metrics.dropped.with_label_values(&["busy_reader"]).inc();
+            self.shared.counters.busy_reader.inc();
             return false;
         }
         self.send_message(offer)
     }
 
-    /// Counts an offer or answer that was passed on.
-    pub(super) fn count_relayed(&self, kind: &str) {
-        self.shared.metrics.relayed.with_label_values(&[kind]).inc();
+    /// Counts an answer of the resident's that was passed on.
+    pub(super) fn count_resident_answer(&self) {
+        self.shared.counters.resident_answers.inc();
+    }
+
+    /// Looks whether the client is still there; to be called at regular times. Whatever it sends counts as a sign of
+    /// life, so a busy socket is never pinged.
+    pub(super) fn look(&self) {
+        let looks = self.shared.silent_looks.fetch_add(1, Ordering::Relaxed) + 1;
+        match Pulse::after(looks) {
+            Pulse::Lively => {}
+            Pulse::Quiet => {
+                self.send_frame(websocket::ping());
+            }
+            Pulse::Gone => self.end(Forced::Silent),
+        }
+    }
+
+    /// Ends the session.
+    pub(super) fn end(&self, why: Forced) {
+        let mut queue = self.shared.queue();
+        queue.end.get_or_insert(why);
+        queue.wake();
+    }
+
+    /// Answers a ping.
+    pub(super) fn pong(&self, payload: &[u8]) {
+        self.send_frame(websocket::pong(payload));
+    }
+
+    fn send_frame(&self, frame: Vec<u8>) -> bool {
+        self.push(Queued::Frame(frame))
     }
 
     fn push(&self, message: Queued) -> bool {
@@ -129,16 +154,10 @@ impl Outbox {
         if sent {
             queue.messages.push_back(message);
         } else {
-            queue.overflowed = true;
+            queue.end.get_or_insert(Forced::Overflowed);
+            self.shared.counters.slow_reader.inc();
         }
-        let session = queue.session.take();
-        drop(queue);
-        if !sent {
-            self.shared.metrics.dropped.with_label_values(&["slow_reader"]).inc();
-        }
-        if let Some(session) = session {
-            session.wake();
-        }
+        queue.wake();
         sent
     }
 }
@@ -150,26 +169,63 @@ impl Queue {
         }
         self.messages.drain(..BATCH).collect()
     }
-}
 
-/// Called without the queue: a late message may be queued again while it is made.
-fn frames(messages: VecDeque<Queued>) -> VecDeque<Box<[u8]>> {
-    let frame = |queued| match queued {
-        Queued::Frame(frame) => Some(frame),
-        Queued::Late(late) => late.message().map(|message| websocket::text(&message)),
-    };
-    messages.into_iter().filter_map(frame).collect()
+    fn wake(&mut self) {
+        if std::mem::take(&mut self.asleep)
+            && let Some(session) = &self.session
+        {
+            session.wake_by_ref();
+        }
+    }
 }
 
 impl Inbox {
-    /// Waits for messages, and takes some: as frames, for which there may be none when there was nothing to say.
-    pub(super) async fn take(&self) -> Result<VecDeque<Box<[u8]>>, Overflowed> {
-        let taken = poll_fn(|cx| match self.poll_overflowed(cx) {
-            (Poll::Ready(overflowed), _) => Poll::Ready(Err(overflowed)),
-            (Poll::Pending, queue) if queue.messages.is_empty() => Poll::Pending,
-            (Poll::Pending, mut queue) => Poll::Ready(Ok(queue.take())),
-        });
-        taken.await.map(frames)
+    /// The inbox of a new session.
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
+        let (queue, silent_looks) = (Mutex::default(), AtomicU8::new(0));
+        Self { shared: Arc::new(Shared { queue, silent_looks, counters }) }
+    }
+
+    /// The other end.
+    pub(super) fn outbox(&self) -> Outbox {
+        Outbox { shared: self.shared.clone() }
+    }
+
+    /// Takes some of the messages that are there, or none.
+    pub(super) fn take(&self) -> Result<Frames, Forced> {
+        let mut queue = self.shared.queue();
+        // Whoever takes is awake.
+        queue.asleep = false;
+        match queue.end {
+            Some(end) => Err(end),
+            None => {
+                let taken = queue.take();
+                drop(queue);
+                Ok(Frames::of(taken))
+            }
+        }
+    }
+
+    /// Ready when there is something to take. Otherwise the session sleeps, and the next message wakes it.
+    pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut queue = self.shared.queue();
+        if queue.end.is_some() || !queue.messages.is_empty() {
+            return Poll::Ready(());
+        }
+        queue.sleep(cx);
+        Poll::Pending
+    }
+
+    /// Ready when the session must end, whatever it does.
+    pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<Forced> {
+        let mut queue = self.shared.queue();
+        match queue.end {
+            Some(end) => Poll::Ready(end),
+            None => {
+                queue.sleep(cx);
+                Poll::Pending
+            }
+        }
     }
 
     /// Whether it had better be emptied before it is given more.
@@ -177,27 +233,19 @@ impl Inbox {
         self.shared.queue().messages.len() >= CAPACITY / 4
     }
 
-    /// As [`Self::take`], of what is there now.
-    pub(super) fn take_now(&self) -> VecDeque<Box<[u8]>> {
-        let taken = self.shared.queue().take();
-        frames(taken)
+    /// The client has sent something.
+    pub(super) fn heard(&self) {
+        self.shared.silent_looks.store(0, Ordering::Relaxed);
     }
+}
 
-    /// Resolves once a message has found no place.
-    pub(super) async fn overflowed(&self) -> Overflowed {
-        poll_fn(|cx| self.poll_overflowed(cx).0).await
-    }
-
-    fn poll_overflowed(&self, cx: &mut Context<'_>) -> (Poll<Overflowed>, MutexGuard<'_, Queue>) {
-        let mut queue = self.shared.queue();
-        if queue.overflowed {
-            return (Poll::Ready(Overflowed), queue);
-        }
-        match &mut queue.session {
+impl Queue {
+    fn sleep(&mut self, cx: &mut Context<'_>) {
+        self.asleep = true;
+        match &mut self.session {
             Some(session) => session.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
-        (Poll::Pending, queue)
     }
 }
 
@@ -213,11 +261,34 @@ impl Drop for Inbox {
     }
 }
 
+/// What looks that found no sign of life mean.
+#[derive(Debug, PartialEq, Eq)]
+enum Pulse {
+    Lively,
+    /// Nothing came since the last look: ping it.
+    Quiet,
+    /// Two pings have gone unanswered.
+    Gone,
+}
+
+impl Pulse {
+    fn after(silent_looks: u8) -> Self {
+        match silent_looks {
+            0 | 1 => Self::Lively,
+            2 | 3 => Self::Quiet,
+            _ => Self::Gone,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::metrics;
     use crate::wire::id::{InfoHash, PeerId};
     use crate::wire::tracker_ws::{Description, Offer, OfferId};
 
@@ -227,27 +298,41 @@ mod tests {
 
     impl Late for Count {
         fn message(&self) -> Option<String> {
-            let asked = self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let asked = self.0.fetch_add(1, Ordering::SeqCst);
             (asked != 1).then(|| asked.to_string())
         }
     }
 
+    fn inbox() -> (Outbox, Inbox, metrics::Tracker) {
+        let metrics = metrics::Tracker::detached();
+        let inbox = Inbox::new(Arc::new(Counters::new(&metrics)));
+        (inbox.outbox(), inbox, metrics)
+    }
+
+    /// What is there, byte for byte.
+    fn taken(inbox: &Inbox) -> Result<Vec<u8>, Forced> {
+        inbox.take().map(|frames| frames.bytes())
+    }
+
+    fn is_ready(inbox: &Inbox) -> bool {
+        poll_fn(|cx| inbox.poll_ready(cx)).now_or_never().is_some()
+    }
+
     #[test]
     fn late_messages_are_made_when_they_are_read() {
-        let (outbox, inbox) = channel(Arc::new(metrics::Tracker::detached()));
+        let (outbox, inbox, _) = inbox();
         let late = Arc::new(Count::default());
         for _ in 0..3 {
             assert!(outbox.send_late(late.clone()));
         }
-        assert_eq!(late.0.load(std::sync::atomic::Ordering::SeqCst), 0);
-        let taken = inbox.take().now_or_never().unwrap().unwrap();
-        assert_eq!(taken, [websocket::text("0"), websocket::text("2")], "the second has nothing to say");
+        assert_eq!(late.0.load(Ordering::SeqCst), 0);
+        let expected = [websocket::text("0"), websocket::text("2")].concat();
+        assert_eq!(taken(&inbox), Ok(expected), "the second has nothing to say");
     }
 
     #[test]
     fn offers_leave_room_for_replies_and_replies_overflow() {
-        let metrics = Arc::new(metrics::Tracker::detached());
-        let (outbox, inbox) = channel(metrics.clone());
+        let (outbox, inbox, metrics) = inbox();
         let dropped = |reason| metrics.dropped.with_label_values(&[reason]).get();
         let offer = Message::Offer {
             info_hash: InfoHash([0; 20]),
@@ -257,27 +342,71 @@ mod tests {
         let queued = (0..CAPACITY).filter(|_| outbox.send_offer(&offer)).count();
         assert_eq!(queued, CAPACITY - RESERVED_FOR_REPLIES + 1);
         assert_eq!(dropped("busy_reader") as usize, CAPACITY - queued);
-        assert!(inbox.overflowed().now_or_never().is_none());
+        let end = || poll_fn(|cx| inbox.poll_end(cx)).now_or_never();
+        assert_eq!(end(), None);
 
         assert_eq!((queued..CAPACITY).filter(|_| outbox.send("reply")).count(), CAPACITY - queued);
         assert!(!outbox.send("one too many"));
         assert_eq!(dropped("slow_reader"), 1);
-        assert_eq!(inbox.overflowed().now_or_never(), Some(Overflowed));
-        assert_eq!(inbox.take().now_or_never(), Some(Err(Overflowed)));
+        assert_eq!(end(), Some(Forced::Overflowed));
+        assert_eq!(taken(&inbox), Err(Forced::Overflowed));
+        outbox.end(Forced::Stopping);
+        assert_eq!(end(), Some(Forced::Overflowed), "the first reason is the reason");
     }
 
     #[test]
     fn frames_come_out_in_order_and_leave_nothing() {
-        let (outbox, inbox) = channel(Arc::new(metrics::Tracker::detached()));
-        assert!(inbox.take().now_or_never().is_none());
+        let (outbox, inbox, _) = inbox();
+        assert!(!is_ready(&inbox));
         assert!(outbox.send("one") && outbox.send("two"));
-        let taken = inbox.take().now_or_never().unwrap().unwrap();
-        assert_eq!(taken, [websocket::text("one"), websocket::text("two")]);
+        assert!(is_ready(&inbox));
+        assert_eq!(taken(&inbox), Ok([websocket::text("one"), websocket::text("two")].concat()));
+        assert!(!is_ready(&inbox));
         assert_eq!(inbox.shared.queue().messages.capacity(), 0);
 
-        outbox.send("three");
-        assert_eq!(inbox.take_now().len(), 1);
         drop(inbox);
         assert!(!outbox.send("nobody reads"));
+    }
+
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_session_is_woken_once_when_it_sleeps() {
+        let (outbox, inbox, _) = inbox();
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut cx = Context::from_waker(&waker);
+        for round in 0..3 {
+            outbox.send("to somebody awake");
+            assert_eq!(woken.0.load(Ordering::SeqCst), round);
+            assert_eq!(inbox.poll_ready(&mut cx), Poll::Ready(()), "it does not fall asleep on a message");
+            inbox.take().unwrap();
+            assert_eq!(inbox.poll_ready(&mut cx), Poll::Pending);
+            outbox.send("to somebody asleep");
+            outbox.send("to somebody waking up");
+            assert_eq!(woken.0.load(Ordering::SeqCst), round + 1);
+            inbox.take().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_quiet_socket_is_pinged_and_a_silent_one_given_up() {
+        let (outbox, inbox, _) = inbox();
+        for _ in 0..2 {
+            let looks = [(); 4].map(|()| {
+                outbox.look();
+                taken(&inbox)
+            });
+            assert_eq!(looks, [Ok(vec![]), Ok(websocket::ping()), Ok(websocket::ping()), Err(Forced::Silent)]);
+            inbox.shared.queue().end = None;
+            inbox.heard();
+        }
     }
 }

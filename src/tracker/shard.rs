@@ -1,9 +1,9 @@
 //! Shards: the swarm table in parts, by info hash. Each is behind a lock of its own, and whoever needs a swarm takes the
 //! lock for the microseconds that its announce takes.
 //!
-//! Nobody who holds a lock waits for anything, and what must be sent is sent after it was given back, so no client can
-//! make another wait. A task and a queue for each shard would do the same with two wake-ups an announce, on another
-//! processor as often as not, and with a bound for each queue and for each socket's share of it.
+//! A task and a queue for each shard, which this was before, cost more than the announces themselves: two wake-ups for
+//! each, on another processor as often as not. Nobody who holds a lock waits for anything, and what must be sent is sent
+//! after it was given back, so no client can make another wait.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 
 use super::completed::{Downloads, Recorder};
+use super::counters::Counters;
 use super::outbox::Outbox;
 use super::table::{Effect, Effects, Intervals, NativeQuestion, SocketId, Table, WebAnnounce};
 use super::{AnswerTo, ResidentSlot, Stats, WebOffer};
@@ -50,6 +51,7 @@ struct Shared {
     max_peers: usize,
     recorder: Recorder,
     resident: ResidentSlot,
+    counters: Arc<Counters>,
     metrics: Arc<metrics::Tracker>,
 }
 
@@ -60,7 +62,7 @@ impl std::fmt::Debug for Shared {
 }
 
 /// One WebSocket, as shards see it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Socket {
     pub(super) id: SocketId,
     pub(super) from: IpAddr,
@@ -81,7 +83,7 @@ impl Shards {
     pub(super) fn start(
         settings: &config::Tracker,
         resident: &ResidentSlot,
-        metrics: &Arc<metrics::Tracker>,
+        (metrics, counters): (&Arc<metrics::Tracker>, &Arc<Counters>),
         (kept, recorder): (Vec<Downloads>, Recorder),
         tasks: &Tasks,
     ) -> Self {
@@ -101,6 +103,7 @@ impl Shards {
             max_peers: settings.max_peers,
             recorder,
             resident: resident.clone(),
+            counters: counters.clone(),
             metrics: metrics.clone(),
         };
         let all = Self { shards: shards.into_iter().map(Mutex::new).collect(), shared: Arc::new(shared) };
@@ -215,28 +218,28 @@ impl Shared {
 
     /// Does what the table said about an announce that came from `origin`.
     fn perform(&self, origin: &Socket, effect: Effect<Outbox>) {
-        let count = |kind| self.metrics.relayed.with_label_values(&[kind]).inc();
+        let Self { counters, resident, .. } = self;
         match effect {
             Effect::Send(to, message) => {
                 if matches!(message, Message::Failure(_)) {
                     self.metrics.not_taken.with_label_values(&["table_full"]).inc();
                 }
                 if to.send_message(&message) && matches!(message, Message::Answer { .. }) {
-                    count("answer");
+                    counters.answers.inc();
                 }
             }
             Effect::Offer { to, message } => {
                 if to.send_offer(&message) {
-                    count("offer");
+                    counters.offers.inc();
                 }
             }
             Effect::Resident { info_hash, peer_id, offer } => {
-                let (Some(resident), Some(sdp)) = (self.resident.get(), offer.description.sdp()) else { return };
+                let (Some(resident), Some(sdp)) = (resident.get(), offer.description.sdp()) else { return };
                 let answer = AnswerTo { outbox: origin.outbox.clone(), info_hash, offer_id: offer.id };
                 resident.offer(WebOffer { info_hash, peer_id, sdp, answer, from: origin.from });
-                count("resident_offer");
+                counters.resident_offers.inc();
             }
-            Effect::AnswerDropped => self.metrics.dropped.with_label_values(&["unexpected_answer"]).inc(),
+            Effect::AnswerDropped => counters.unexpected_answer.inc(),
         }
     }
 

@@ -104,7 +104,7 @@ async fn announce(
 ) -> Response {
     let from = IpAddr::from([127, 0, 0, 1]);
     if request.headers().contains_key(UPGRADE) {
-        return tracker.upgrade::<TcpStream>(request, from, extension);
+        return tracker.upgrade::<TcpStream>(request, from, Arc::new(TestExtensions(extension)));
     }
     tracker.http_announce("/announce", &query.unwrap_or_default(), from).into_response()
 }
@@ -117,6 +117,15 @@ async fn scrape(State(doors): State<Doors>, RawQuery(query): RawQuery) -> Vec<u8
 struct TestExtension {
     hold: Arc<Semaphore>,
     left: Mutex<Vec<InfoHash>>,
+}
+
+/// The same one for every socket.
+struct TestExtensions(Arc<TestExtension>);
+
+impl Extensions for TestExtensions {
+    fn open(&self) -> Arc<dyn Extension> {
+        self.0.clone()
+    }
 }
 
 impl Extension for TestExtension {

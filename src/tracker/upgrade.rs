@@ -3,7 +3,8 @@
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{
-    ALLOW, CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    ALLOW, CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -36,8 +37,9 @@ impl IntoResponse for Refused {
 /// §4.1: "The value of this header field MUST be 13."
 const VERSION: &str = "13";
 
-/// A connection that is about to become a WebSocket, and the response that makes it one.
-pub(super) fn handshake(request: &mut Request) -> Result<(Response, OnUpgrade), Refused> {
+/// A connection that is about to become a WebSocket, the response that makes it one, and whether messages may be
+/// compressed then, which this end must be willing to.
+pub(super) fn handshake(request: &mut Request, deflate: bool) -> Result<(Response, OnUpgrade, bool), Refused> {
     if request.method() != Method::GET {
         return Err(Refused::Method);
     }
@@ -54,8 +56,13 @@ pub(super) fn handshake(request: &mut Request) -> Result<(Response, OnUpgrade), 
         (UPGRADE, HeaderValue::from_static("websocket")),
         (SEC_WEBSOCKET_ACCEPT, accept),
     ];
-    let response = (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response();
-    Ok((response, hyper::upgrade::on(request)))
+    let mut response = (StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response();
+    let mut offers = request.headers().get_all(SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|value| value.to_str().ok());
+    let deflate = deflate && offers.any(websocket::accepts);
+    if deflate {
+        response.headers_mut().insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(websocket::AGREED));
+    }
+    Ok((response, hyper::upgrade::on(request), deflate))
 }
 
 /// The bare connection, once the response is written, and what the client has sent on it already. `Io` is what hyper

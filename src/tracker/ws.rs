@@ -1,24 +1,30 @@
-//! One WebSocket: reads requests, takes them to the swarm table, writes what is in its outbox.
+//! One WebSocket: reads requests, asks the table, writes what is in its outbox.
+//!
+//! Everything a message asks for is done on the spot, or handed to a task of its own, so a session waits for nothing but
+//! its socket. It is a hand-written state machine and not an `async fn`: there may be a hundred thousand of them that do
+//! nothing, and this one is a tenth the size.
 
-use std::collections::{HashSet, VecDeque};
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 
-use super::connection::{Broken, Connection, Incoming};
-use super::outbox::{Inbox, Overflowed};
+use super::connection::{Broken, Connection};
+use super::frames::Frames;
+use super::outbox::{Forced, Inbox};
 use super::shard::Socket;
-use super::{Announced, Extension, Inner, MAX_IN_FLIGHT, Refused};
+use super::table::SocketId;
+use super::{Announced, Extension, Extensions, Inner, MAX_IN_FLIGHT, Refused};
+use crate::tasks::Tasks;
 use crate::wire::id::{InfoHash, PeerId};
-use crate::wire::tracker_ws::{self, Announce, Failure, Intent, Message, Offer, Other, Reason};
-use crate::wire::websocket::{self, CloseCode, Violation};
-
-/// How often a session looks whether its socket has fallen silent. Two of these stay below the minute after which
-/// common proxies (nginx's `proxy_read_timeout`) cut an idle connection.
-const LOOK_EVERY: Duration = Duration::from_secs(25);
+use crate::wire::tracker_ws::{self, Announce, Failure, Intent, Message, Offer, Other, Reason, Request};
+use crate::wire::websocket::{self, CloseCode, Received, Violation};
 
 /// How long one write may take before the reader counts as gone.
 const WRITE_DEADLINE: Duration = Duration::from_secs(20);
@@ -27,147 +33,170 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
 pub(super) struct Session {
-    tracker: Arc<Inner>,
-    extension: Arc<dyn Extension>,
     connection: Connection,
+    desk: Desk,
+    /// Frames that the system did not take at once. In a box: it is needed for the few that are slow.
+    slow: Option<Box<Slow>>,
+}
+
+struct Slow {
+    frames: Frames,
+    deadline: Pin<Box<Sleep>>,
+}
+
+/// Where a socket's messages are dealt with.
+struct Desk {
+    tracker: Arc<Inner>,
     socket: Socket,
     inbox: Inbox,
-    /// The peers this socket has announced and not stopped.
-    peers: HashSet<(InfoHash, PeerId)>,
+    /// The peers this socket has announced and not stopped, sorted. (A set would take ten times the space for the one
+    /// peer that most have.)
+    peers: Vec<(InfoHash, PeerId)>,
+    extension: Lazy,
     /// Places for extension messages in flight; made when the first one comes, which for most sockets is never.
     in_flight: Option<Arc<Semaphore>>,
-    pulse: Pulse,
+}
+
+/// The socket's extension, once it has been asked for something.
+enum Lazy {
+    Asleep(Arc<dyn Extensions>),
+    Awake(Arc<dyn Extension>),
 }
 
 /// Why a session ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The client closed, and hears this in return; or the connection broke.
-    Client(Option<Box<[u8]>>),
-    /// It did not answer to pings.
-    Silent,
+    /// The client closed, or the connection broke.
+    Client(Broken),
     /// It does not read what is sent to it.
     Slow,
-    /// It sent something that is not WebSocket, or too much.
-    Violated(Violation),
-    /// The node stops.
-    Stopping,
+    /// Something else ends it.
+    Forced(Forced),
 }
 
 impl Session {
+    /// The session of a socket that was let in.
     pub(super) fn new(
         tracker: Arc<Inner>,
-        extension: Arc<dyn Extension>,
+        extensions: Arc<dyn Extensions>,
         connection: Connection,
-        socket: Socket,
-        inbox: Inbox,
+        (id, from): (SocketId, IpAddr),
     ) -> Self {
-        Self {
-            tracker,
-            extension,
-            connection,
-            socket,
-            inbox,
-            peers: HashSet::new(),
-            in_flight: None,
-            pulse: Pulse::default(),
-        }
+        let inbox = Inbox::new(tracker.counters.clone());
+        tracker.sockets.open(id, inbox.outbox());
+        let socket = Socket { id, from, outbox: inbox.outbox() };
+        let extension = Lazy::Asleep(extensions);
+        let desk = Desk { tracker, socket, inbox, peers: Vec::new(), extension, in_flight: None };
+        Self { connection, desk, slow: None }
     }
 
     /// Serves the socket until it ends, and takes everything it brought out of the swarms.
-    pub(super) async fn run(mut self) {
-        let end = self.serve().await;
-        self.tracker.admission.take_back(self.socket.from, self.peers.len());
-        self.tracker.shards.closed(self.socket.id, self.peers);
-        self.tracker.metrics.closed.with_label_values(&[end.label()]).inc();
-        if let Some(frame) = end.close_frame() {
-            // The client may be past hearing; it was told.
-            let _ = timeout(CLOSE_DEADLINE, self.connection.finish(frame)).await;
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` has room for its argument twice")]
+    pub(super) fn run(mut self) -> impl Future<Output = ()> + Send {
+        async move {
+            let end = std::future::poll_fn(|cx| self.poll(cx)).await;
+            self.desk.leave();
+            self.desk.tracker.metrics.closed.with_label_values(&[end.label()]).inc();
+            if let Some(frame) = end.close_frame() {
+                farewell(self.connection, frame, &self.desk.tracker.tasks);
+            }
         }
     }
 
-    /// There is no room for this socket.
-    pub(super) async fn turn_away(self) {
-        let frame = websocket::close(Some(CloseCode::TRY_AGAIN_LATER), "too many connections");
-        // Told or not, the connection ends here.
-        let _ = timeout(CLOSE_DEADLINE, self.connection.finish(frame)).await;
-    }
-
-    async fn serve(&mut self) -> End {
-        let tasks = self.tracker.tasks.clone();
-        let mut stopping = std::pin::pin!(tasks.stopping());
-        let mut look = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Ends come first, then writing, then reading: a client that does not take its replies is not asked for more
+    /// requests, and what it sends meanwhile waits in its own kernel.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
-            // Ends come first, then writing, then reading: a client that does not take its replies is not asked for
-            // more requests, and what it sends meanwhile waits in its own kernel.
-            let done = tokio::select! {
-                biased;
-                () = &mut stopping => Err(End::Stopping),
-                frames = self.inbox.take() => match frames {
-                    Ok(frames) => tokio::select! {
-                        biased;
-                        () = &mut stopping => Err(End::Stopping),
-                        done = self.write(frames) => done,
-                    },
-                    Err(Overflowed) => Err(End::Slow),
-                },
-                _ = look.tick() => self.keep_alive().await,
-                incoming = self.connection.read() => self.answer(incoming).await,
-            };
-            if let Err(end) = done {
-                return end;
+            if let Some(slow) = &mut self.slow {
+                // A client that is being sent too much meanwhile is not waited for.
+                if let Poll::Ready(end) = self.desk.inbox.poll_end(cx) {
+                    return Poll::Ready(End::Forced(end));
+                }
+                if let Err(end) = ready!(slow.poll(&self.connection, cx)) {
+                    return Poll::Ready(end);
+                }
+                self.slow = None;
+            }
+            match self.desk.inbox.take() {
+                Err(end) => return Poll::Ready(End::Forced(end)),
+                Ok(frames) if frames.is_empty() => {}
+                Ok(frames) => {
+                    if let Err(end) = self.write(cx, frames) {
+                        return Poll::Ready(end);
+                    }
+                    continue;
+                }
+            }
+            match self.connection.poll_read(cx, |message| self.desk.hear(message)) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(broken)) => return Poll::Ready(End::Client(broken)),
+                Poll::Pending => ready!(self.desk.inbox.poll_ready(cx)),
             }
         }
     }
 
-    /// Writes frames. Seldom has to wait for it; a client that is being sent too much meanwhile is not waited for.
-    async fn write(&self, mut frames: VecDeque<Box<[u8]>>) -> Result<(), End> {
-        self.connection.write_now(&mut frames).map_err(|_| End::Client(None))?;
-        if frames.is_empty() {
-            return Ok(());
-        }
-        // In a box: it is needed for the few that are slow, and would make every session larger.
-        let wait = Box::pin(async {
-            tokio::select! {
-                biased;
-                Overflowed = self.inbox.overflowed() => Err(End::Slow),
-                done = timeout(WRITE_DEADLINE, self.connection.write(frames)) => match done {
-                    Ok(Ok(())) => Ok(()),
-                    Ok(Err(_)) => Err(End::Client(None)),
-                    Err(_) => Err(End::Slow),
-                },
+    /// Writes frames, or has them written as the client takes them.
+    fn write(&mut self, cx: &mut Context<'_>, mut frames: Frames) -> Result<(), End> {
+        self.connection.prepare(&mut frames);
+        match self.connection.poll_write(cx, &mut frames) {
+            Poll::Ready(written) => written.map_err(|_| End::Client(Broken::Lost)),
+            Poll::Pending => {
+                self.slow = Some(Box::new(Slow { frames, deadline: Box::pin(sleep(WRITE_DEADLINE)) }));
+                Ok(())
             }
-        });
-        wait.await
-    }
-
-    async fn keep_alive(&mut self) -> Result<(), End> {
-        match self.pulse.look() {
-            Pulsing::Lively => Ok(()),
-            Pulsing::Quiet => self.write([websocket::ping()].into()).await,
-            Pulsing::Gone => Err(End::Silent),
         }
     }
+}
 
-    async fn answer(&mut self, incoming: Vec<Incoming>) -> Result<(), End> {
-        self.pulse.heard();
-        for incoming in incoming {
-            match incoming {
-                Incoming::Announce(announce, None) => drop(self.announce(announce)),
-                Incoming::Announce(announce, Some(bep46)) => self.announce_with(announce, bep46),
-                Incoming::Scrape(info_hashes) => self.scrape(info_hashes),
-                Incoming::Other(message, frame) => self.extend(&frame, message),
-                Incoming::Refused(failure) => self.refuse(failure),
-                Incoming::Ping(payload) => self.write([websocket::pong(&payload)].into()).await?,
-                Incoming::End(broken) => return Err(broken.into()),
-            }
-            // What one read brought may have more replies than the outbox has places.
-            if self.inbox.is_filling() {
-                self.write(self.inbox.take_now()).await?;
-            }
+impl Slow {
+    fn poll(&mut self, connection: &Connection, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        match connection.poll_write(cx, &mut self.frames) {
+            Poll::Ready(written) => Poll::Ready(written.map_err(|_| End::Client(Broken::Lost))),
+            Poll::Pending => self.deadline.as_mut().poll(cx).map(|()| Err(End::Slow)),
         }
-        Ok(())
+    }
+}
+
+/// Closes a connection in a task of its own: what a goodbye takes is not kept ready in every session.
+pub(super) fn farewell(connection: Connection, frame: Vec<u8>, tasks: &Tasks) {
+    tasks.spawn(async move {
+        // The client may be past hearing; it was told.
+        let _ = timeout(CLOSE_DEADLINE, connection.finish(frame)).await;
+    });
+}
+
+/// There is no room for this socket.
+pub(super) fn turn_away(connection: Connection, tasks: &Tasks) {
+    let frame = websocket::close(Some(CloseCode::TRY_AGAIN_LATER), "too many connections");
+    farewell(connection, frame, tasks);
+}
+
+impl Desk {
+    /// Deals with a message. Breaks off when there is so much to write that it had better be written first.
+    fn hear(&mut self, message: Received<'_>) -> ControlFlow<()> {
+        self.inbox.heard();
+        match message {
+            Received::Text(text) => self.request(text),
+            // JSON is JSON, whatever the client calls it.
+            Received::Binary(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) => self.request(text),
+                Err(_) => self.refuse(Reason::NotAnObject.into()),
+            },
+            Received::Ping(payload) => self.socket.outbox.pong(payload),
+            // The connection has seen to those two.
+            Received::Deflated { .. } | Received::Close(_) | Received::Pong => {}
+        }
+        if self.inbox.is_filling() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn request(&mut self, text: &str) {
+        match tracker_ws::parse(text) {
+            Ok(Request::Announce(announce)) => drop(self.announce(announce)),
+            Ok(Request::AnnounceWith { announce, bep46 }) => self.announce_with(announce, bep46),
+            Ok(Request::Scrape(info_hashes)) => self.scrape(info_hashes),
+            Ok(Request::Other(message)) => self.extend(text, message),
+            Err(failure) => self.refuse(failure),
+        }
     }
 
     /// Whether the announce was taken.
@@ -186,10 +215,13 @@ impl Session {
                 }
             }
             Intent::Stop => {
-                if self.peers.remove(&(info_hash, peer_id)) {
+                if let Ok(place) = self.peers.binary_search(&(info_hash, peer_id)) {
+                    self.peers.remove(place);
                     self.tracker.admission.take_back(self.socket.from, 1);
                 }
-                self.extension.left(&info_hash);
+                if let Lazy::Awake(extension) = &self.extension {
+                    extension.left(&info_hash);
+                }
             }
             Intent::Answer { .. } => {}
         }
@@ -201,28 +233,25 @@ impl Session {
     fn enter(&mut self, info_hash: InfoHash, peer_id: PeerId) -> Result<(), Reason> {
         self.tracker.check_pace(self.socket.from)?;
         self.tracker.check_torrent(&info_hash)?;
-        if self.peers.contains(&(info_hash, peer_id)) {
-            return Ok(());
-        }
-        let refused = |rule| self.tracker.metrics.not_taken.with_label_values(&[rule]).inc();
+        let Err(place) = self.peers.binary_search(&(info_hash, peer_id)) else { return Ok(()) };
         if self.peers.len() >= self.tracker.settings.max_peers_per_socket {
-            refused("socket_peers");
             return Err(Reason::SocketFull);
         }
-        if !self.tracker.admission.bring(std::time::Instant::now(), self.socket.from) {
-            refused("address_peers");
+        if !self.tracker.admission.bring(Instant::now(), self.socket.from) {
             return Err(Reason::AddressFull);
         }
-        self.peers.insert((info_hash, peer_id));
+        if self.peers.is_empty() {
+            self.peers.reserve_exact(1);
+        }
+        self.peers.insert(place, (info_hash, peer_id));
         Ok(())
     }
 
     /// Leaves out the offers that this address may not make yet.
     fn limit(&self, offers: &mut Vec<Offer>) {
         let made = offers.len();
-        offers.truncate(self.tracker.admission.offers(std::time::Instant::now(), self.socket.from, made));
-        let left_out = self.tracker.metrics.dropped.with_label_values(&["offer_pace"]);
-        left_out.inc_by((made - offers.len()) as u64);
+        offers.truncate(self.tracker.admission.offers(Instant::now(), self.socket.from, made));
+        self.tracker.counters.offer_pace.inc_by((made - offers.len()) as u64);
     }
 
     /// An announce of which a part is the extension's.
@@ -234,7 +263,7 @@ impl Session {
         let counts = self.tracker.shards.scrape(&info_hash);
         let interval = self.tracker.settings.interval.as_secs().max(1);
         let announced = Announced { info_hash, bep46, interval, counts, from: self.socket.from };
-        let handling = self.extension.announced(announced, self.socket.outbox.clone());
+        let handling = self.extension().announced(announced, self.socket.outbox.clone());
         if !self.run_bounded(handling) {
             self.refuse(Failure::of_announce(&info_hash, Reason::TooManyInFlight));
         }
@@ -245,7 +274,6 @@ impl Session {
     fn scrape(&mut self, mut info_hashes: Vec<InfoHash>) {
         if info_hashes.is_empty() {
             info_hashes = self.peers.iter().map(|(info_hash, _)| *info_hash).collect();
-            info_hashes.sort_unstable();
             info_hashes.dedup();
             info_hashes.truncate(tracker_ws::MAX_SCRAPED);
         }
@@ -259,15 +287,26 @@ impl Session {
 
     /// Gives a message that is not the tracker's to the extension. What has to wait does so in a task of its own: the socket
     /// is not held up.
-    fn extend(&mut self, frame: &str, message: Other) {
-        if !self.extension.handles(&message.action) {
+    fn extend(&mut self, text: &str, message: Other) {
+        let extension = self.extension();
+        if !extension.handles(&message.action) {
             return self.refuse(Failure::of_other(message, Reason::UnknownAction));
         }
-        let rest = self.extension.message(frame, self.socket.from, &self.socket.outbox);
+        let rest = extension.message(text, self.socket.from, &self.socket.outbox);
         if let Some(rest) = rest
             && !self.run_bounded(rest)
         {
             self.refuse(Failure::of_other(message, Reason::TooManyInFlight));
+        }
+    }
+
+    fn extension(&mut self) -> Arc<dyn Extension> {
+        if let Lazy::Asleep(extensions) = &self.extension {
+            self.extension = Lazy::Awake(extensions.open());
+        }
+        match &self.extension {
+            Lazy::Awake(extension) => extension.clone(),
+            Lazy::Asleep(extensions) => extensions.open(),
         }
     }
 
@@ -285,6 +324,15 @@ impl Session {
     fn refuse(&self, failure: Failure) {
         self.socket.outbox.send_message(&Message::Failure(failure));
     }
+
+    /// Takes everything the socket brought out of the swarms.
+    fn leave(&mut self) {
+        let Self { tracker, socket, peers, .. } = self;
+        tracker.sockets.close(socket.id);
+        tracker.admission.take_back(socket.from, peers.len());
+        tracker.admission.release(socket.from);
+        tracker.shards.closed(socket.id, std::mem::take(peers));
+    }
 }
 
 impl From<Refused> for Reason {
@@ -297,72 +345,33 @@ impl From<Refused> for Reason {
     }
 }
 
-impl From<Broken> for End {
-    fn from(broken: Broken) -> Self {
-        match broken {
-            Broken::Closed(reply) => Self::Client(Some(reply)),
-            // Pages that are closed or lose their network do not say goodbye.
-            Broken::Lost => Self::Client(None),
-            Broken::Violated(violation) => Self::Violated(violation),
-        }
-    }
-}
-
 impl End {
-    fn label(&self) -> &'static str {
+    fn label(self) -> &'static str {
         match self {
+            Self::Client(Broken::Violated(Violation::TooLarge)) => "too_large",
+            Self::Client(Broken::Violated(_)) => "broken",
+            // Pages that are closed or lose their network do not say goodbye.
             Self::Client(_) => "client",
-            Self::Silent => "silent",
-            Self::Slow => "slow",
-            Self::Violated(Violation::TooLarge) => "too_large",
-            Self::Violated(_) => "broken",
-            Self::Stopping => "stopping",
+            Self::Slow | Self::Forced(Forced::Overflowed) => "slow",
+            Self::Forced(Forced::Silent) => "silent",
+            Self::Forced(Forced::Stopping) => "stopping",
         }
     }
 
     /// What the client is told, unless there is nobody to tell.
-    fn close_frame(self) -> Option<Box<[u8]>> {
+    fn close_frame(self) -> Option<Vec<u8>> {
         let (code, reason) = match self {
-            Self::Client(reply) => return reply,
-            Self::Silent => return None,
-            Self::Slow => (CloseCode::POLICY_VIOLATION, "this connection does not read what it is sent"),
-            Self::Violated(violation) => {
+            Self::Client(Broken::Closed(code)) => return Some(websocket::close(code, "")),
+            Self::Client(Broken::Lost) | Self::Forced(Forced::Silent) => return None,
+            Self::Client(Broken::Violated(violation)) => {
                 return Some(websocket::close(Some(violation.close_code()), &violation.to_string()));
             }
-            Self::Stopping => (CloseCode::GOING_AWAY, "the server is stopping"),
+            Self::Slow | Self::Forced(Forced::Overflowed) => {
+                (CloseCode::POLICY_VIOLATION, "this connection does not read what it is sent")
+            }
+            Self::Forced(Forced::Stopping) => (CloseCode::GOING_AWAY, "the server is stopping"),
         };
         Some(websocket::close(Some(code), reason))
-    }
-}
-
-/// Whether the other end is still there, judged at every [`LOOK_EVERY`]. Whatever it sends counts, so a busy socket is
-/// never pinged.
-#[derive(Debug, Default)]
-struct Pulse {
-    silent_looks: u32,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Pulsing {
-    Lively,
-    /// Nothing came since the last look: ping it.
-    Quiet,
-    /// Two pings have gone unanswered.
-    Gone,
-}
-
-impl Pulse {
-    fn heard(&mut self) {
-        self.silent_looks = 0;
-    }
-
-    fn look(&mut self) -> Pulsing {
-        self.silent_looks += 1;
-        match self.silent_looks {
-            1 => Pulsing::Lively,
-            2 | 3 => Pulsing::Quiet,
-            _ => Pulsing::Gone,
-        }
     }
 }
 
@@ -371,12 +380,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quiet_socket_is_pinged_and_a_silent_one_given_up() {
-        let mut pulse = Pulse::default();
-        let looks = |pulse: &mut Pulse| [pulse.look(), pulse.look(), pulse.look(), pulse.look()];
-        use Pulsing::{Gone, Lively, Quiet};
-        assert_eq!(looks(&mut pulse), [Lively, Quiet, Quiet, Gone]);
-        pulse.heard();
-        assert_eq!(looks(&mut pulse), [Lively, Quiet, Quiet, Gone]);
+    fn a_session_is_small() {
+        // Tokio's own 72 bytes come on top, and all is rounded up to a multiple of 128: one byte too many are 128.
+        assert!(size_of::<Session>() <= 256, "{}", size_of::<Session>());
     }
 }

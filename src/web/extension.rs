@@ -9,14 +9,29 @@ use futures_util::future::BoxFuture;
 use super::subscriptions::Subscriptions;
 use crate::dht::Dht;
 use crate::records::{Asker, GetError, GetOptions, Got, PutError, PutOk, PutOptions, Records, Subject};
-use crate::tracker::{Announced, Extension, Outbox};
+use crate::tracker::{Announced, Extension, Extensions, Outbox};
 use crate::wire::id::{InfoHash, Target};
 use crate::wire::item::mutable_target;
 use crate::wire::record_messages::{self, Call, Failure, Known, Reply, Request, SERVER_ERROR, announce_frame};
 
+/// Answers the `dht_*` actions, of each socket by itself.
+pub(super) struct DhtExtensions {
+    pub(super) records: Records,
+    pub(super) dht: Dht,
+    /// Where clients find the content of pins, if there is a door for it.
+    pub(super) web_seeds: Option<&'static str>,
+}
+
+impl Extensions for DhtExtensions {
+    fn open(&self) -> Arc<dyn Extension> {
+        let (records, dht, web_seeds) = (self.records.clone(), self.dht.clone(), self.web_seeds);
+        Arc::new(DhtActions { records, dht, web_seeds, subscriptions: Arc::default() })
+    }
+}
+
 /// Answers the `dht_*` actions of one socket. Clones are the same socket's; with the last its subscriptions end.
 #[derive(Clone)]
-pub(super) struct DhtActions {
+struct DhtActions {
     records: Records,
     dht: Dht,
     web_seeds: Option<&'static str>,
@@ -61,11 +76,6 @@ impl Extension for DhtActions {
 }
 
 impl DhtActions {
-    /// Those of a new socket.
-    pub(super) fn new(records: Records, dht: Dht, web_seeds: Option<&'static str>) -> Self {
-        Self { records, dht, web_seeds, subscriptions: Arc::default() }
-    }
-
     /// Answers a call at once where nothing has to be waited for, and does what must be done in the order of the calls.
     fn begin(&self, call: Call, asker: Asker, out: &Outbox) -> Step {
         match call {

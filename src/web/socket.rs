@@ -9,25 +9,20 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::client_address::ClientAddress;
-use super::extension::DhtActions;
+use super::extension::DhtExtensions;
 use super::lingering::Lingering;
 use super::{Rooms, content};
 use crate::config;
-use crate::dht::Dht;
 use crate::pins::Pins;
-use crate::records::Records;
 use crate::tasks::Tasks;
-use crate::tracker::Tracker;
+use crate::tracker::{Extensions, Tracker};
 
 /// Where sockets go.
 #[derive(Clone)]
 pub(super) struct Door {
     tracker: Tracker,
-    records: Records,
-    dht: Dht,
+    extensions: Arc<dyn Extensions>,
     tasks: Tasks,
-    /// Where pages find web seeds here, if they do.
-    web_seeds: Option<&'static str>,
     /// Whose pages may come; all where it is empty.
     origins: Arc<[String]>,
 }
@@ -36,7 +31,8 @@ impl Door {
     pub(super) fn new(rooms: &Rooms, settings: &config::Web) -> Self {
         let Rooms { tracker, records, dht, tasks, pins, .. } = rooms.clone();
         let web_seeds = pins.filter(Pins::content_door).map(|_| content::WEB_SEEDS);
-        Self { tracker, records, dht, tasks, web_seeds, origins: settings.allowed_origins.as_slice().into() }
+        let extensions = Arc::new(DhtExtensions { records, dht, web_seeds });
+        Self { tracker, extensions, tasks, origins: settings.allowed_origins.as_slice().into() }
     }
 
     /// RFC 6455 §10.2: "Servers that … only intend to process inputs from certain sites SHOULD verify the |Origin|
@@ -66,8 +62,7 @@ pub(super) async fn upgrade(State(door): State<Door>, request: Request, next: Ne
     }
     let (parts, body) = request.into_parts();
     let ClientAddress(from) = ClientAddress::of(&parts);
-    let extension = Arc::new(DhtActions::new(door.records, door.dht, door.web_seeds));
-    door.tracker.upgrade::<Lingering>(Request::from_parts(parts, body), from, extension)
+    door.tracker.upgrade::<Lingering>(Request::from_parts(parts, body), from, door.extensions)
 }
 
 /// RFC 6455 §4.2.1: "An |Upgrade| header field containing the value "websocket", treated as an ASCII case-insensitive

@@ -5,11 +5,13 @@
 //! never fragmented; each is made once, by one of the functions here, and then only copied to the connection.
 
 mod decode;
+mod deflate;
 
 use data_encoding::BASE64;
 use sha1::{Digest, Sha1};
 
 pub use decode::Decoder;
+pub use deflate::{AGREED, Deflater, Inflater, accepts};
 
 /// Something whole that a client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +20,13 @@ pub enum Received<'a> {
     Text(&'a str),
     /// A binary message.
     Binary(&'a [u8]),
+    /// A compressed message (RFC 7692): see [`Inflater`].
+    Deflated {
+        /// As it came.
+        payload: &'a [u8],
+        /// It must be UTF-8 when it is inflated.
+        text: bool,
+    },
     /// §5.5.2: to be answered with a pong of the same payload.
     Ping(&'a [u8]),
     /// §5.5.3.
@@ -122,30 +131,50 @@ impl Opcode {
     }
 }
 
+/// RFC 7692 §6: the bit of a frame's first byte that says its message is compressed.
+const DEFLATED: u8 = 0x40;
+
 /// §5.5: "All control frames MUST have a payload length of 125 bytes or less".
 const MAX_CONTROL: usize = 125;
 
 /// A text message to a client.
 #[must_use]
-pub fn text(message: &str) -> Box<[u8]> {
+pub fn text(message: &str) -> Vec<u8> {
     frame(Opcode::Text, message.as_bytes())
+}
+
+/// A text message of about so many bytes, made in its place behind the frame's head.
+#[must_use]
+pub fn text_with(size_hint: usize, write: impl FnOnce(&mut String)) -> Vec<u8> {
+    // Room for the head of a message of middling length, which nearly all are. (NUL is a character like any other.)
+    const ROOM: &str = "\0\0\0\0";
+    let mut text = String::with_capacity(ROOM.len() + size_hint);
+    text.push_str(ROOM);
+    write(&mut text);
+    let mut bytes = text.into_bytes();
+    let (head, length) = head(Opcode::Text, bytes.len() - ROOM.len());
+    match bytes.get_mut(..length) {
+        Some(room) if length == ROOM.len() => room.copy_from_slice(&head[..length]),
+        _ => drop(bytes.splice(..ROOM.len(), head[..length].iter().copied())),
+    }
+    bytes
 }
 
 /// A ping with no payload.
 #[must_use]
-pub fn ping() -> Box<[u8]> {
+pub fn ping() -> Vec<u8> {
     frame(Opcode::Ping, &[])
 }
 
 /// The answer to a ping with this payload.
 #[must_use]
-pub fn pong(payload: &[u8]) -> Box<[u8]> {
+pub fn pong(payload: &[u8]) -> Vec<u8> {
     frame(Opcode::Pong, payload)
 }
 
 /// A close with a reason of at most 123 bytes; without a code if there is none to give.
 #[must_use]
-pub fn close(code: Option<CloseCode>, reason: &str) -> Box<[u8]> {
+pub fn close(code: Option<CloseCode>, reason: &str) -> Vec<u8> {
     debug_assert!(reason.len() + 2 <= MAX_CONTROL);
     match code {
         Some(CloseCode(code)) => frame(Opcode::Close, &[&code.to_be_bytes(), reason.as_bytes()].concat()),
@@ -153,24 +182,34 @@ pub fn close(code: Option<CloseCode>, reason: &str) -> Box<[u8]> {
     }
 }
 
-/// §5.2: FIN, no reserved bits, no mask, and the length in the fewest bytes.
-fn frame(opcode: Opcode, payload: &[u8]) -> Box<[u8]> {
+fn frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+    let (head, length) = head(opcode, payload.len());
+    [&head[..length], payload].concat()
+}
+
+/// The head of a frame, and how many of these bytes it has. §5.2: FIN, no reserved bits, no mask, and the payload's
+/// length in the fewest bytes.
+fn head(opcode: Opcode, payload: usize) -> ([u8; 10], usize) {
     const FIN: u8 = 0x80;
-    let mut out = Vec::with_capacity(payload.len() + 10);
-    out.push(FIN | opcode.nibble());
-    match payload.len() {
-        short @ 0..=125 => out.push(short as u8),
+    let mut head = [0; 10];
+    head[0] = FIN | opcode.nibble();
+    let length = match payload {
+        short @ 0..=125 => {
+            head[1] = short as u8;
+            2
+        }
         medium @ 126..=0xffff => {
-            out.push(126);
-            out.extend_from_slice(&(medium as u16).to_be_bytes());
+            head[1] = 126;
+            head[2..4].copy_from_slice(&(medium as u16).to_be_bytes());
+            4
         }
         long => {
-            out.push(127);
-            out.extend_from_slice(&(long as u64).to_be_bytes());
+            head[1] = 127;
+            head[2..].copy_from_slice(&(long as u64).to_be_bytes());
+            10
         }
-    }
-    out.extend_from_slice(payload);
-    out.into()
+    };
+    (head, length)
 }
 
 /// The |Sec-WebSocket-Accept| that proves to a client that its |Sec-WebSocket-Key| was read (§4.2.2).

@@ -6,7 +6,6 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { trial } from './testkit/lab.mjs'
 import { ONLY } from './testkit/libtorrent.mjs'
-import { aria2ByInfoHash } from './testkit/native_clients.mjs'
 import { writeSite } from './testkit/site.mjs'
 import { environment, run } from './testkit/swarmgate.mjs'
 import { within } from './testkit/wait.mjs'
@@ -51,21 +50,6 @@ trial('libtorrent is downloaded from, and downloads from us, whatever it takes o
     assert.deepEqual(await site(join(into, 'tides')), await site(published), `${name}: what libtorrent downloaded`)
   })
   await Promise.all(tried)
-})
-
-trial('aria2 that must encrypt downloads from us', async (lab) => {
-  const dht = await lab.dht()
-  const home = await lab.directory()
-  const dir = join(home, 'tides')
-  await writeSite(dir)
-  const publisher = await lab.foreground(['publish', dir, '--json'], { dht, dataDir: join(home, 'data') })
-  const { ih } = await publisher.json(60, 'published site', (line) => line.event === 'published')
-  const into = await lab.directory()
-  const aria2 = aria2ByInfoHash(ih, into, dht.first, ['--bt-require-crypto=true', '--bt-min-crypto-level=arc4'])
-  lab.keep(aria2, { stop: () => aria2.stop(), account: () => `aria2\n${aria2.output}` })
-  // With --seed-time=0 it ends when it has everything.
-  await within(60, 'download by aria2', aria2.exit)
-  assert.deepEqual(await site(join(into, 'tides')), await site(dir))
 })
 
 /** Its files. @param {string} dir */

@@ -1,12 +1,25 @@
 //! Bytes of a client → messages.
 
-use super::{CloseCode, MAX_CONTROL, Opcode, Received, Violation};
+use super::{CloseCode, DEFLATED, MAX_CONTROL, Opcode, Received, Violation};
 
 /// Reads what one client sends.
 #[derive(Debug)]
 pub struct Decoder {
+    limits: Limits,
+    /// What has not arrived in full. In a box: most clients are silent most of the time, and then there is nothing.
+    pending: Option<Box<Pending>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
     /// Most bytes in a message.
     max_message: usize,
+    /// Whether messages may be compressed (RFC 7692).
+    deflate: bool,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
     /// The beginning of a frame's head.
     head: Vec<u8>,
     /// The frame whose payload is arriving.
@@ -22,6 +35,8 @@ pub struct Decoder {
 #[derive(Debug, Clone, Copy)]
 struct Frame {
     fin: bool,
+    /// The first frame of a compressed message.
+    deflated: bool,
     opcode: Opcode,
     mask: [u8; 4],
     /// Bytes of the payload that have not arrived.
@@ -31,6 +46,7 @@ struct Frame {
 #[derive(Debug)]
 struct Partial {
     kind: Opcode,
+    deflated: bool,
     bytes: Vec<u8>,
     /// How many of them are known to be UTF-8.
     checked: usize,
@@ -44,9 +60,10 @@ enum Over {
 
 impl Decoder {
     /// A decoder for one connection, before its first byte. A message of more than `max_message` bytes is a violation.
+    /// `deflate` says that permessage-deflate was agreed on.
     #[must_use]
-    pub fn new(max_message: usize) -> Self {
-        Self { max_message, head: Vec::new(), frame: None, control: Vec::new(), message: None, over: None }
+    pub fn new(max_message: usize, deflate: bool) -> Self {
+        Self { limits: Limits { max_message, deflate }, pending: None }
     }
 
     /// Takes the next message from the beginning of `input`, which is unmasked in place; `None` once all of `input` is
@@ -55,13 +72,61 @@ impl Decoder {
     /// # Errors
     /// The connection is to be closed; nothing more can be read from it.
     pub fn next<'m, 'i: 'm>(&'m mut self, input: &mut &'i mut [u8]) -> Result<Option<Received<'m>>, Violation> {
+        if let Some(pending) = &mut self.pending {
+            pending.forget();
+            if pending.is_empty() {
+                self.pending = None;
+            }
+        }
+        if self.pending.is_none() {
+            if input.is_empty() {
+                return Ok(None);
+            }
+            if let Some((frame, head)) = parse_head(input, self.limits.deflate)?
+                && frame.is_message(self.limits.max_message)
+                && frame.missing <= input.len() - head
+            {
+                split_off(input, head);
+                let payload = split_off(input, frame.missing);
+                unmask(payload, &mut { frame.mask });
+                return received(frame.opcode, frame.deflated, payload).map(Some);
+            }
+        }
+        self.pending.get_or_insert_default().next(self.limits, input)
+    }
+
+    /// Bytes held on the heap.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.pending.as_ref().map_or(0, |pending| {
+            let message = pending.message.as_ref().map_or(0, |message| message.bytes.capacity());
+            size_of::<Pending>() + pending.head.capacity() + pending.control.capacity() + message
+        })
+    }
+}
+
+impl Pending {
+    /// What the last call handed out is no longer needed.
+    fn forget(&mut self) {
         match self.over.take() {
             Some(Over::Control) => self.control = Vec::new(),
             Some(Over::Message) => self.message = None,
             None => {}
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.head.is_empty() && self.frame.is_none() && self.control.is_empty() && self.message.is_none()
+    }
+
+    /// As [`Decoder::next`].
+    fn next<'m, 'i: 'm>(
+        &'m mut self,
+        limits: Limits,
+        input: &mut &'i mut [u8],
+    ) -> Result<Option<Received<'m>>, Violation> {
         loop {
-            let Some(mut frame) = self.frame_to_read(input)? else { return Ok(None) };
+            let Some(mut frame) = self.frame_to_read(limits, input)? else { return Ok(None) };
             let arrived = split_off(input, frame.missing);
             frame.missing -= arrived.len();
             unmask(arrived, &mut frame.mask);
@@ -72,37 +137,30 @@ impl Decoder {
 
             if frame.opcode.is_control() {
                 if complete && self.control.is_empty() {
-                    return received(frame.opcode, arrived).map(Some);
+                    return received(frame.opcode, frame.deflated, arrived).map(Some);
                 }
                 self.control.extend_from_slice(arrived);
                 if complete {
                     self.over = Some(Over::Control);
-                    return received(frame.opcode, &self.control).map(Some);
+                    return received(frame.opcode, false, &self.control).map(Some);
                 }
             } else {
                 if complete && frame.fin && self.message.is_none() {
-                    return received(frame.opcode, arrived).map(Some);
+                    return received(frame.opcode, frame.deflated, arrived).map(Some);
                 }
-                let message = self.message.get_or_insert_with(|| Partial::new(frame.opcode));
+                let message = self.message.get_or_insert_with(|| Partial::new(&frame));
                 message.add(arrived)?;
                 if complete && frame.fin {
                     self.over = Some(Over::Message);
                     let message = self.message.as_ref().expect("just added to");
-                    return received(message.kind, &message.bytes).map(Some);
+                    return received(message.kind, message.deflated, &message.bytes).map(Some);
                 }
             }
         }
     }
 
-    /// Bytes held on the heap.
-    #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
-        let message = self.message.as_ref().map_or(0, |message| message.bytes.capacity());
-        self.head.capacity() + self.control.capacity() + message
-    }
-
     /// The frame whose payload comes next: the one that is arriving, or a new one once its head (§5.2) is there.
-    fn frame_to_read(&mut self, input: &mut &mut [u8]) -> Result<Option<Frame>, Violation> {
+    fn frame_to_read(&mut self, limits: Limits, input: &mut &mut [u8]) -> Result<Option<Frame>, Violation> {
         if let Some(frame) = self.frame.take() {
             // More of the payload, or this was all there is.
             return Ok(if input.is_empty() {
@@ -113,9 +171,9 @@ impl Decoder {
             });
         }
         if self.head.is_empty() {
-            if let Some((frame, length)) = parse_head(input)? {
+            if let Some((frame, length)) = parse_head(input, limits.deflate)? {
                 split_off(input, length);
-                return self.begin(frame).map(Some);
+                return self.begin(limits.max_message, frame).map(Some);
             }
             self.head.extend_from_slice(split_off(input, usize::MAX));
             return Ok(None);
@@ -123,16 +181,16 @@ impl Decoder {
         // Byte by byte, but these are thirteen at most.
         while let [byte] = split_off(input, 1) {
             self.head.push(*byte);
-            if let Some((frame, _)) = parse_head(&self.head)? {
+            if let Some((frame, _)) = parse_head(&self.head, limits.deflate)? {
                 self.head = Vec::new();
-                return self.begin(frame).map(Some);
+                return self.begin(limits.max_message, frame).map(Some);
             }
         }
         Ok(None)
     }
 
     /// Holds a frame against what came before it.
-    fn begin(&self, frame: Frame) -> Result<Frame, Violation> {
+    fn begin(&self, max_message: usize, frame: Frame) -> Result<Frame, Violation> {
         match (frame.opcode, &self.message) {
             (Opcode::Continuation, None) => return Err(Violation::Framing("a continuation of nothing")),
             (Opcode::Text | Opcode::Binary, Some(_)) => {
@@ -141,19 +199,26 @@ impl Decoder {
             _ => {}
         }
         let so_far = self.message.as_ref().map_or(0, |message| message.bytes.len());
-        let fits = frame.opcode.is_control() || frame.missing <= self.max_message.saturating_sub(so_far);
+        let fits = frame.opcode.is_control() || frame.missing <= max_message.saturating_sub(so_far);
         fits.then_some(frame).ok_or(Violation::TooLarge)
     }
 }
 
+impl Frame {
+    /// Whether it is a message, or a control frame, by itself.
+    fn is_message(&self, max_message: usize) -> bool {
+        self.fin && self.opcode != Opcode::Continuation && (self.opcode.is_control() || self.missing <= max_message)
+    }
+}
+
 impl Partial {
-    fn new(kind: Opcode) -> Self {
-        Self { kind, bytes: Vec::new(), checked: 0 }
+    fn new(first: &Frame) -> Self {
+        Self { kind: first.opcode, deflated: first.deflated, bytes: Vec::new(), checked: 0 }
     }
 
     fn add(&mut self, arrived: &[u8]) -> Result<(), Violation> {
         self.bytes.extend_from_slice(arrived);
-        if self.kind == Opcode::Text {
+        if self.kind == Opcode::Text && !self.deflated {
             match std::str::from_utf8(&self.bytes[self.checked..]) {
                 Ok(text) => self.checked += text.len(),
                 // A character that is not there in full.
@@ -166,15 +231,18 @@ impl Partial {
 }
 
 /// A frame's head and its length in bytes; `None` if it is not there in full.
-fn parse_head(bytes: &[u8]) -> Result<Option<(Frame, usize)>, Violation> {
+fn parse_head(bytes: &[u8], deflate: bool) -> Result<Option<(Frame, usize)>, Violation> {
     const FIN: u8 = 0x80;
     const RESERVED: u8 = 0x70;
     const MASKED: u8 = 0x80;
     let Some(&first) = bytes.first() else { return Ok(None) };
-    if first & RESERVED != 0 {
+    let (fin, opcode) = (first & FIN != 0, Opcode::new(first & 0x0f));
+    // RFC 7692 §6: the first reserved bit of a message's first frame.
+    let may_be_deflated = deflate && matches!(opcode, Some(Opcode::Text | Opcode::Binary));
+    let deflated = may_be_deflated && first & RESERVED == DEFLATED;
+    if first & RESERVED != 0 && !deflated {
         return Err(Violation::Framing("a reserved bit that no extension has given a meaning"));
     }
-    let (fin, opcode) = (first & FIN != 0, Opcode::new(first & 0x0f));
     let opcode = opcode.ok_or(Violation::Framing("a reserved opcode"))?;
     if opcode.is_control() && !fin {
         return Err(Violation::Framing("a fragmented control frame"));
@@ -205,12 +273,13 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(Frame, usize)>, Violation> {
     }
     let Some((mask, rest)) = rest.split_first_chunk() else { return Ok(None) };
     let missing = usize::try_from(length).map_err(|_| Violation::TooLarge)?;
-    Ok(Some((Frame { fin, opcode, mask: *mask, missing }, bytes.len() - rest.len())))
+    Ok(Some((Frame { fin, deflated, opcode, mask: *mask, missing }, bytes.len() - rest.len())))
 }
 
-fn received(opcode: Opcode, payload: &[u8]) -> Result<Received<'_>, Violation> {
+fn received(opcode: Opcode, deflated: bool, payload: &[u8]) -> Result<Received<'_>, Violation> {
     let text = |bytes| std::str::from_utf8(bytes).map_err(|_| Violation::NotUtf8);
     Ok(match opcode {
+        Opcode::Text | Opcode::Binary if deflated => Received::Deflated { payload, text: opcode == Opcode::Text },
         Opcode::Text => Received::Text(text(payload)?),
         Opcode::Binary => Received::Binary(payload),
         Opcode::Ping => Received::Ping(payload),

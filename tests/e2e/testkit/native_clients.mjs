@@ -95,9 +95,8 @@ export async function torrent(dir, name, announce) {
  * @param {string} infoHash
  * @param {string} dir
  * @param {import('./dht.mjs').DhtNode} entry
- * @param {string[]} [options]  more of its own
  */
-export function aria2ByInfoHash(infoHash, dir, entry, options = []) {
+export function aria2ByInfoHash(infoHash, dir, entry) {
   const args = [
     '--no-conf',
     '--enable-dht',
@@ -108,7 +107,6 @@ export function aria2ByInfoHash(infoHash, dir, entry, options = []) {
     '--seed-time=0',
     `--dir=${dir}`,
     '--summary-interval=0',
-    ...options,
     `magnet:?xt=urn:btih:${infoHash}`,
   ]
   return new NativeClient('aria2c', args, dir)
