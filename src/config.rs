@@ -209,7 +209,9 @@ section! {
         /// The addresses browsers reach this port by, when they differ from the machine's own (behind NAT).
         public_ips: Vec<IpAddr> = Vec::new(),
         /// Whether this port also tells pages their own address (STUN, RFC 8489), so that they ask no third party.
-        stun: bool = true,
+        /// Chromium takes nothing else from an address that it asks for that: its pages can then be peers of each
+        /// other, but not of this server. So only for trackers that bridge nothing.
+        stun: bool = false,
         /// STUN and TURN servers for pages besides, as { urls = ["turn:turn.example.org:3478"], username = "…",
         /// credential = "…" }. Everybody who asks is told the credentials.
         ice_servers: Vec<IceServer> = Vec::new(),

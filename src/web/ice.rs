@@ -102,7 +102,7 @@ mod tests {
             (Some(""), "[]".to_owned()),
             (None, "[]".to_owned()),
         ] {
-            assert_eq!(told(config::WebRtc::default(), host), expected, "{host:?}");
+            assert_eq!(told(config::WebRtc { stun: true, ..config::WebRtc::default() }, host), expected, "{host:?}");
         }
     }
 
@@ -116,6 +116,7 @@ mod tests {
         let settings = config::WebRtc {
             public_ips: vec!["203.0.113.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             ice_servers: vec![turn],
+            stun: true,
             ..config::WebRtc::default()
         };
         let turn = r#"{"credential":"word","urls":["turn:turn.example.org:3478"],"username":"reader"}"#;

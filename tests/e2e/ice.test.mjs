@@ -5,7 +5,7 @@ import { trial } from './testkit/lab.mjs'
 import { eventually } from './testkit/wait.mjs'
 
 trial('a page asks only its own server for its address, and is told it', async (lab) => {
-  const server = await lab.server()
+  const server = await lab.server({ env: { SWARMGATE__WEBRTC__STUN: 'true' } })
   const browser = await lab.browser()
   const page = await browser.open(server.page)
   await page.evaluate(() => {
