@@ -37,6 +37,9 @@ export const CLIENTS = {
         'port-forwarding-enabled': false,
         'rpc-enabled': false,
         'peer-port-random-on-start': true,
+        // Below the ports that the system gives to outgoing connections.
+        'peer-port-random-low': 20_000,
+        'peer-port-random-high': 32_000,
       }),
     ],
   },
