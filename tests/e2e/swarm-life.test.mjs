@@ -78,7 +78,7 @@ trial('five pages and five native clients, started in any order, all finish', as
     return async () => {
       const path = join(dir, file.name)
       // Files have their whole length from the start with some clients, and another name with others.
-      await eventually(200, `download by ${name}`, async () =>
+      await eventually(90, `download by ${name}`, async () =>
         (await sha256OfFile(path).catch(() => '')) === sha256(bytes) ? true : null,
       )
       return sha256OfFile(path)
@@ -89,7 +89,7 @@ trial('five pages and five native clients, started in any order, all finish', as
     await peer.download(infoHash, dir, [tracker])
     const finished = peer.finished(infoHash)
     return async () => {
-      await within(200, 'download by libtorrent', finished)
+      await within(90, 'download by libtorrent', finished)
       return sha256OfFile(join(dir, file.name))
     }
   }
@@ -102,7 +102,7 @@ trial('five pages and five native clients, started in any order, all finish', as
     const page = await site.open(browser)
     const got = download(page, webLink)
     got.catch(() => {}) // told by whoever waits for it
-    return async () => (await within(200, 'download by a page', got)).sha256
+    return async () => (await within(90, 'download by a page', got)).sha256
   }
   const natives = [byLibtorrent, byLibtorrent, ...['aria2', 'transmission', 'qbittorrent'].map(byClient)]
   const starts = shuffled([author, reader, reader, reader, reader, ...natives], random)
