@@ -156,7 +156,7 @@ section! {
     /// Records: BEP 44 items that pages get and put.
     Records {
         /// Most records kept, in memory (some 600 bytes each with a short value) and on disk. The least recently used go
-        /// first; those that this server's own clients put go only after all others.
+        /// first; those that this server's own clients put go only after all others, those of pinned sites never.
         max_records: usize = 100_000,
         /// How long an answer of the DHT counts as fresh when the asker sets no age of his own.
         #[serde(with = "humantime_serde")]

@@ -25,9 +25,10 @@ impl Records {
     /// Keeps a record alive until [`Records::abandon`]: published now if it is news, and hourly.
     pub async fn adopt(&self, item: VerifiedItem) {
         let target = item.target();
-        let known = self.inner.adopted().insert(target, item.clone());
-        self.learn(item.clone()).await;
-        if known.is_some_and(|known| known.seq() < item.seq()) {
+        let seq = item.seq();
+        let before = self.inner.book().adopt(target, seq);
+        self.learn(item).await;
+        if before.is_some_and(|before| before < seq) {
             self.inner.schedule().set_soon(target, now());
         } else if !self.inner.schedule().has(&target) {
             self.inner.schedule().loaded(target, now(), &mut rand::rng());
@@ -37,9 +38,9 @@ impl Records {
 
     /// Leaves a record to itself, unless a client put it here.
     pub fn abandon(&self, target: &Target) {
-        self.inner.adopted().remove(target);
-        let put_here = self.inner.book().peek(target).is_some_and(|entry| entry.put_here);
-        if !put_here {
+        let mut book = self.inner.book();
+        book.abandon(target);
+        if book.to_publish(target).is_none() {
             self.inner.schedule().remove(target);
         }
     }
@@ -58,7 +59,7 @@ impl Records {
 
     /// Publishes a record now. How many nodes hold it, or `None` when it is not known here.
     pub async fn republish(&self, target: &Target) -> Option<usize> {
-        let item = self.inner.to_publish(target)?;
+        let item = self.inner.book().to_publish(target)?;
         Some(self.publish(item, None).await.stored)
     }
 
@@ -96,6 +97,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_has_no_room_in_the_book_takes_no_adopted_record_s_place() {
+        let (directory, dht, tasks) = (tempfile::tempdir().unwrap(), Arc::new(MemoryDht::default()), Tasks::new());
+        let settings = config::Records { max_records: 2, ..config::Records::default() };
+        let started =
+            Records::start_on(dht.clone(), &settings, directory.path(), metrics::Records::detached(), &tasks).await;
+        let records = started.unwrap();
+        let of = |author| VerifiedItem::sign(&SigningKey::from_bytes(&[author; 32]), Salt::default(), 1, b"le".to_vec());
+        let adopted = of(1).unwrap();
+        records.adopt(adopted.clone()).await;
+        for author in 2..=9 {
+            records.learn(of(author).unwrap()).await;
+        }
+        tokio::time::sleep(Duration::from_secs(3960)).await;
+        assert_eq!(dht.held(&adopted.target()), Some(adopted));
+        tasks.stop(Duration::from_secs(5)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_adopted_record_is_put_every_hour_without_its_key_until_it_is_abandoned() {
         let (directory, dht, tasks) = (tempfile::tempdir().unwrap(), Arc::new(MemoryDht::default()), Tasks::new());
         let settings = config::Records::default();
@@ -116,6 +135,8 @@ mod tests {
         assert!(publication.holders == 1 && publication.ago.unwrap() < Duration::from_secs(3960));
         let puts = dht.puts.load(SeqCst);
         assert!((5..=7).contains(&puts), "{puts} puts in five and a half hours");
+        // A poll, or a peer, brings it to the book before whoever adopts it hears of it.
+        assert!(records.learn(version(2)).await);
         records.adopt(version(2)).await;
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(dht.held(&target), Some(version(2)), "a newer one goes out at once");

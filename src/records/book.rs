@@ -1,8 +1,8 @@
 //! The newest version of every record known here. Pure: time is an argument, and what must reach the disk is returned.
 //!
 //! A record's sequence number never goes back: the entry itself is the floor. Memory is bounded: past the capacity the
-//! least recently used goes, records that were put here only after all that were merely seen. Of an evicted entry the
-//! number stays, in a table that is bounded too.
+//! least recently used goes, records that were put here only after all that were merely seen, and those that a pin keeps
+//! alive never: their number is bounded by the pins. Of an evicted entry the number stays, in a table that is bounded too.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -59,13 +59,24 @@ pub(super) enum Refusal {
 /// Floors kept for each record that may be kept.
 const FLOORS_PER_RECORD: usize = 4;
 
+/// Who goes first when room is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Somebody asked for it.
+    Seen,
+    /// A client put it here.
+    PutHere,
+    /// A pin keeps it alive: it stays.
+    Adopted,
+}
+
 #[derive(Debug)]
 struct Slot {
     entry: Entry,
     /// When the DHT was last asked.
     checked: Option<Instant>,
-    /// Place in `by_use`.
-    used: u64,
+    /// Its place in `by_use`.
+    place: (Rank, u64),
 }
 
 /// The book.
@@ -73,8 +84,10 @@ struct Slot {
 pub(super) struct Book {
     capacity: usize,
     slots: HashMap<Target, Slot>,
-    /// Who goes first when room is needed: seen before put here, then the least recently used.
-    by_use: BTreeMap<(bool, u64), Target>,
+    /// By rank, then the least recently used.
+    by_use: BTreeMap<(Rank, u64), Target>,
+    /// What pins keep alive, with the number it was adopted with last.
+    adopted: HashMap<Target, i64>,
     uses: u64,
     /// How many records point to each torrent (BEP 46).
     pointers: HashMap<InfoHash, usize>,
@@ -89,6 +102,7 @@ impl Book {
             capacity: capacity.max(1),
             slots: HashMap::new(),
             by_use: BTreeMap::new(),
+            adopted: HashMap::new(),
             uses: 0,
             pointers: HashMap::new(),
             absences: Absences::default(),
@@ -112,7 +126,7 @@ impl Book {
         self.slots.get(target).map(|slot| slot.entry.clone())
     }
 
-    /// The newest versions, those put here first, the last used first.
+    /// The newest versions, by rank: the last used first.
     pub(super) fn recent(&self, max: usize) -> Vec<VerifiedItem> {
         let targets = self.by_use.values().rev().take(max);
         targets.filter_map(|target| Some(self.slots.get(target)?.entry.item.clone())).collect()
@@ -142,6 +156,25 @@ impl Book {
     /// Whether a record points to this torrent.
     pub(super) fn points_to(&self, info_hash: &InfoHash) -> bool {
         self.pointers.contains_key(info_hash)
+    }
+
+    /// Keeps whatever is the newest version of this record, until [`Book::abandon`]. The number it was adopted with before.
+    pub(super) fn adopt(&mut self, target: Target, seq: i64) -> Option<i64> {
+        let before = self.adopted.insert(target, seq);
+        self.touch(&target);
+        before
+    }
+
+    /// Leaves the record to make room again when its turn comes.
+    pub(super) fn abandon(&mut self, target: &Target) {
+        self.adopted.remove(target);
+        self.touch(target);
+    }
+
+    /// The version that is to be published, if anybody wants that here: its author or a pin.
+    pub(super) fn to_publish(&self, target: &Target) -> Option<VerifiedItem> {
+        let slot = self.slots.get(target).filter(|slot| slot.place.0 > Rank::Seen)?;
+        Some(slot.entry.item.clone())
     }
 
     /// Takes an entry read from disk, where it stays unless there is no room.
@@ -241,14 +274,14 @@ impl Book {
         if let Some(info_hash) = pointer::info_hash(entry.item.v()) {
             *self.pointers.entry(info_hash).or_default() += 1;
         }
-        self.uses += 1;
-        self.by_use.insert((entry.put_here, self.uses), target);
-        self.slots.insert(target, Slot { entry, checked, used: self.uses });
+        let place = self.next_place(&target, &entry);
+        self.by_use.insert(place, target);
+        self.slots.insert(target, Slot { entry, checked, place });
     }
 
     fn remove(&mut self, target: &Target) -> Option<Slot> {
         let slot = self.slots.remove(target)?;
-        self.by_use.remove(&(slot.entry.put_here, slot.used));
+        self.by_use.remove(&slot.place);
         if let Some(info_hash) = pointer::info_hash(slot.entry.item.v())
             && let Some(count) = self.pointers.get_mut(&info_hash)
         {
@@ -261,20 +294,31 @@ impl Book {
     }
 
     fn touch(&mut self, target: &Target) {
-        if let Some(slot) = self.slots.get_mut(target) {
-            self.by_use.remove(&(slot.entry.put_here, slot.used));
-            self.uses += 1;
-            slot.used = self.uses;
-            self.by_use.insert((slot.entry.put_here, slot.used), *target);
+        if let Some(mut slot) = self.slots.remove(target) {
+            self.by_use.remove(&slot.place);
+            slot.place = self.next_place(target, &slot.entry);
+            self.by_use.insert(slot.place, *target);
+            self.slots.insert(*target, slot);
         }
     }
 
-    /// Removes entries past the capacity, never `kept`, which somebody is waiting for.
+    /// The place of what is used now.
+    fn next_place(&mut self, target: &Target, entry: &Entry) -> (Rank, u64) {
+        self.uses += 1;
+        let rank = match (self.adopted.contains_key(target), entry.put_here) {
+            (true, _) => Rank::Adopted,
+            (false, true) => Rank::PutHere,
+            (false, false) => Rank::Seen,
+        };
+        (rank, self.uses)
+    }
+
+    /// Removes entries past the capacity, never `kept`, which somebody is waiting for, and never what is adopted.
     fn evict(&mut self, kept: &Target) -> Vec<Change> {
         let mut changes = Vec::new();
         while self.slots.len() > self.capacity {
-            let oldest = self.by_use.values().find(|target| *target != kept).copied();
-            let oldest = oldest.expect("the capacity is at least one, so another one is there");
+            let mut removable = self.by_use.range(..(Rank::Adopted, 0)).map(|(_, target)| *target);
+            let Some(oldest) = removable.find(|target| target != kept) else { break };
             let slot = self.remove(&oldest).expect("every place in `by_use` is a slot's");
             let seq = slot.entry.item.seq();
             changes.extend([Change::Delete(oldest), Change::Floor(oldest, seq)]);

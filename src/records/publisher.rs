@@ -16,7 +16,7 @@ pub(super) async fn run(records: Records) {
         wait_until_due(|| records.inner.schedule().next(), &records.inner.rescheduled).await;
         let Ok(turn) = turns.clone().acquire_owned().await else { return };
         let Some(target) = records.inner.schedule().pop(now()) else { continue };
-        let Some(item) = records.inner.to_publish(&target) else {
+        let Some(item) = records.inner.book().to_publish(&target) else {
             records.inner.schedule().remove(&target);
             continue;
         };

@@ -1,6 +1,5 @@
 //! Joins the book, the disk and the DHT.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
@@ -20,8 +19,7 @@ use super::writer::Store;
 use super::{GetError, StartError, poller, publisher};
 use crate::dht::Dht;
 use crate::tasks::Tasks;
-use crate::wire::id::{InfoHash, Target};
-use crate::wire::item::VerifiedItem;
+use crate::wire::id::InfoHash;
 use crate::{config, metrics};
 
 /// Lookups under way at once; more wait for their turn. Each sends some hundred packets over a few seconds.
@@ -45,7 +43,6 @@ pub(super) struct Inner {
     book: Mutex<Book>,
     values: Mutex<Values>,
     schedule: Mutex<Schedule>,
-    adopted: Mutex<HashMap<Target, VerifiedItem>>,
     // Where two are held, topics before book, and book before schedule.
     topics: Mutex<Topics>,
     lookups_left: Mutex<Quota>,
@@ -116,7 +113,6 @@ impl Records {
             book: Mutex::new(book),
             values: Mutex::default(),
             schedule: Mutex::new(schedule),
-            adopted: Mutex::default(),
             topics: Mutex::new(Topics::new(
                 Pace { quickest: settings.poll_quickest, slowest: settings.poll_slowest.max(settings.poll_quickest) },
                 settings.max_subscriptions,
@@ -155,17 +151,6 @@ impl Inner {
 
     pub(super) fn schedule(&self) -> MutexGuard<'_, Schedule> {
         self.schedule.lock().expect("nothing panics while holding it")
-    }
-
-    pub(super) fn adopted(&self) -> MutexGuard<'_, HashMap<Target, VerifiedItem>> {
-        self.adopted.lock().expect("nothing panics while holding it")
-    }
-
-    /// The version of a record that is to be published; `None` for one that is nobody's concern here any more.
-    pub(super) fn to_publish(&self, target: &Target) -> Option<VerifiedItem> {
-        let adopted = self.adopted().get(target).cloned();
-        let kept = self.book().peek(target).filter(|entry| entry.put_here || adopted.is_some());
-        kept.map(|entry| entry.item).or(adopted)
     }
 
     pub(super) fn topics(&self) -> MutexGuard<'_, Topics> {

@@ -15,11 +15,16 @@ fn pointer_item(author: u8, seq: i64, info_hash: u8) -> VerifiedItem {
 impl Book {
     /// What holds after every step.
     fn check_invariants(&self) {
-        assert!(self.slots.len() <= self.capacity);
+        let adopted = self.slots.keys().filter(|target| self.adopted.contains_key(*target)).count();
+        assert!(self.slots.len() <= self.capacity.max(adopted + 1));
         assert_eq!(self.by_use.len(), self.slots.len());
-        for ((put_here, used), target) in &self.by_use {
+        for (place, target) in &self.by_use {
             let slot = &self.slots[target];
-            assert_eq!((slot.entry.put_here, slot.used, slot.entry.item.target()), (*put_here, *used, *target));
+            let rank = match (self.adopted.contains_key(target), slot.entry.put_here) {
+                (true, _) => Rank::Adopted,
+                (_, put_here) => if put_here { Rank::PutHere } else { Rank::Seen },
+            };
+            assert_eq!((slot.place, slot.place.0, slot.entry.item.target()), (*place, rank, *target));
         }
         let mut pointers = HashMap::new();
         for slot in self.slots.values() {
@@ -178,6 +183,30 @@ fn the_least_recently_used_goes_and_what_was_put_here_last() {
 }
 
 #[test]
+fn what_is_adopted_stays_however_many_others_come() {
+    let mut book = Book::new(2);
+    let target = |author| item(author, 1, b"le").target();
+    assert_eq!(book.adopt(target(1), 1), None, "before it is there, as at a start");
+    for author in 1..=3 {
+        let _ = book.learn(item(author, 1, b"le"));
+    }
+    assert_eq!((book.adopt(target(1), 1), book.adopt(target(3), 1)), (Some(1), None));
+    for author in 4..=9 {
+        let _ = book.put(item(author, 1, b"le"), None);
+        book.check_invariants();
+    }
+    assert_eq!(book.to_publish(&target(1)), Some(item(1, 1, b"le")));
+    assert_eq!((book.len(), book.to_publish(&target(8))), (3, None), "of the others the last one alone has room");
+    let _ = book.learn(item(3, 2, b"le"));
+    assert_eq!(book.to_publish(&target(3)), Some(item(3, 2, b"le")));
+    book.abandon(&target(1));
+    assert_eq!(book.to_publish(&target(1)), None);
+    let _ = book.learn(item(9, 2, b"le"));
+    assert_eq!((book.len(), book.peek(&target(1))), (2, None), "it makes room again");
+    book.check_invariants();
+}
+
+#[test]
 fn an_evicted_record_does_not_come_back_older() {
     let mut book = Book::new(1);
     let target = item(1, 5, b"le").target();
@@ -202,6 +231,8 @@ enum Op {
     Learn { author: u8, seq: i64, v: u8 },
     Put { author: u8, seq: i64, v: u8, cas: Option<i64> },
     Find { author: u8 },
+    Adopt { author: u8 },
+    Abandon { author: u8 },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -210,6 +241,8 @@ fn op() -> impl Strategy<Value = Op> {
         version.clone().prop_map(|(author, seq, v)| Op::Learn { author, seq, v }),
         (version, proptest::option::of(0..4_i64)).prop_map(|((author, seq, v), cas)| Op::Put { author, seq, v, cas }),
         (1..4_u8).prop_map(|author| Op::Find { author }),
+        (1..4_u8).prop_map(|author| Op::Adopt { author }),
+        (1..4_u8).prop_map(|author| Op::Abandon { author }),
     ]
 }
 
@@ -245,6 +278,14 @@ proptest! {
                 Op::Find { author } => {
                     let found = book.find(&item(author, 0, b"le").target()).map(|e| (e.item.seq(), e.item.v()[2]));
                     prop_assert_eq!(found, model.get(&author).copied());
+                    Vec::new()
+                }
+                Op::Adopt { author } => {
+                    let _ = book.adopt(item(author, 0, b"le").target(), 0);
+                    Vec::new()
+                }
+                Op::Abandon { author } => {
+                    book.abandon(&item(author, 0, b"le").target());
                     Vec::new()
                 }
             };
