@@ -4,10 +4,8 @@
 // cold: the server has never seen the site; the record is in a DHT of eight nodes, the files with one libtorrent peer.
 // warm: another reader comes, in a browser profile of its own.
 
-import { join } from 'node:path'
 import { Lab } from '../tests/e2e/testkit/lab.mjs'
-import { Key } from '../tests/e2e/testkit/record.mjs'
-import { writeSite } from '../tests/e2e/testkit/site.mjs'
+import { authored } from '../tests/e2e/testkit/seeding.mjs'
 
 const ROUNDS = 5
 
@@ -21,24 +19,15 @@ const openings = { cold: [], warm: [] }
 for (let round = 0; round < ROUNDS; round++) {
   const lab = new Lab()
   try {
-    const dht = await lab.dht()
-    const seeder = await lab.libtorrent(dht)
-    const dir = join(await lab.directory(), 'site')
-    await writeSite(dir)
-    const torrent = await seeder.seed(dir)
-    const announced = dht.announced(torrent.info_hash)
-    await seeder.announce(torrent.info_hash)
-    await announced
-    const key = new Key()
-    await dht.last.put(key, { v: { ih: Buffer.from(torrent.info_hash, 'hex') }, seq: 1 })
+    const { dht, link } = await authored(lab)
     const browser = await lab.browser()
 
     const begun = performance.now()
     const server = await lab.server({ dht })
     starts.push(performance.now() - begun)
     memory.push((await server.memory()).resident)
-    openings.cold.push(await open(browser, `${server.page}#${key.magnet}`))
-    openings.warm.push(await open(browser, `${server.page}#${key.magnet}`))
+    openings.cold.push(await open(browser, `${server.page}#${link}`))
+    openings.warm.push(await open(browser, `${server.page}#${link}`))
   } finally {
     await lab.close()
   }

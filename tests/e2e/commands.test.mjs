@@ -5,6 +5,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { trial } from './testkit/lab.mjs'
 import { Key, pointer, target } from './testkit/record.mjs'
+import { authored } from './testkit/seeding.mjs'
 import { writeSite } from './testkit/site.mjs'
 import { environment, run } from './testkit/swarmgate.mjs'
 import { within } from './testkit/wait.mjs'
@@ -91,17 +92,7 @@ trial('a folder goes from `publish` to `get` and stays what it was', async (lab)
 })
 
 trial('what libtorrent seeds, `get` downloads by the key', async (lab) => {
-  const dht = await lab.dht()
-  const seeder = await lab.libtorrent(dht)
-  const dir = join(await lab.directory(), 'tides')
-  await writeSite(dir)
-  const torrent = await seeder.seed(dir)
-  const announced = dht.announced(torrent.info_hash)
-  await seeder.announce(torrent.info_hash)
-  await announced
-  const key = new Key()
-  await dht.last.put(key, { v: { ih: Buffer.from(torrent.info_hash, 'hex') }, seq: 1 })
-
+  const { dht, dir, torrent, key } = await authored(lab)
   const into = await lab.directory()
   const got = await run(['get', key.magnet, into, '--bootstrap', dht.first.address, '--json'], {
     env: environment(into, []),

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Key, pointer, target } from './testkit/record.mjs'
+import { seedInto } from './testkit/seeding.mjs'
 import { writeSite } from './testkit/site.mjs'
 import { trial } from './testkit/lab.mjs'
 import { within } from './testkit/wait.mjs'
@@ -31,11 +32,8 @@ trial('libtorrent downloads from libtorrent, found through the DHT', async (lab)
   const [seeder, leecher] = await Promise.all([lab.libtorrent(dht), lab.libtorrent(dht)])
   const dir = join(await lab.directory(), 'site')
   await writeSite(dir)
-  const torrent = await seeder.seed(dir)
+  const torrent = await seedInto(dht, seeder, dir)
   assert.ok(torrent.pieces > 4)
-  const announced = dht.announced(torrent.info_hash)
-  await seeder.announce(torrent.info_hash)
-  await announced
 
   const into = await lab.directory()
   const finished = leecher.finished(torrent.info_hash)

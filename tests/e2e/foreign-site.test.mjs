@@ -2,27 +2,16 @@
 // peer that speaks TCP only, and the reader has nothing but the link.
 
 import assert from 'node:assert/strict'
-import { join } from 'node:path'
 import { trial } from './testkit/lab.mjs'
-import { Key } from './testkit/record.mjs'
-import { IMAGE, writeSite } from './testkit/site.mjs'
+import { authored } from './testkit/seeding.mjs'
+import { IMAGE } from './testkit/site.mjs'
 import { eventually } from './testkit/wait.mjs'
 
 trial('a site that only native clients know opens in a browser, with its image and its second page', async (lab) => {
-  const dht = await lab.dht()
-  const seeder = await lab.libtorrent(dht)
-  const dir = join(await lab.directory(), 'tides')
-  await writeSite(dir)
-  const torrent = await seeder.seed(dir)
-  const announced = dht.announced(torrent.info_hash)
-  await seeder.announce(torrent.info_hash)
-  await announced
-  const key = new Key()
-  assert.ok((await dht.last.put(key, { v: { ih: Buffer.from(torrent.info_hash, 'hex') }, seq: 1 })) > 0)
-
+  const { dht, seeder, torrent, link } = await authored(lab)
   const server = await lab.server({ dht })
   const browser = await lab.browser()
-  const page = await browser.open(`${server.page}#${key.magnet}`)
+  const page = await browser.open(`${server.page}#${link}`)
   await page.getByRole('heading', { name: 'Tide tables' }).waitFor({ timeout: 60_000 })
   const picture = page.getByRole('img', { name: 'The harbour' })
   await picture.waitFor({ timeout: 60_000 })

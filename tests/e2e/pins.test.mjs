@@ -8,6 +8,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { trial } from './testkit/lab.mjs'
 import { PinApi } from './testkit/pin_api.mjs'
 import { Key } from './testkit/record.mjs'
+import { seedInto } from './testkit/seeding.mjs'
 import { writeSite } from './testkit/site.mjs'
 import { run, Server } from './testkit/swarmgate.mjs'
 import { within } from './testkit/wait.mjs'
@@ -82,10 +83,7 @@ trial('killed at ten moments, it loses nothing that it acknowledged', async (lab
   for (const heading of ['One', 'Two', 'Three']) {
     const dir = join(await lab.directory(), heading)
     await writeSite(dir, { heading })
-    const torrent = await seeder.seed(dir)
-    const announced = dht.announced(torrent.info_hash)
-    await seeder.announce(torrent.info_hash)
-    await announced
+    const torrent = await seedInto(dht, seeder, dir)
     real.push(torrent.info_hash)
   }
   /** @type {Map<string, { name: string, gone: boolean }>} */
@@ -142,10 +140,7 @@ trial('a flipped byte on disk is found, told, and repaired from the swarm', asyn
   const seeder = await lab.libtorrent(dht)
   const dir = join(await lab.directory(), 'tides')
   await writeSite(dir)
-  const torrent = await seeder.seed(dir)
-  const announced = dht.announced(torrent.info_hash)
-  await seeder.announce(torrent.info_hash)
-  await announced
+  const torrent = await seedInto(dht, seeder, dir)
   const dataDir = await lab.directory()
   const server = await lab.server({ dht, dataDir })
   const api = await PinApi.of(server)
@@ -182,10 +177,7 @@ trial('quotas: the old version stays, and says why, until there is room', async 
     const dir = join(await lab.directory(), 'tides')
     await writeSite(dir, { heading: `Tables ${seq}` })
     await writeFile(join(dir, 'extra.bin'), randomBytes(bytes))
-    const torrent = await seeder.seed(dir)
-    const announced = dht.announced(torrent.info_hash)
-    await seeder.announce(torrent.info_hash)
-    await announced
+    const torrent = await seedInto(dht, seeder, dir)
     await dht.last.put(key, { v: { ih: Buffer.from(torrent.info_hash, 'hex') }, seq })
     return torrent
   }

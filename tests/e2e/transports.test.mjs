@@ -6,6 +6,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { trial } from './testkit/lab.mjs'
 import { ONLY } from './testkit/libtorrent.mjs'
+import { seedInto } from './testkit/seeding.mjs'
 import { writeSite } from './testkit/site.mjs'
 import { environment, run } from './testkit/swarmgate.mjs'
 import { within } from './testkit/wait.mjs'
@@ -28,10 +29,7 @@ trial('libtorrent is downloaded from, and downloads from us, whatever it takes o
 
     const seeded = join(home, 'seeded', 'tables')
     await writeSite(seeded, { heading: `Seeded by ${name}` })
-    const { info_hash } = await peer.seed(seeded)
-    const announced = dht.announced(info_hash)
-    await peer.announce(info_hash)
-    await announced
+    const { info_hash } = await seedInto(dht, peer, seeded)
     const target = await lab.directory()
     const got = await run(['get', info_hash, target, '--bootstrap', dht.first.address, '--json'], {
       env: { ...environment(target, []), ...env },
