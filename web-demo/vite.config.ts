@@ -15,7 +15,7 @@ const READING_BUDGET = 130 * 1024
 const CLIENT_BUDGET = 8 * 1024
 
 /** What of the client library not every page needs: `/client/magnet.js` and so on. */
-const PARTS = ['magnet', 'sites', 'gossip', 'bittorrent-dht']
+const PARTS = ['magnet', 'sites', 'web-seeds', 'gossip', 'bittorrent-dht']
 
 export default defineConfig({
   resolve: {

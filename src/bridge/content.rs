@@ -65,6 +65,12 @@ impl Content {
         self.pieces(file, 0..found.length).all(|piece| have.contains(piece))
     }
 
+    /// Whether all of the torrent is here.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.live.have.borrow().is_complete()
+    }
+
     /// Reads a range of bytes of a file. `patience` is how long a part may take to come from the swarm; zero for giving
     /// only what is here.
     ///

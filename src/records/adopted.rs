@@ -103,7 +103,8 @@ mod tests {
         let started =
             Records::start_on(dht.clone(), &settings, directory.path(), metrics::Records::detached(), &tasks).await;
         let records = started.unwrap();
-        let of = |author| VerifiedItem::sign(&SigningKey::from_bytes(&[author; 32]), Salt::default(), 1, b"le".to_vec());
+        let of =
+            |author| VerifiedItem::sign(&SigningKey::from_bytes(&[author; 32]), Salt::default(), 1, b"le".to_vec());
         let adopted = of(1).unwrap();
         records.adopt(adopted.clone()).await;
         for author in 2..=9 {

@@ -4,6 +4,7 @@
 //! /v1/sites/{key}/{path}            the version that is pinned of a site; ?salt=HEX
 //! /v1/torrents/{infohash}/{path}    a torrent; without a path, or with a folder's, its list of files
 //! /v1/webseeds/{infohash}/{name}/{path}   the same, as BEP 19 lays addresses out
+//! /v1/webseeds/{infohash}.torrent   the torrent file, if all of the torrent is here: then it is a web seed
 //! ```
 //!
 //! It is no proxy: nothing is fetched because somebody asks here, only what is joined anyway is given. And it is no host
@@ -114,8 +115,21 @@ async fn torrent(
     give(&named(&pins, &info_hash)?, &path, &request, headers::FOR_EVER).await
 }
 
-async fn web_seed_root(state: State<Pins>, Path(hash): Path<String>, request: HeaderMap) -> Result<Response, Problem> {
-    web_seed(state, Path((hash, String::new())), request).await
+async fn web_seed_root(state: State<Pins>, Path(name): Path<String>, request: HeaderMap) -> Result<Response, Problem> {
+    match name.strip_suffix(".torrent") {
+        Some(info_hash) => torrent_file(&named(&state.0, info_hash)?),
+        None => web_seed(state, Path((name, String::new())), request).await,
+    }
+}
+
+/// What a page needs that has met no peer yet, or can meet none. A web seed has everything (BEP 19), so it is only given
+/// when everything is here.
+fn torrent_file(content: &Content) -> Result<Response, Problem> {
+    if !content.is_whole() {
+        return Err(Problem::not_found("not all of this torrent is here yet"));
+    }
+    let headers = [(CONTENT_TYPE, "application/x-bittorrent"), (CACHE_CONTROL, "no-cache")];
+    Ok((headers, content.metainfo().to_torrent()).into_response())
 }
 
 /// BEP 19: "If the url ends in a slash, '/' [...] the client must add the torrent 'name' to the URL", and below that the

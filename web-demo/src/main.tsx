@@ -13,9 +13,11 @@ import { App } from './views/app.tsx'
 
 const tracker = `${location.protocol === 'https:' ? 'wss:' : 'ws:'}//${location.host}/announce`
 
+const gateway = new Gateway([tracker], { floor: findFloor() })
+
 const world: World = {
-  gateway: new Gateway([tracker], { floor: findFloor() }),
-  visit,
+  gateway,
+  visit: (infoHash, options) => visit(infoHash, gateway.webSeed(infoHash), options),
   tracker,
   now: Date.now,
   obstacle: findObstacle(),

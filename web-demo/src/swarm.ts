@@ -1,6 +1,7 @@
 /** A torrent in the browser: WebTorrent behind the few operations that the reader needs. */
 import { ConnectionError } from 'swarmgate-client'
 import type { Magnet } from 'swarmgate-client/magnet'
+import { addressOf, addWebSeed } from 'swarmgate-client/web-seeds'
 import type WebTorrent from 'webtorrent/dist/webtorrent.min.js'
 import type { Torrent, TorrentFile } from 'webtorrent/dist/webtorrent.min.js'
 
@@ -77,17 +78,17 @@ async function iceServers(): Promise<RTCConfiguration> {
   }
 }
 
-/** Joins the swarm of `infoHash`. */
-export function visit(infoHash: string, { trackers, onChange }: VisitOptions): Visit {
+/** Joins the swarm of `infoHash`; `webSeed` is where it can also be read by HTTP, if anywhere. */
+export function visit(infoHash: string, webSeed: Promise<string | null>, { trackers, onChange }: VisitOptions): Visit {
   let torrent: Torrent | undefined
   let left = false
   let timer: ReturnType<typeof setInterval> | undefined
 
-  const site = prepare().then(
-    (webtorrent) =>
+  const site = Promise.all([prepare(), webSeed]).then(
+    ([webtorrent, seed]) =>
       new Promise<Site>((found, failed) => {
         if (left) return
-        const joined = webtorrent.add(infoHash, {
+        const joined = webtorrent.add(addressOf(infoHash, seed), {
           announce: trackers,
           store: MemoryStore,
           storeCacheSlots: 0,
@@ -98,7 +99,10 @@ export function visit(infoHash: string, { trackers, onChange }: VisitOptions): V
         timer = setInterval(tell, REFRESH)
         joined.on('wire', tell)
         joined.on('error', (error) => failed(new TorrentError(typeof error === 'string' ? error : error.message)))
-        joined.on('ready', () => found(openSite(infoHash, joined)))
+        joined.on('ready', () => {
+          if (seed !== null) void addWebSeed(joined, seed)
+          found(openSite(infoHash, joined))
+        })
       }),
   )
   return {

@@ -17,6 +17,7 @@ declare module 'webtorrent/dist/webtorrent.min.js' {
     readonly downloadSpeed: number
     readonly destroyed: boolean
     select(firstPiece: number, lastPiece: number, priority?: number): void
+    addWebSeed(url: string): void
     on(event: 'metadata' | 'ready' | 'wire' | 'download' | 'done', listener: () => void): this
     on(event: 'error' | 'warning', listener: (error: Error | string) => void): this
     destroy(options?: { readonly destroyStore?: boolean }): void
@@ -38,7 +39,7 @@ declare module 'webtorrent/dist/webtorrent.min.js' {
   export default class WebTorrent {
     constructor(options: { readonly tracker?: { readonly rtcConfig?: RTCConfiguration } })
     add(
-      infoHash: string,
+      torrent: string,
       options: {
         readonly announce: readonly string[]
         readonly store: new (chunkLength: number) => ChunkStore

@@ -22,7 +22,13 @@ impl Book {
             let slot = &self.slots[target];
             let rank = match (self.adopted.contains_key(target), slot.entry.put_here) {
                 (true, _) => Rank::Adopted,
-                (_, put_here) => if put_here { Rank::PutHere } else { Rank::Seen },
+                (_, put_here) => {
+                    if put_here {
+                        Rank::PutHere
+                    } else {
+                        Rank::Seen
+                    }
+                }
             };
             assert_eq!((slot.place, slot.place.0, slot.entry.item.target()), (*place, rank, *target));
         }

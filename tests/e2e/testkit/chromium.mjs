@@ -20,14 +20,21 @@ const ARGS = [
 
 /** @typedef {import('playwright-core').Page} Page */
 
+/** Run in every page before its own scripts: no offer is ever ready, as where a firewall lets WebRTC reach nobody. */
+export function withoutPeers() {
+  Object.assign(RTCPeerConnection.prototype, { createOffer: () => new Promise(() => {}) })
+}
+
 export class Browser {
-  static async start(executablePath = EXECUTABLE) {
-    return new Browser(await chromium.launch({ executablePath, args: ARGS, headless: true }))
+  /** @param {string} [executablePath] @param {() => void} [script]  run in every page before its own */
+  static async start(executablePath = EXECUTABLE, script = () => {}) {
+    return new Browser(await chromium.launch({ executablePath, args: ARGS, headless: true }), script)
   }
 
-  /** @param {import('playwright-core').Browser} browser */
-  constructor(browser) {
+  /** @param {import('playwright-core').Browser} browser @param {() => void} script */
+  constructor(browser, script) {
     this.browser = browser
+    this.script = script
     /** @type {string[]} what the pages said, to show when a test fails */
     this.log = []
   }
@@ -39,6 +46,7 @@ export class Browser {
    */
   async open(url) {
     const context = await this.browser.newContext({ viewport: { width: 1000, height: 800 } })
+    await context.addInitScript(this.script)
     const page = await context.newPage()
     page.on('console', (message) => this.log.push(`${message.type()}: ${message.text()}`))
     page.on('pageerror', (error) => this.log.push(`uncaught: ${error.stack ?? error.message}`))

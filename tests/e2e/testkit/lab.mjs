@@ -78,9 +78,9 @@ export class Lab {
     return this.keep(program, { stop: () => program.stop(), account: () => `swarmgate ${args[0]}\n${program.stderr}` })
   }
 
-  /** @param {string} [executable] */
-  async browser(executable) {
-    const browser = await Browser.start(executable)
+  /** @param {string} [executable] @param {() => void} [script]  run in every page before its own */
+  async browser(executable, script) {
+    const browser = await Browser.start(executable, script)
     return this.keep(browser, { stop: () => browser.stop(), account: () => `pages\n${browser.log.join('\n')}` })
   }
 

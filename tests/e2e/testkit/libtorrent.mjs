@@ -105,6 +105,11 @@ export class Libtorrent {
     await this.#do('download', { info_hash: infoHash, dir, trackers })
   }
 
+  /** Downloads from a web seed (BEP 19) and from nobody else. @param {string} file @param {string} url @param {string} dir */
+  async downloadFrom(file, url, dir) {
+    await this.#do('download_from', { file, url, dir })
+  }
+
   /** @param {string} infoHash */
   finished(infoHash) {
     return once(this.events, 'finished', (event) => event.info_hash === infoHash)
@@ -113,6 +118,11 @@ export class Libtorrent {
   /** Dials a peer of a torrent. @param {string} infoHash @param {string} host @param {number} port */
   async connect(infoHash, host, port) {
     await this.#do('connect', { info_hash: infoHash, host, port })
+  }
+
+  /** @param {string} infoHash @param {number} rate bytes a second */
+  async limitUpload(infoHash, rate) {
+    await this.#do('limit_upload', { info_hash: infoHash, rate })
   }
 
   /** Bytes of content sent to others. @param {string} infoHash @returns {Promise<number>} */

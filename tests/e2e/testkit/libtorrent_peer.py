@@ -91,6 +91,10 @@ class Peer:
         params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
         self.torrents[info_hash] = self.session.add_torrent(params)
 
+    def do_download_from(self, file, url, dir):
+        """A torrent file, read from a web seed (BEP 19)."""
+        self.add({"ti": lt.torrent_info(file), "save_path": dir, "url_seeds": [url]})
+
     def add(self, params):
         handle = self.session.add_torrent(params)
         handle.unset_flags(lt.torrent_flags.auto_managed)
@@ -102,6 +106,9 @@ class Peer:
 
     def do_connect(self, info_hash, host, port):
         self.torrents[info_hash].connect_peer((host, port))
+
+    def do_limit_upload(self, info_hash, rate):
+        self.torrents[info_hash].set_upload_limit(rate)
 
     def do_uploaded(self, info_hash):
         return self.torrents[info_hash].status().total_payload_upload

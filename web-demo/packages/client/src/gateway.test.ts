@@ -332,7 +332,26 @@ test('immutable values are checked against their target', async () => {
 
 test('info', async () => {
   const { gateway } = gatewayTo({ [A]: serving(() => undefined) })
-  expect(await outcome(gateway.info())).toEqual(INFO)
+  expect(await outcome(gateway.info())).toEqual({ ...INFO, webSeeds: null })
+})
+
+test('where a web seed is, or none, and never an error', async () => {
+  const said =
+    (more: object): Server =>
+    (request) =>
+      request['action'] === 'dht_info' ? { ...INFO, ...more } : undefined
+  const table: [Server, string | null][] = [
+    [said({ web_seeds: '/seeds/' }), `${A.replace(/^ws(.*?)\/announce$/, 'http$1')}/seeds/${IH}/`],
+    [said({ web_seeds: '//elsewhere/' }), null],
+    [said({ web_seeds: 7 }), null],
+    [said({}), null],
+    [() => undefined, null],
+    [(_, socket) => socket.close(), null],
+  ]
+  for (const [server, expected] of table) {
+    const { gateway } = gatewayTo({ [A]: server })
+    expect(await outcome(gateway.webSeed(IH))).toBe(expected)
+  }
 })
 
 /** What this client writes is what `spec/vectors/messages.json` says a server understands. */

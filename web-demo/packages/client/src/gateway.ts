@@ -19,6 +19,7 @@ import { memoryFloor, type Floor } from './floor.ts'
 import { recordFields, type GetRequest, type Info, type Mode, type Request, type Stored } from './messages.ts'
 import { checkValue, recordTarget, replaces, type VerifiedRecord } from './record.ts'
 import { follow } from './subscription.ts'
+import { webSeedAt } from './web-seeds.ts'
 
 export interface GatewayOptions {
   /** The platform's WebSocket, unless given. */
@@ -58,6 +59,9 @@ export interface PutOptions {
   readonly cas?: number | undefined
   readonly signal?: AbortSignal | undefined
 }
+
+/** What only makes reading faster is not waited for longer, milliseconds; servers answer `dht_info` at once. */
+const HASTE = 2_000
 
 /** Long enough for a lookup that takes its time and one more server. */
 const TIMEOUT = 30_000
@@ -175,6 +179,22 @@ export class Gateway {
   async info(options: { readonly signal?: AbortSignal | undefined } = {}): Promise<Info> {
     const answer = await this.#ask({ action: 'dht_info' }, options.signal)
     return (answer as Answer & { kind: 'info' }).info
+  }
+
+  /**
+   * Where the server at hand is a web seed (BEP 19) of a torrent, if it has all of it; `null` when it offers none. Never
+   * throws.
+   */
+  async webSeed(infoHash: string, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<string | null> {
+    const connection = this.#connections[this.#first] as Connection
+    try {
+      const limit = new Deadline(HASTE, options.signal)
+      const answer = await this.#askOne(connection, { action: 'dht_info' }, limit, 0).finally(() => limit.clear())
+      const path = answer.kind === 'info' ? answer.info.webSeeds : null
+      return path === null ? null : webSeedAt(connection.url, path, infoHash)
+    } catch {
+      return null
+    }
   }
 
   /** Closes the sockets; requests in flight fail, subscriptions end. The next request opens them again. */

@@ -73,6 +73,8 @@ export interface Info {
   readonly actions: readonly string[]
   readonly limits: { readonly v: number; readonly salt: number; readonly seq: number }
   readonly dht: { readonly nodes: number; readonly ready: boolean }
+  /** Where on its host the web seeds are, by info hash; `null` when it offers none. */
+  readonly webSeeds: string | null
 }
 
 /** A JSON object of which nothing is known yet. */
@@ -156,6 +158,7 @@ function parseInfo(reply: Json): Reply | null {
     actions: actions.filter((action) => typeof action === 'string'),
     limits: { v, salt, seq },
     dht: { nodes, ready: dht?.['ready'] === true },
+    webSeeds: typeof reply['web_seeds'] === 'string' ? reply['web_seeds'] : null,
   }
   return { kind: 'info', info }
 }

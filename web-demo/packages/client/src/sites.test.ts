@@ -14,14 +14,15 @@ const CONTENTS: Record<string, Record<string, string>> = {
   [IH2]: { 'site/index.md': '# Two', 'site/empty': '' },
 }
 
-let added: { infoHash: string; options: object; destroy: () => void }[]
+let added: { infoHash: string; options: object; destroy: () => void; seeds: string[] }[]
+let webSeed: string | null
 let seeded: File[]
 let seedOptions: object
 let destroyed: () => void
 let push: (record: VerifiedRecord) => void
 let answer: () => Promise<VerifiedRecord | null>
 
-function torrent(infoHash: string, destroy: () => void): Torrent {
+function torrent(infoHash: string, destroy: () => void, seeds: string[] = []): Torrent {
   const types: Record<string, string> = {
     png: 'image/png',
     svg: 'image/svg+xml',
@@ -38,14 +39,14 @@ function torrent(infoHash: string, destroy: () => void): Torrent {
     if (event === 'ready' && CONTENTS[infoHash]) queueMicrotask(() => (listener as () => void)())
     if (event === 'error' && infoHash.startsWith('bad')) queueMicrotask(() => listener(new Error('broken')))
   }
-  return { infoHash, name: 'site', files, on, destroy }
+  return { infoHash, name: 'site', files, on, destroy, addWebSeed: (url) => void seeds.push(url) }
 }
 
 const client: TorrentClient = {
-  add(infoHash, options) {
-    const destroy = vi.fn<() => void>()
-    added.push({ infoHash, options, destroy })
-    return torrent(infoHash, destroy)
+  add(address, options) {
+    const [destroy, seeds] = [vi.fn<() => void>(), []]
+    added.push({ infoHash: address, options, destroy, seeds })
+    return torrent(/[0-9a-z]{40}/.exec(address)?.[0] ?? '', destroy, seeds)
   },
   seed(files, options, seeding) {
     seeded = [...files]
@@ -58,6 +59,7 @@ const client: TorrentClient = {
 
 const gateway = {
   get: () => answer(),
+  webSeed: async () => webSeed,
   async *subscribe(
     _key: string,
     { signal }: { signal?: AbortSignal } = {},
@@ -74,6 +76,7 @@ const gateway = {
 
 beforeEach(() => {
   added = []
+  webSeed = null
   seeded = []
   destroyed = vi.fn<() => void>()
   answer = async () => one
@@ -90,6 +93,17 @@ test('opens the version that the record points to', async () => {
   expect(() => site.file('gone.md')).toThrow(SiteError)
   site.close()
   expect(added[0]?.destroy).toHaveBeenCalledOnce()
+})
+
+test('reads the server too, when it has the whole site', async () => {
+  webSeed = `https://host/seeds/${IH1}/`
+  vi.stubGlobal('fetch', async () => ({ ok: true }))
+  const site = await open()
+  const file = encodeURIComponent(`https://host/seeds/${IH1}.torrent`)
+  expect(added[0]).toMatchObject({ infoHash: `magnet:?xt=urn:btih:${IH1}&xs=${file}` })
+  expect(site.infoHash).toBe(IH1)
+  await vi.waitFor(() => expect(added[0]?.seeds).toEqual([webSeed]))
+  vi.unstubAllGlobals()
 })
 
 test('addresses keep only types that cannot run', async () => {
@@ -131,6 +145,7 @@ test('without a record the version named in the link will do, unless the server 
 test('a torrent that fails, or is given up, is let go of', async () => {
   const control = new AbortController()
   const waiting = openSite(client, `magnet:?xt=urn:btih:${'33'.repeat(20)}`, { gateway, signal: control.signal })
+  await vi.waitFor(() => expect(added).toHaveLength(1))
   control.abort(new Error('enough'))
   await expect(waiting).rejects.toThrow('enough')
   expect(added[0]?.destroy).toHaveBeenCalled()

@@ -12,15 +12,17 @@
  */
 import { signRecord, type Bytes, type Gateway, type SigningKey, type Stored, type VerifiedRecord } from './index.ts'
 import { formatMagnet, parseMagnet, type Magnet } from './magnet.ts'
+import { addressOf, addWebSeed, type Seedable } from './web-seeds.ts'
 
 /** What is used of a WebTorrent client. */
 export interface TorrentClient {
-  add(infoHash: string, options: object): Torrent
+  /** @param torrent an info hash, or a link to one */
+  add(torrent: string, options: object): Torrent
   seed(files: readonly File[], options: object, seeding: (torrent: Torrent) => void): Torrent
 }
 
 /** What is used of its torrents. */
-export interface Torrent {
+export interface Torrent extends Seedable {
   readonly infoHash: string
   readonly name: string
   readonly files: readonly TorrentFile[]
@@ -38,7 +40,8 @@ export interface TorrentFile {
 }
 
 export interface OpenOptions {
-  readonly gateway: Pick<Gateway, 'get' | 'subscribe'>
+  /** Its server is read as a web seed too, beside the swarm, when it has the site. */
+  readonly gateway: Pick<Gateway, 'get' | 'subscribe' | 'webSeed'>
   /** Asked for peers besides those of the link. */
   readonly trackers?: readonly string[] | undefined
   /** Handed to WebTorrent's `add` as it is: a store, for one. */
@@ -177,10 +180,14 @@ export class Site extends EventTarget {
 
   async [OPEN](infoHash: string, record: VerifiedRecord | null): Promise<void> {
     if (infoHash !== this.#torrent?.infoHash) {
-      const { trackers = [], torrent: extra, signal } = this.#options
+      const { trackers = [], torrent: extra, gateway } = this.#options
       const announce = [...new Set([...trackers, ...this.#magnet.trackers])]
-      const torrent = this.#client.add(infoHash, { announce, ...extra })
-      await ready(torrent, signal ? AbortSignal.any([signal, this.#closed.signal]) : this.#closed.signal)
+      const stop = this.#stop
+      const seed = await gateway.webSeed(infoHash, { signal: stop })
+      stop.throwIfAborted()
+      const torrent = this.#client.add(addressOf(infoHash, seed), { announce, ...extra })
+      await ready(torrent, stop)
+      if (seed !== null) void addWebSeed(torrent, seed)
       this.#release()
       this.#torrent = torrent
       this.#files = byPath(torrent.files)
@@ -189,11 +196,9 @@ export class Site extends EventTarget {
   }
 
   async [FOLLOW](key: string): Promise<void> {
-    const { gateway, signal } = this.#options
-    const stop = signal ? AbortSignal.any([signal, this.#closed.signal]) : this.#closed.signal
-    const options = { salt: this.#magnet.salt, ...(this.record && { known: this.record }), signal: stop }
+    const options = { salt: this.#magnet.salt, ...(this.record && { known: this.record }), signal: this.#stop }
     try {
-      for await (const record of gateway.subscribe(key, options)) {
+      for await (const record of this.#options.gateway.subscribe(key, options)) {
         const { infoHash } = record
         if (infoHash === null) continue
         const detail: Update = { record, accept: () => this[OPEN](infoHash, record) }
@@ -202,6 +207,12 @@ export class Site extends EventTarget {
     } catch {
       // Closed, or no server can be followed; the version on display is as good as before.
     }
+  }
+
+  /** Ends what is under way: the caller's signal, or closing. */
+  get #stop(): AbortSignal {
+    const { signal } = this.#options
+    return signal ? AbortSignal.any([signal, this.#closed.signal]) : this.#closed.signal
   }
 
   #release(): void {
