@@ -208,10 +208,13 @@ section! {
         listen: SocketAddr = addr("0.0.0.0:6883"),
         /// The addresses browsers reach this port by, when they differ from the machine's own (behind NAT).
         public_ips: Vec<IpAddr> = Vec::new(),
-        /// Whether this port also tells pages their own address (STUN, RFC 8489), so that they ask no third party.
-        /// Chromium takes nothing else from an address that it asks for that: its pages can then be peers of each
-        /// other, but not of this server. So only for trackers that bridge nothing.
-        stun: bool = false,
+        /// Whether this server tells pages their own address (STUN, RFC 8489), so that pages behind different routers
+        /// find each other and ask no third party. Where stun_listen cannot be reached from outside, switch it off:
+        /// pages would wait some seconds for an answer before each connection.
+        stun: bool = true,
+        /// Address and port on which they ask. A port of its own: Chromium takes every datagram from the address of its
+        /// STUN server for an answer to its own question, so the peers' port cannot be that.
+        stun_listen: SocketAddr = addr("0.0.0.0:6884"),
         /// STUN and TURN servers for pages besides, as { urls = ["turn:turn.example.org:3478"], username = "…",
         /// credential = "…" }. Everybody who asks is told the credentials.
         ice_servers: Vec<IceServer> = Vec::new(),

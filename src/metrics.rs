@@ -138,7 +138,7 @@ metrics! {
         metadata: IntCounterVec = "bridge_metadata_total" ["result"], "Metadata fetches (BEP 9), by result.";
         datagrams_dropped: IntCounterVec = "bridge_webrtc_datagrams_dropped_total" ["reason"], "Datagrams of the WebRTC port not handed on: sender unknown, or its queue full.";
         elsewhere: IntCounterVec = "bridge_other_tracker_connections_total" ["result"], "Connections to other trackers, by what became of them (connected; then or instead closed, failed, silent).";
-        stun: IntCounterVec = "bridge_stun_requests_total" ["result"], "Requests for the sender's own address at the WebRTC port, by result (answered, limited, lost).";
+        stun: IntCounterVec = "bridge_stun_requests_total" ["result"], "Requests of pages for their own address (STUN), by result (answered, limited, lost).";
         connects: IntCounterVec = "bridge_connects_total" ["transport", "result"], "Attempts to connect to native peers, by transport (tcp, utp) and result (open, refused, timeout, failed). A dial may try both.";
         encryption: IntCounterVec = "bridge_encryption_total" ["side", "result"], "Connections with native peers, by who connected (in: they, out: we) and encryption (none, handshake, rc4, failed).";
         dials: IntCounterVec = "bridge_dials_total" ["source", "result"], "Outgoing connections, by who named the address and result.";

@@ -58,6 +58,9 @@ pub struct Ready {
     pub bittorrent: SocketAddr,
     /// All WebRTC peers.
     pub webrtc: SocketAddr,
+    /// Where pages ask for their own address, if they may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stun: Option<SocketAddr>,
 }
 
 /// Why a node cannot start: one sentence each.
@@ -152,6 +155,14 @@ impl Node {
             Pins::start(&config.pins, &config.data_dir, records.clone(), bridge.clone(), metrics.pins.clone(), &tasks)
                 .await?;
 
+        let stun = match config.webrtc.stun {
+            true => Some(bind_udp("webrtc.stun_listen", config.webrtc.stun_listen)?),
+            false => None,
+        };
+        let stun = stun.map(|(socket, address)| {
+            tasks.spawn_cancellable(bridge::stun::serve(socket, metrics.bridge.clone()));
+            address
+        });
         let serving = tracker.clone();
         tasks.spawn(async move { serving.serve_udp(udp_socket).await });
         let ready = Ready {
@@ -163,8 +174,9 @@ impl Node {
             dht_ipv6: dht.local_addrs().nth(1),
             bittorrent: bridge.bittorrent_addr(),
             webrtc: bridge.webrtc_addr(),
+            stun,
         };
-        let ice = web::Ice::new(&config.webrtc, bridge.webrtc_addr());
+        let ice = web::Ice::new(&config.webrtc, stun);
         let rooms =
             web::Rooms { tracker: tracker.clone(), records, dht, ice, metrics, tasks: tasks.clone(), pins: Some(pins) };
         web::serve(web_listener, web::public(rooms.clone(), &config.web), Opening::of(&config.web), &tasks);

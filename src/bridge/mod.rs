@@ -40,6 +40,7 @@ mod puppet;
 mod resume;
 pub mod rtc;
 mod storage;
+pub mod stun;
 mod swarm;
 #[cfg(test)]
 mod tests;

@@ -23,10 +23,9 @@ pub struct Ice {
 }
 
 impl Ice {
-    /// `bound` is where the WebRTC port is.
+    /// `stun` is where this server answers STUN, if it does.
     #[must_use]
-    pub fn new(settings: &config::WebRtc, bound: SocketAddr) -> Self {
-        let stun = settings.stun.then_some(bound);
+    pub fn new(settings: &config::WebRtc, stun: Option<SocketAddr>) -> Self {
         Self { stun, public_ips: settings.public_ips.clone(), servers: settings.ice_servers.clone() }
     }
 
@@ -84,13 +83,13 @@ fn bracketed(ip: IpAddr) -> String {
 mod tests {
     use super::*;
 
-    fn told(settings: config::WebRtc, host: Option<&str>) -> String {
-        Ice::new(&settings, "0.0.0.0:6883".parse().unwrap()).servers(host)["iceServers"].to_string()
+    fn told(settings: config::WebRtc, stun: Option<&str>, host: Option<&str>) -> String {
+        Ice::new(&settings, stun.map(|address| address.parse().unwrap())).servers(host)["iceServers"].to_string()
     }
 
     #[test]
     fn pages_are_told_of_this_server_by_the_name_they_know() {
-        let stun = |host: &str| format!(r#"[{{"urls":"stun:{host}:6883"}}]"#);
+        let stun = |host: &str| format!(r#"[{{"urls":"stun:{host}:6884"}}]"#);
         for (host, expected) in [
             (Some("example.org"), stun("example.org")),
             (Some("example.org:8080"), stun("example.org")),
@@ -102,7 +101,7 @@ mod tests {
             (Some(""), "[]".to_owned()),
             (None, "[]".to_owned()),
         ] {
-            assert_eq!(told(config::WebRtc { stun: true, ..config::WebRtc::default() }, host), expected, "{host:?}");
+            assert_eq!(told(config::WebRtc::default(), Some("0.0.0.0:6884"), host), expected, "{host:?}");
         }
     }
 
@@ -116,13 +115,11 @@ mod tests {
         let settings = config::WebRtc {
             public_ips: vec!["203.0.113.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             ice_servers: vec![turn],
-            stun: true,
             ..config::WebRtc::default()
         };
         let turn = r#"{"credential":"word","urls":["turn:turn.example.org:3478"],"username":"reader"}"#;
-        let stun = r#"{"urls":"stun:203.0.113.1:6883"},{"urls":"stun:[2001:db8::1]:6883"}"#;
-        assert_eq!(told(settings.clone(), Some("example.org")), format!("[{stun},{turn}]"));
-        let silent = config::WebRtc { stun: false, ..settings };
-        assert_eq!(told(silent, Some("example.org")), format!("[{turn}]"));
+        let stun = r#"{"urls":"stun:203.0.113.1:6884"},{"urls":"stun:[2001:db8::1]:6884"}"#;
+        assert_eq!(told(settings.clone(), Some("0.0.0.0:6884"), Some("example.org")), format!("[{stun},{turn}]"));
+        assert_eq!(told(settings, None, Some("example.org")), format!("[{turn}]"));
     }
 }

@@ -56,7 +56,7 @@ impl Server {
         let records = Records::start_on(network.clone(), &settings, directory.path(), metrics.records.clone(), &tasks);
         let records = records.await.unwrap();
         let tracker = Tracker::start(&config::Tracker::default(), metrics.tracker.clone(), &tasks);
-        let ice = Ice::new(&config::WebRtc::default(), "127.0.0.1:6883".parse().unwrap());
+        let ice = Ice::new(&config::WebRtc::default(), None);
         let rooms = Rooms { tracker, records, dht, ice, metrics, tasks, pins: None };
         Self { rooms, network, _directory: directory }
     }

@@ -21,6 +21,7 @@ pub mod pointer;
 pub mod proxy_protocol;
 pub mod record_exchange;
 pub mod record_messages;
+pub mod stun;
 pub mod tracker;
 pub mod tracker_client;
 pub mod tracker_http;

@@ -53,6 +53,7 @@ trial('a port in use is named', async (lab) => {
     ['TRACKER__UDP_LISTEN', taken.udp],
     ['DHT__LISTEN', taken.udp],
     ['WEBRTC__LISTEN', taken.udp],
+    ['WEBRTC__STUN_LISTEN', taken.udp],
   ]
   for (const [name, address = ''] of listeners) {
     const env = { ...environment(await lab.directory(), []), [`SWARMGATE__${name}`]: address }

@@ -24,9 +24,6 @@
 //! description lists (`addresses.rs`) reaches us. The one exception is [`OfferPending::accept`], whose caller says which
 //! addresses may be dialled.
 //!
-//! **STUN.** A page learns its public address from a STUN server; the port is one too (RFC 8489, binding requests only), so
-//! that pages need no third party. Answers are hardly longer than requests and rationed by address (`allowance.rs`).
-//!
 //! **Signalling** is not trickled: WebTorrent's trackers pass one offer and one answer. Descriptions are parsed into what
 //! a data channel needs and written anew (`sdp.rs`).
 //!
@@ -37,7 +34,6 @@
 //! are gone within seconds, as soon as what was written has arrived; when the [`Endpoint`] is, all of its channels at once.
 
 mod addresses;
-mod allowance;
 mod channel;
 mod inbox;
 mod mux;
@@ -45,7 +41,6 @@ mod routes;
 mod runtime;
 mod sdp;
 mod session;
-mod stun;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -115,7 +110,7 @@ impl Endpoint {
     /// # Errors
     /// The socket's.
     pub async fn bind(settings: &config::WebRtc, metrics: metrics::Bridge, tasks: &Tasks) -> io::Result<Arc<Self>> {
-        let mux = Mux::bind(settings.listen, settings.stun, metrics)?;
+        let mux = Mux::bind(settings.listen, metrics)?;
         let stopping = tasks.token().child_token();
         let (receiving, stopped) = (mux.clone().receive(), stopping.clone());
         tasks.spawn(async move {

@@ -11,10 +11,8 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Runtime, TokioRuntime, Transmit};
 
-use super::allowance::Allowance;
 use super::inbox::Inbox;
 use super::routes::{RouteId, Routes};
-use super::stun;
 use crate::metrics;
 
 /// Asked of the kernel for each direction. Throughput is governed by losses in small socket buffers: with Linux's
@@ -40,8 +38,6 @@ pub(super) struct Mux {
     local: SocketAddr,
     /// A std mutex: held for one look-up, never across an await.
     routes: Mutex<Routes<Arc<Inboxes>>>,
-    /// What STUN answers each address may draw; `None` where none are given. A std mutex, as before.
-    stun: Option<Mutex<Allowance>>,
     writers: Arc<Writers>,
     /// Wakes all of `writers`; the only waker the socket ever sees, because it keeps no more than one.
     writable: Waker,
@@ -63,18 +59,16 @@ impl Inboxes {
 
 impl Mux {
     /// Binds the socket; [`Mux::receive`] must be run for anything to arrive.
-    /// With `stun` it answers plain STUN requests.
-    pub(super) fn bind(listen: SocketAddr, stun: bool, metrics: metrics::Bridge) -> io::Result<Arc<Self>> {
+    pub(super) fn bind(listen: SocketAddr, metrics: metrics::Bridge) -> io::Result<Arc<Self>> {
         let socket = bind(listen)?;
         let local = socket.local_addr()?;
-        Ok(Self::over(TokioRuntime.wrap_udp_socket(socket)?, local, stun, metrics))
+        Ok(Self::over(TokioRuntime.wrap_udp_socket(socket)?, local, metrics))
     }
 
-    fn over(socket: Arc<dyn AsyncUdpSocket>, local: SocketAddr, stun: bool, metrics: metrics::Bridge) -> Arc<Self> {
+    fn over(socket: Arc<dyn AsyncUdpSocket>, local: SocketAddr, metrics: metrics::Bridge) -> Arc<Self> {
         let writers = Arc::new(Writers::default());
         let writable = Waker::from(writers.clone());
-        let stun = stun.then(Mutex::default);
-        Arc::new(Self { socket, local, routes: Mutex::default(), stun, writers, writable, metrics })
+        Arc::new(Self { socket, local, routes: Mutex::default(), writers, writable, metrics })
     }
 
     pub(super) fn local_addr(&self) -> SocketAddr {
@@ -118,11 +112,6 @@ impl Mux {
 
     fn deliver(&self, now: Instant, from: SocketAddr, datagram: &[u8]) {
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-        if let Some(allowance) = &self.stun
-            && let Some(answer) = stun::answer(datagram, from)
-        {
-            return self.tell_address(allowance, now, from, &answer);
-        }
         let target = self.routes().route(now, from, datagram).cloned();
         let dropped = match target {
             None => "unknown",
@@ -130,22 +119,6 @@ impl Mux {
             Some(_) => return,
         };
         self.metrics.datagrams_dropped.with_label_values(&[dropped]).inc();
-    }
-
-    /// Answers a request for the sender's own address. Where the socket is full the answer is lost, and asked for again.
-    fn tell_address(&self, allowance: &Mutex<Allowance>, now: Instant, to: SocketAddr, answer: &[u8]) {
-        let allowed = allowance.lock().unwrap_or_else(PoisonError::into_inner).take(to.ip(), now);
-        let result = if !allowed {
-            "limited"
-        } else {
-            let destination = self.on_wire(to);
-            let transmit = Transmit { destination, ecn: None, contents: answer, segment_size: None, src_ip: None };
-            match self.socket.poll_send(&mut Context::from_waker(&self.writable), &transmit) {
-                Poll::Ready(Ok(_)) => "answered",
-                Poll::Ready(Err(_)) | Poll::Pending => "lost",
-            }
-        };
-        self.metrics.stun.with_label_values(&[result]).inc();
     }
 
     fn poll_send(&self, id: RouteId, cx: &Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
@@ -382,7 +355,7 @@ mod tests {
     fn a_full_socket_makes_all_writers_wait_and_wakes_all_of_them() {
         let socket = Arc::<Choked>::default();
         let local: SocketAddr = "[::]:9".parse().unwrap();
-        let mux = Mux::over(socket.clone(), local, true, metrics::Bridge::detached());
+        let mux = Mux::over(socket.clone(), local, metrics::Bridge::detached());
         let routes: Vec<_> = (0..3).map(|i| mux.add(format!("ufrag{i}"))).collect();
         let woken: Vec<_> = routes.iter().map(|_| Arc::<Woken>::default()).collect();
         let sockets: Vec<_> = routes.iter().map(|route| route.socket(local)).collect();
@@ -404,9 +377,9 @@ mod tests {
     #[test]
     fn a_connection_that_left_is_not_heard() {
         let local = "127.0.0.1:9".parse().unwrap();
-        let mux = Mux::over(Arc::<Choked>::default(), local, true, metrics::Bridge::detached());
+        let mux = Mux::over(Arc::<Choked>::default(), local, metrics::Bridge::detached());
         let route = mux.add("ours".into());
-        let request = super::super::stun::tests::binding_request(&[(6, b"ours:theirs")]);
+        let request = crate::wire::stun::tests::binding_request(&[(6, b"ours:theirs")]);
         let dropped = |reason| mux.metrics.datagrams_dropped.with_label_values(&[reason]).get();
         let from = "[::ffff:192.0.2.1]:7".parse().unwrap();
         mux.deliver(Instant::now(), from, &request);
@@ -418,24 +391,8 @@ mod tests {
         mux.deliver(Instant::now(), from, &[22, 1]);
         assert_eq!((mux.len(), dropped("unknown")), ((0, 0), 2));
         let flooded = mux.add("flooded".into());
-        mux.deliver(Instant::now(), from, &super::super::stun::tests::binding_request(&[(6, b"flooded:theirs")]));
+        mux.deliver(Instant::now(), from, &crate::wire::stun::tests::binding_request(&[(6, b"flooded:theirs")]));
         (0..2000).for_each(|_| mux.deliver(Instant::now(), from, &[22; 1000]));
         assert!(dropped("full") > 0 && flooded.peer().is_some());
-    }
-
-    #[test]
-    fn stun_is_answered_even_to_connected_addresses_and_not_where_it_is_switched_off() {
-        let request = super::super::stun::tests::binding_request(&[]);
-        let from = "192.0.2.1:7".parse().unwrap();
-        for (stun, expected) in [(true, vec![from]), (false, Vec::new())] {
-            let socket = Arc::<Choked>::default();
-            *socket.writable.lock().unwrap() = true;
-            let local = "0.0.0.0:9".parse().unwrap();
-            let mux = Mux::over(socket.clone(), local, stun, metrics::Bridge::detached());
-            let _route = mux.add("ours".into());
-            mux.deliver(Instant::now(), from, &super::super::stun::tests::binding_request(&[(6, b"ours:theirs")]));
-            mux.deliver(Instant::now(), from, &request);
-            assert_eq!(*socket.sent.lock().unwrap(), expected, "{stun}");
-        }
     }
 }

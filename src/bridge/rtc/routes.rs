@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::stun;
+use crate::wire::stun;
 
 /// Most remote addresses of one connection. A browser checks from one port per network of its machine. A peer that forged
 /// others' addresses could otherwise grow the table, and have each of them sent a few checks.
@@ -120,8 +120,8 @@ impl<T> Routes<T> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::stun::tests::binding_request;
     use super::*;
+    use crate::wire::stun::tests::binding_request;
 
     const DTLS: &[u8] = &[22, 254, 253, 0];
 

@@ -271,7 +271,7 @@ async fn junk_on_the_port_harms_nobody() {
         for round in 0_usize..2000 {
             let mut datagram = pattern(round % 1400, round);
             if round % 3 == 0 {
-                datagram = super::stun::tests::binding_request(&[(6, b"guessed:fragment"), (0x8022, &datagram)]);
+                datagram = crate::wire::stun::tests::binding_request(&[(6, b"guessed:fragment"), (0x8022, &datagram)]);
             }
             stranger.send_to(&datagram, b.endpoint.local_addr()).await.unwrap();
         }

@@ -50,7 +50,7 @@ impl Server {
         let bridge = Bridge::start(doors, data_dir.clone(), rooms, metrics.bridge.clone(), &tasks).await.unwrap();
         let pins = config::Pins::default();
         let pins = Pins::start(&pins, &data_dir, records.clone(), bridge, metrics.pins.clone(), &tasks).await.unwrap();
-        let ice = web::Ice::new(&config::WebRtc::default(), "127.0.0.1:6883".parse().unwrap());
+        let ice = web::Ice::new(&config::WebRtc::default(), None);
         let rooms = web::Rooms { tracker, records, dht, ice, metrics, tasks: tasks.clone(), pins: Some(pins) };
         let public = web::public(rooms.clone(), &config::Web::default());
         Self { public, admin: web::admin(rooms), tasks, _directory: directory }

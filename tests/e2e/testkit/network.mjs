@@ -80,7 +80,12 @@ export class Host {
   /** A server here, and commands, are reached by the other hosts as peers and by this host alone as servers. */
   get env() {
     const any = this.address ? '0.0.0.0:0' : '[::]:0'
-    return { SWARMGATE__BITTORRENT__LISTEN: any, SWARMGATE__WEBRTC__LISTEN: any, SWARMGATE__DHT__LISTEN: any }
+    return {
+      SWARMGATE__BITTORRENT__LISTEN: any,
+      SWARMGATE__WEBRTC__LISTEN: any,
+      SWARMGATE__DHT__LISTEN: any,
+      SWARMGATE__WEBRTC__STUN_LISTEN: any,
+    }
   }
 
   /** The JSON that an address of this host answers with. @param {string} url */

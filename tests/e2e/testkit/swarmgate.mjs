@@ -9,7 +9,7 @@ import { once, within } from './wait.mjs'
 export const BINARY =
   process.env['SWARMGATE_BIN'] ?? fileURLToPath(new URL('../../../target/debug/swarmgate', import.meta.url))
 
-/** @typedef {{ event: 'ready', web: string, admin: string, udp_tracker: string, dht: string, dht_ipv6?: string, bittorrent: string, webrtc: string }} Ready */
+/** @typedef {{ event: 'ready', web: string, admin: string, udp_tracker: string, dht: string, dht_ipv6?: string, bittorrent: string, webrtc: string, stun?: string }} Ready */
 /** @typedef {{ code: number | null, stdout: string, stderr: string, json: any }} Outcome */
 
 /** Every listener on a free port of loopback, and a DHT of our own. @param {string} dataDir @param {string[]} bootstrap */
@@ -23,6 +23,7 @@ export function environment(dataDir, bootstrap) {
     SWARMGATE__DHT__LISTEN: free,
     SWARMGATE__BITTORRENT__LISTEN: free,
     SWARMGATE__WEBRTC__LISTEN: free,
+    SWARMGATE__WEBRTC__STUN_LISTEN: free,
     SWARMGATE__DHT__BOOTSTRAP: JSON.stringify(bootstrap),
   }
 }

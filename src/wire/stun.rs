@@ -1,5 +1,5 @@
-//! What is read from STUN here: which of our connections a binding request is for, and whether it is one that asks this
-//! server for nothing but the sender's own address, as pages ask a STUN server.
+//! What is read from STUN (RFC 8489): which connection a binding request is for, and whether it is one that asks for
+//! nothing but the sender's own address, as pages ask a STUN server.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,7 +17,8 @@ const OPTIONAL: u16 = 0x8000;
 ///
 /// RFC 8445 §7.2.2: the USERNAME is formed "by concatenating the username fragment provided by the peer with the
 /// username fragment of the ICE agent sending the request, separated by a colon", so what we issued comes first.
-pub(super) fn local_ufrag(datagram: &[u8]) -> Option<&str> {
+#[must_use]
+pub fn local_ufrag(datagram: &[u8]) -> Option<&str> {
     let (_, mut attributes) = binding_request(datagram)?;
     while let Some((head, rest)) = attributes.split_at_checked(4) {
         let kind = u16::from_be_bytes([head[0], head[1]]);
@@ -33,7 +34,8 @@ pub(super) fn local_ufrag(datagram: &[u8]) -> Option<&str> {
 
 /// The answer to a request for the sender's own address; `None` for everything else. Checks of ICE agents, which have a
 /// username, are no such requests, nor are those with attributes that would have to be understood (RFC 8489 §6.3.1).
-pub(super) fn answer(datagram: &[u8], from: SocketAddr) -> Option<Vec<u8>> {
+#[must_use]
+pub fn answer(datagram: &[u8], from: SocketAddr) -> Option<Vec<u8>> {
     let (header, mut attributes) = binding_request(datagram)?;
     while !attributes.is_empty() {
         let (head, rest) = attributes.split_at_checked(4)?;
@@ -65,13 +67,13 @@ fn binding_request(datagram: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
     /// A binding request with the given attributes, padded as the standard asks.
-    pub(in super::super) fn binding_request(attributes: &[(u16, &[u8])]) -> Vec<u8> {
+    pub(crate) fn binding_request(attributes: &[(u16, &[u8])]) -> Vec<u8> {
         let mut body = Vec::new();
         for (kind, value) in attributes {
             body.extend(kind.to_be_bytes());
@@ -167,8 +169,8 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(datagram in prop::collection::vec(any::<u8>(), 0..200)) {
-            local_ufrag(&datagram);
-            answer(&datagram, SocketAddr::from(([192, 0, 2, 1], 7)));
+            let _ = local_ufrag(&datagram);
+            let _ = answer(&datagram, SocketAddr::from(([192, 0, 2, 1], 7)));
         }
 
         #[test]
@@ -176,10 +178,10 @@ pub(super) mod tests {
             let mut datagram = binding_request(&[]);
             datagram[2..4].copy_from_slice(&u16::try_from(body.len()).unwrap().to_be_bytes());
             datagram.extend(body);
-            local_ufrag(&datagram);
-            answer(&datagram, SocketAddr::from(([192, 0, 2, 1], 7)));
+            let _ = local_ufrag(&datagram);
+            let _ = answer(&datagram, SocketAddr::from(([192, 0, 2, 1], 7)));
             datagram[flip] ^= 1;
-            local_ufrag(&datagram);
+            let _ = local_ufrag(&datagram);
         }
     }
 }
