@@ -21,6 +21,7 @@ pub mod config;
 pub mod dht;
 pub mod gossip;
 pub mod metrics;
+pub mod net;
 pub mod node;
 pub mod pins;
 pub mod records;

@@ -2,7 +2,7 @@
 //! handed in.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::door::Ending;
 use super::policy::Refusal;
 use crate::metrics;
+use crate::net::host;
 
 /// How long an address is shut out. Most are lent for longer, and a broken disk at the other end takes a day to notice.
 const BAN: Duration = Duration::from_secs(3600);
@@ -38,7 +39,7 @@ impl Visitors {
 
     /// Lets in a peer that came by itself; it is counted until the presence is dropped.
     pub(super) fn enter(self: &Arc<Self>, ip: IpAddr, now: Instant) -> Result<Presence, Refusal> {
-        let ip = household(ip);
+        let ip = host(ip);
         if self.is_banned(ip, now) {
             return Err(Refusal::Banned);
         }
@@ -53,7 +54,7 @@ impl Visitors {
 
     /// Whether a peer there lied.
     pub(super) fn is_banned(&self, ip: IpAddr, now: Instant) -> bool {
-        self.table().banned.get(&household(ip)).is_some_and(|until| *until > now)
+        self.table().banned.get(&host(ip)).is_some_and(|until| *until > now)
     }
 
     /// Draws the conclusion from how a peer's connection ended.
@@ -73,7 +74,7 @@ impl Visitors {
             let oldest = table.banned.iter().min_by_key(|(_, until)| **until).map(|(ip, _)| *ip);
             oldest.map(|ip| table.banned.remove(&ip));
         }
-        table.banned.insert(household(ip), now + BAN);
+        table.banned.insert(host(ip), now + BAN);
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -97,17 +98,6 @@ impl Drop for Presence {
                 table.present.remove(&self.ip);
             }
         }
-    }
-}
-
-/// What counts as one address: of IPv6 a /64, which is what one subscriber has at least.
-fn household(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => {
-            let [a, b, c, d, ..] = ip.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        v4 => v4,
     }
 }
 

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use rand::{Rng, RngExt};
 
-use super::scope::{host, is_public};
+use super::scope::is_public;
+use crate::net::host;
 use crate::wire::id::NodeId;
 
 /// Voters whose words are kept. One node is one voter, whatever it says how often.

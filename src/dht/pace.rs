@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::scope::{host, is_public};
+use super::scope::is_public;
+use crate::net::host;
 
 /// Addresses remembered at once. An entry lives for seconds, so this many are there only in an attack.
 const MAX_ADDRESSES: usize = 20_000;

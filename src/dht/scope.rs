@@ -3,7 +3,7 @@
 //! A stranger must not be able to aim our packets at this host or its network: an address is used only when the one who
 //! named it is on that network itself. So a LAN, and a network of many ports on loopback, work with nothing configured.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// How far an address reaches, nearest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,15 +38,6 @@ pub fn may_name(from: IpAddr, named: SocketAddr) -> bool {
         && scope(from).zip(scope(named.ip())).is_some_and(|(from_scope, named_scope)| from_scope <= named_scope)
 }
 
-/// What limits by host count as one: an IPv4 address, or an IPv6 /64, which is the least that a site is given (RFC 6177).
-#[must_use]
-pub(super) fn host(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
 /// Whether many nodes may share this address: on loopback and private networks they do; in public, those who run many
 /// on one address are mostly trying to surround somebody.
 #[must_use]
@@ -61,20 +52,6 @@ fn is_shared(ip: Ipv4Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_host_is_an_ipv4_address_or_an_ipv6_network() {
-        let table = [
-            ("1.2.3.4", "1.2.3.4"),
-            ("::ffff:1.2.3.4", "1.2.3.4"),
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-            ("2001:db8:1:2::1", "2001:db8:1:2::"),
-            ("2001:db8:1:3::1", "2001:db8:1:3::"),
-        ];
-        for (ip, expected) in table {
-            assert_eq!(host(ip.parse().unwrap()).to_string(), expected, "{ip}");
-        }
-    }
 
     #[test]
     fn an_address_is_taken_from_its_own_network_or_a_nearer_one() {

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use rand::{Rng, RngExt};
 
 use super::node_id;
-use super::scope::{host, is_public};
+use super::scope::is_public;
+use crate::net::host;
 use crate::wire::id::{NodeId, Target};
 use crate::wire::krpc::Contact;
 

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::net::host;
+
 /// Most addresses remembered, some 60 bytes each. Those whose bucket is full again make room; if there are none, newcomers
 /// are refused.
 const CAPACITY: usize = 65_536;
@@ -46,7 +48,7 @@ impl Quota {
         if address.is_loopback() {
             return true;
         }
-        let address = network(address);
+        let address = host(address);
         if !self.full_at.contains_key(&address) && !self.has_room(now) {
             return false;
         }
@@ -65,17 +67,6 @@ impl Quota {
             self.full_at.retain(|_, full_at| *full_at > now);
         }
         self.full_at.len() < CAPACITY
-    }
-}
-
-/// What counts as one address: of IPv6 the /64, which is what one household gets.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
     }
 }
 

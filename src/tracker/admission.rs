@@ -1,12 +1,13 @@
 //! What one address may do: how many WebSockets it may open, how many peers they may bring, how often it may announce.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::rate::{Bucket, Rate};
 use super::table::lifetime;
+use crate::net::host;
 use crate::{config, metrics};
 
 /// Addresses remembered before those are looked for that need not be. Some 200 bytes each.
@@ -162,14 +163,10 @@ impl Admission {
     }
 }
 
-/// The address that limits count by: an IPv6 host has a whole /64 to itself (RFC 6177), and loopback, which is a proxy of
+/// The address that limits count by: each host's own, and loopback, which is a proxy of
 /// the operator's own, is not counted.
 fn counted_address(ip: IpAddr) -> Option<IpAddr> {
-    match ip {
-        ip if ip.is_loopback() => None,
-        IpAddr::V4(_) => Some(ip),
-        IpAddr::V6(ip) => Some(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into()),
-    }
+    (!ip.is_loopback()).then(|| host(ip))
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 //! seems to come from it.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+use crate::net::host;
 
 /// In the long run, one answer in this time: some kilobyte a second at most.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -25,7 +27,7 @@ pub(super) struct Allowance {
 impl Allowance {
     /// Takes one answer off what `ip` may have; whether there was one.
     pub(super) fn take(&mut self, ip: IpAddr, now: Instant) -> bool {
-        let ip = network(ip);
+        let ip = host(ip);
         if self.full_at.len() >= MAX_ADDRESSES && !self.full_at.contains_key(&ip) {
             self.full_at.retain(|_, full_at| *full_at > now);
             if self.full_at.len() >= MAX_ADDRESSES {
@@ -38,13 +40,6 @@ impl Allowance {
             self.full_at.insert(ip, full_at);
         }
         fits
-    }
-}
-
-fn network(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(_) => ip,
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
     }
 }
 
