@@ -1,17 +1,25 @@
-// A subscriber hears of a put through another server within seconds, when the two share nothing but the DHT, and when they
-// share nothing but the record's topic swarm. `benches/other_server.mjs` measures the same.
+// A subscriber hears of a put through another server within half a minute, when the two share nothing but the DHT, and
+// within seconds when they share nothing but the record's topic swarm. `benches/other_server.mjs` measures the same.
 
 import assert from 'node:assert/strict'
 import { trial } from './testkit/lab.mjs'
 import { arrivals, SHARED } from './testkit/other_server.mjs'
 import { Socket } from './testkit/socket.mjs'
 
+/**
+ * Seconds, for a busy machine. By the swarm it is one message. The DHT is asked 5 seconds after the first version came, and
+ * again 7.5 later (`records.poll_quickest`, a fifth more or less), so 15 at most and what a lookup takes.
+ */
+const MOST = { dht: 30, swarm: 10 }
+
 for (const [what, share] of Object.entries(SHARED)) {
-  trial(`a put reaches the subscribers of another server that shares only the ${what}`, async (lab) => {
+  const most = MOST[/** @type {keyof typeof MOST} */ (what)]
+  const title = `a put reaches within ${most} s the subscribers of another server that shares only the ${what}`
+  trial(title, async (lab) => {
     const pair = await share(lab)
     const seconds = await arrivals(pair, { runs: 5 })
     console.log(`put to subscriber of another server, ${what}: ${seconds.map((s) => s.toFixed(2)).join(', ')} s`)
-    assert.ok(Math.max(...seconds) < 60)
+    assert.ok(Math.max(...seconds) < most)
 
     // And that was the only way.
     for (const server of [pair.home, pair.away]) {

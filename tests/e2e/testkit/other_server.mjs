@@ -1,7 +1,6 @@
 // Two servers that share one thing only: what is put through one reaches who subscribes at the other.
 
 import { randomBytes } from 'node:crypto'
-import { setTimeout as pause } from 'node:timers/promises'
 import { percent } from './canary.mjs'
 import { Key, pointer, target } from './record.mjs'
 import { Socket } from './socket.mjs'
@@ -37,15 +36,15 @@ export const SHARED = {
 /**
  * How long each of several records, at the same time, takes from the put through one server to the subscriber of the other.
  * @param {Pair} pair
- * @param {{ runs: number, quiet?: number }} options  `quiet`: seconds during which nothing changes before the put
+ * @param {{ runs: number, settled?: () => Promise<void> }} options  `settled`: what comes between the first version's arrival and the put
  * @returns {Promise<number[]>} seconds
  */
-export function arrivals(pair, { runs, quiet = 0 }) {
-  return Promise.all(Array.from({ length: runs }, () => arrival(pair, quiet)))
+export function arrivals(pair, { runs, settled = async () => {} }) {
+  return Promise.all(Array.from({ length: runs }, () => arrival(pair, settled)))
 }
 
-/** @param {Pair} pair @param {number} quiet */
-async function arrival({ home, away, meet }, quiet) {
+/** @param {Pair} pair @param {() => Promise<void>} settled */
+async function arrival({ home, away, meet }, settled) {
   const key = new Key()
   const [author, reader] = [await Socket.open(home.socket), await Socket.open(away.socket)]
   const first = version(reader, 1)
@@ -60,8 +59,7 @@ async function arrival({ home, away, meet }, quiet) {
     await subscribe()
   }
   await within(60, 'first version at the other server', first)
-  // Not in step with whatever the server does at regular times.
-  await pause((quiet + 5 * Math.random()) * 1000)
+  await settled()
   const second = version(reader, 2)
   const begun = performance.now()
   await put(author, key, 2)
