@@ -60,6 +60,9 @@ section! {
         /// Whether every connection begins with the PROXY protocol, version 2 (haproxy's send-proxy-v2, nginx's stream
         /// module). Then only trusted_proxies may connect.
         proxy_protocol: bool = false,
+        /// Most HTTP connections open at once from one address (IPv6: one /64), WebSockets not counted. Loopback and
+        /// trusted_proxies are exempt.
+        max_connections_per_address: usize = 1_000,
         /// Origins whose pages may open WebSockets, such as "https://example.org". Empty for all. Clients that are no
         /// browsers send no origin and are let in.
         allowed_origins: Vec<String> = Vec::new(),

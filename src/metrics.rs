@@ -15,6 +15,8 @@ pub struct Metrics {
     pub dht: Dht,
     /// The record service's part.
     pub records: Records,
+    /// The HTTP listeners' part.
+    pub web: Web,
     /// The bridge's part.
     pub bridge: Bridge,
     /// The pins' part.
@@ -120,6 +122,13 @@ metrics! {
 }
 
 metrics! {
+    /// The HTTP listeners.
+    Web {
+        refused: IntCounter = "http_connections_refused_total", "Connections closed because their address had as many as one may have.";
+    }
+}
+
+metrics! {
     /// The bridge.
     Bridge {
         torrents: IntGaugeVec = "bridge_torrents" ["stage"], "Torrents joined now, by stage (topic, metadata, checking, live).";
@@ -181,6 +190,7 @@ impl Default for Metrics {
             tracker: Tracker::register(&registry),
             dht: Dht::register(&registry),
             records: Records::register(&registry),
+            web: Web::register(&registry),
             bridge: Bridge::register(&registry),
             pins: Pins::register(&registry),
             gossip: Gossip::register(&registry),

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
 
 use crate::bridge::{self, Bridge};
-use crate::config::{Config, Listen};
+use crate::config::{self, Config, Listen};
 use crate::dht::{Dht, Mode};
 use crate::gossip::Gossip;
 use crate::metrics::Metrics;
@@ -22,7 +22,7 @@ use crate::pins::{self, Pins};
 use crate::records::{self, Follower, News, Records};
 use crate::tasks::Tasks;
 use crate::tracker::{self, Tracker};
-use crate::web::{self, Opening};
+use crate::web::{self, Clients};
 use crate::wire::id::PublicKey;
 use crate::wire::item::{Salt, VerifiedItem};
 
@@ -177,10 +177,12 @@ impl Node {
             stun,
         };
         let ice = web::Ice::new(&config.webrtc, stun);
+        let public = Clients::of(&config.web, metrics.web.clone());
+        let operators = Clients::of(&config::Web::default(), metrics.web.clone());
         let rooms =
             web::Rooms { tracker: tracker.clone(), records, dht, ice, metrics, tasks: tasks.clone(), pins: Some(pins) };
-        web::serve(web_listener, web::public(rooms.clone(), &config.web), Opening::of(&config.web), &tasks);
-        web::serve(admin_listener, web::admin(rooms), Opening::Http, &tasks);
+        web::serve(web_listener, web::public(rooms.clone(), &config.web), public, &tasks);
+        web::serve(admin_listener, web::admin(rooms), operators, &tasks);
         Ok(Self { ready, tracker, tasks, _lock: lock })
     }
 

@@ -3,9 +3,8 @@
 //!
 //! A stream keeps no queue: what the client has not taken is replaced by what is newer.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Extension;
@@ -20,7 +19,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Rooms;
 use super::counts_for::CountsFor;
+use super::places::{Place, Places};
 use super::record_api::{Address, ApiError, Found};
+use crate::net::host;
 use crate::records::{Asker, Follower, Following, GetError, GetOptions, News};
 use crate::tasks::Tasks;
 
@@ -34,59 +35,14 @@ const LIFE: Duration = Duration::from_secs(3600);
 /// Most streams of one listener: half of the connections it serves, so that they never keep requests out.
 const MAX_STREAMS: usize = 4096;
 
-/// Most streams of one address. A browser opens six to one server. Loopback is a proxy of one's own, and exempt.
+/// Most streams of one address (IPv6: one /64). A browser opens six to one server. Loopback is a proxy of one's own, and exempt.
 const MAX_STREAMS_PER_ADDRESS: usize = 32;
 
-/// The streams of one listener, counted.
-#[derive(Debug, Default)]
-pub(super) struct Streams {
-    // A std mutex: it is held for a few synchronous lines.
-    open: Mutex<(usize, HashMap<IpAddr, usize>)>,
-}
+/// The streams of one listener, by host.
+pub(super) type Streams = Places<IpAddr>;
 
-/// A stream's place; dropping it frees it.
-struct Place {
-    streams: Arc<Streams>,
-    address: Option<IpAddr>,
-}
-
-impl Streams {
-    fn take(self: Arc<Self>, asker: Asker) -> Option<Place> {
-        let address = match asker {
-            Asker::Address(address) if !address.is_loopback() => Some(address),
-            _ => None,
-        };
-        let mut open = self.open();
-        let (all, by_address) = &mut *open;
-        let of_address = address.and_then(|address| by_address.get(&address)).copied().unwrap_or(0);
-        if *all >= MAX_STREAMS || of_address >= MAX_STREAMS_PER_ADDRESS {
-            return None;
-        }
-        *all += 1;
-        by_address.extend(address.map(|address| (address, of_address + 1)));
-        drop(open);
-        Some(Place { streams: self, address })
-    }
-
-    fn open(&self) -> MutexGuard<'_, (usize, HashMap<IpAddr, usize>)> {
-        self.open.lock().expect("nothing panics while holding it")
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.streams.open();
-        let (all, by_address) = &mut *open;
-        *all -= 1;
-        if let Some(address) = self.address
-            && let Some(count) = by_address.get_mut(&address)
-        {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&address);
-            }
-        }
-    }
+pub(super) fn streams() -> Arc<Streams> {
+    Places::new(MAX_STREAMS, MAX_STREAMS_PER_ADDRESS)
 }
 
 pub(super) async fn follow(
@@ -97,7 +53,11 @@ pub(super) async fn follow(
     request: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (key, salt) = (address.key, address.salt());
-    let Some(place) = streams.take(asker) else {
+    let host = match asker {
+        Asker::Address(address) if !address.is_loopback() => Some(host(address)),
+        _ => None,
+    };
+    let Some(place) = streams.take(host) else {
         let error = ApiError::plain(StatusCode::SERVICE_UNAVAILABLE, "too many event streams are open");
         return Err(error.too_many_if(true));
     };
@@ -141,7 +101,7 @@ struct Feed {
     sent: Option<i64>,
     end: Instant,
     tasks: Tasks,
-    _held: (Following, Place),
+    _held: (Following, Place<IpAddr>),
 }
 
 impl Feed {

@@ -19,11 +19,12 @@ use crate::tasks::Tasks;
 use crate::tracker::Tracker;
 
 pub use ice::Ice;
-pub use listener::{Opening, serve};
+pub use listener::{Clients, serve};
 
 mod announce;
 mod app;
 mod client_address;
+mod client_stream;
 mod content;
 mod counts_for;
 mod events;
@@ -31,11 +32,12 @@ mod extension;
 mod headers;
 mod health;
 mod ice;
-mod lingering;
 mod list_api;
 mod listener;
 mod pins;
+mod places;
 mod proxy_protocol;
+mod rebinding;
 mod record_api;
 mod socket;
 mod stats_page;
@@ -61,7 +63,7 @@ pub struct Rooms {
 ///
 /// A WebSocket is accepted at any path: clients are given tracker addresses with any path, or none.
 pub fn public(rooms: Rooms, settings: &config::Web) -> Router {
-    let mut api = record_api::routes().merge(ice::routes());
+    let mut api = record_api::routes().layer(from_fn(headers::cross_origin)).merge(ice::routes());
     if let Some(pins) = &rooms.pins {
         api = api.merge(pins::public(pins.clone()));
         if pins.content_door() {
@@ -92,8 +94,9 @@ pub fn admin(rooms: Rooms) -> Router {
     if let Some(pins) = &rooms.pins {
         api = api.merge(pins::admin(pins.clone()));
     }
+    // Pages of other origins are not let in: no answer here allows them.
     Router::new()
-        .nest("/v1", api)
+        .nest("/v1", api.layer(from_fn(rebinding::refuse)))
         .merge(health::routes())
         .route("/stats.json", get(health::stats))
         .route("/metrics", get(health::metrics))

@@ -1,6 +1,5 @@
 //! `GET` and `PUT /v1/records/{key}`, and where its events are: `spec/dht-proxy.md`, *The same over HTTP*.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -9,7 +8,6 @@ use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query
 use axum::http::header::{CACHE_CONTROL, ETAG, RETRY_AFTER};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
@@ -17,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::counts_for::CountsFor;
-use super::events::{self, Streams};
+use super::events;
 use super::{Rooms, headers};
 use crate::records::{GetError, GetOptions, Mode, PutError, PutOptions, Source, TooMany};
 use crate::wire::id::PublicKey;
@@ -36,13 +34,12 @@ const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 pub(super) fn routes() -> Router<Rooms> {
     Router::new()
-        .route("/records/{key}/events", get(events::follow).layer(Extension(Arc::<Streams>::default())))
+        .route("/records/{key}/events", get(events::follow).layer(Extension(events::streams())))
         .route("/records/{key}", get(read).put(write).layer(DefaultBodyLimit::max(MAX_BODY)))
         .fallback(async || ApiError::plain(StatusCode::NOT_FOUND, "there is nothing at this address"))
         .method_not_allowed_fallback(async || {
             ApiError::plain(StatusCode::METHOD_NOT_ALLOWED, "this address takes GET and PUT")
         })
-        .layer(from_fn(headers::cross_origin))
 }
 
 /// What an address says: whose record, and how it is to be got.

@@ -9,8 +9,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::client_address::ClientAddress;
+use super::client_stream::ClientStream;
 use super::extension::DhtExtensions;
-use super::lingering::Lingering;
 use super::{Rooms, content};
 use crate::config;
 use crate::pins::Pins;
@@ -62,7 +62,7 @@ pub(super) async fn upgrade(State(door): State<Door>, request: Request, next: Ne
     }
     let (parts, body) = request.into_parts();
     let ClientAddress(from) = ClientAddress::of(&parts);
-    door.tracker.upgrade::<Lingering>(Request::from_parts(parts, body), from, door.extensions)
+    door.tracker.upgrade::<ClientStream>(Request::from_parts(parts, body), from, door.extensions)
 }
 
 /// RFC 6455 §4.2.1: "An |Upgrade| header field containing the value "websocket", treated as an ASCII case-insensitive

@@ -93,7 +93,12 @@ impl Server {
     async fn listen_with(&self, settings: &config::Web) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        serve(listener, self.public_with(settings), Opening::of(settings), &self.rooms.tasks);
+        serve(
+            listener,
+            self.public_with(settings),
+            Clients::of(settings, self.rooms.metrics.web.clone()),
+            &self.rooms.tasks,
+        );
         addr
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn public(pins: Pins) -> Router<super::Rooms> {
     routes().layer(from_fn(headers::cross_origin_api)).with_state(pins)
 }
 
-/// What the operator reaches. Pages of other origins are not let in: no answer here allows them.
+/// What the operator reaches.
 pub(super) fn admin(pins: Pins) -> Router<super::Rooms> {
     let tokens = Router::new()
         .route("/tokens", get(tokens::list).post(tokens::make))

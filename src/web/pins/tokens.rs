@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, HOST};
+use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
@@ -15,24 +15,13 @@ use super::problem::Problem;
 use super::read_body;
 use crate::pins::{Pins, TokenId, Usage, Who};
 
-/// Whoever manages tokens: the operator, over an address that no other site's name leads to. A page whose name was made to
-/// point at this machine (DNS rebinding) is of the same origin as this listener, and is told apart by the name it used.
+/// Whoever manages tokens: the operator.
 pub(super) struct Operator;
 
 impl axum::extract::FromRequestParts<Pins> for Operator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut axum::http::request::Parts, pins: &Pins) -> Result<Self, Problem> {
-        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let name = host
-            .rsplit_once(':')
-            .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
-            .map_or(host, |(name, _)| name);
-        let address = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
-        if !(address || name.eq_ignore_ascii_case("localhost")) {
-            let detail = "tokens are managed by address or as localhost, not by another name";
-            return Err(Problem::new(StatusCode::FORBIDDEN, "wrong-host", detail));
-        }
         match Holder::from_request_parts(parts, pins).await? {
             Holder(Who::Operator) => Ok(Self),
             Holder(Who::Token(_)) => {

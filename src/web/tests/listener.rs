@@ -111,6 +111,37 @@ async fn connections_may_have_to_begin_with_the_proxy_protocol() {
 }
 
 #[tokio::test]
+async fn one_address_has_so_many_connections_and_no_more() {
+    let server = Server::start().await;
+    let settings = config::Web {
+        trusted_proxies: vec!["127.0.0.1".parse().unwrap()],
+        proxy_protocol: true,
+        max_connections_per_address: 2,
+        ..config::Web::default()
+    };
+    let addr = server.listen_with(&settings).await;
+    // A connection from 198.51.100.`last`, and how its first answer begins: not at all, if it was closed.
+    let open = async |last: u8| {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let mut header = *b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc6\x33\x64\x07\x7f\0\0\x01\xd4\x31\x1f\x90";
+        header[19] = last;
+        let request = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n".as_slice();
+        stream.write_all(&[&header, request].concat()).await.unwrap();
+        let mut answer = [0; 12];
+        let served = stream.read_exact(&mut answer).await.is_ok();
+        assert!(!served || answer == *b"HTTP/1.1 200");
+        served.then_some(stream)
+    };
+    let (first, _second) = (open(7).await.unwrap(), open(7).await.unwrap());
+    assert!(open(7).await.is_none(), "it has two open");
+    assert!(open(8).await.is_some(), "another has none");
+    assert_eq!(server.rooms.metrics.web.refused.get(), 1);
+    drop(first);
+    let served_again = async { while open(7).await.is_none() {} };
+    tokio::time::timeout(Duration::from_secs(10), served_again).await.expect("a closed connection counts no more");
+}
+
+#[tokio::test]
 async fn sockets_are_for_pages_of_allowed_origins() {
     let server = Server::start().await;
     let settings = config::Web { allowed_origins: vec!["https://example.org".into()], ..config::Web::default() };

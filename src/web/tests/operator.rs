@@ -31,3 +31,21 @@ async fn the_operator_denies_a_torrent_and_allows_it_again() {
         assert_eq!(send(server.public(), method, &uri, &[], "").await.status(), 404, "the public has no say");
     }
 }
+
+#[tokio::test]
+async fn other_peoples_pages_do_not_reach_the_operators_api() {
+    let server = Server::start().await;
+    let record = format!("/v1/records/{}", "ab".repeat(32));
+    for uri in ["/v1/tracker/denied", &record, "/v1/nothing"] {
+        let named = async |host: &str| send(admin(server.rooms.clone()), "GET", uri, &[("host", host)], "").await;
+        let rebound = named("evil.example:8081").await;
+        assert_eq!(rebound.status(), 403, "{uri}");
+        let own = named("127.0.0.1:8081").await;
+        assert_ne!(own.status(), 403, "{uri}");
+        assert!(own.headers().get("access-control-allow-origin").is_none(), "{uri}");
+    }
+    let metrics = send(admin(server.rooms.clone()), "GET", "/metrics", &[("host", "swarmgate.example:8081")], "").await;
+    assert_eq!(metrics.status(), 200, "whatever a scraper calls it");
+    let public = send(server.public(), "GET", &record, &[("host", "swarmgate.example")], "").await;
+    assert_eq!(public.headers()["access-control-allow-origin"], "*", "the public one is for every page");
+}
