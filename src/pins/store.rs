@@ -57,6 +57,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Batches that may wait for the disk. Past that, writers wait too.
 const QUEUE: usize = 256;
 
+/// How long after a failure what is left is tried again, when nothing new comes before.
+const RETRY: Duration = Duration::from_secs(5);
+
 /// Events are thinned out when this many more than [`MAX_EVENTS`] have come.
 const EVENT_SLACK: u64 = 1_000;
 
@@ -187,7 +190,8 @@ impl Store {
     /// Starts the task that owns `connection`. When the node stops it writes what is queued and closes the file.
     pub(super) fn start(connection: Connection, tasks: &Tasks) -> Self {
         let (queue, batches) = mpsc::channel(QUEUE);
-        tasks.spawn(own(connection, batches, tasks.clone()));
+        let writer = Writer { connection: Some(connection), unwritten: Vec::new() };
+        tasks.spawn(own(writer, batches, tasks.clone()));
         Self { queue }
     }
 
@@ -198,50 +202,64 @@ impl Store {
 }
 
 impl Slot {
-    /// Queues the changes; the future resolves once they are on disk.
+    /// Queues the changes, of which there may be none; the future resolves once they, and all before them, are on disk.
     pub(super) fn write(self, changes: Vec<Change>) -> impl Future<Output = Result<(), StoreError>> {
         let (done, written) = oneshot::channel();
-        if changes.is_empty() {
-            let _ = done.send(Ok(()));
-        } else {
-            self.permit.send(Batch { changes, done });
-        }
+        self.permit.send(Batch { changes, done });
         async move { written.await.unwrap_or(Err(StoreError::Stopping)) }
     }
 }
 
-async fn own(mut connection: Connection, mut batches: mpsc::Receiver<Batch>, tasks: Tasks) {
+async fn own(mut writer: Writer, mut batches: mpsc::Receiver<Batch>, tasks: Tasks) {
     let mut waiting = Vec::new();
-    // What could not be written waits here, and goes before what comes later: the file never skips a change.
-    let mut unwritten: Vec<Change> = Vec::new();
     loop {
         tokio::select! {
             biased;
             () = tasks.stopping(), if !batches.is_closed() => batches.close(),
             received = batches.recv_many(&mut waiting, QUEUE) => if received == 0 { break },
+            () = tokio::time::sleep(RETRY), if !writer.unwritten.is_empty() => {}
         }
-        if waiting.is_empty() {
-            continue;
+        writer.write(std::mem::take(&mut waiting)).await;
+    }
+    writer.write(Vec::new()).await;
+}
+
+struct Writer {
+    /// Lent to the thread that commits.
+    connection: Option<Connection>,
+    /// What could not be written waits here, and goes before what comes later: the file never skips a change.
+    unwritten: Vec<Change>,
+}
+
+impl Writer {
+    /// Commits what could not be written before and these batches, all or nothing, and tells those who wait.
+    async fn write(&mut self, batches: Vec<Batch>) {
+        let mut changes = std::mem::take(&mut self.unwritten);
+        let mut waiting = Vec::with_capacity(batches.len());
+        for batch in batches {
+            changes.extend(batch.changes);
+            waiting.push(batch.done);
         }
-        let mut done = Vec::new();
-        for batch in waiting.drain(..) {
-            unwritten.extend(batch.changes);
-            done.push(batch.done);
+        let result = if changes.is_empty() { Ok(()) } else { self.commit(changes).await };
+        for done in waiting {
+            let _ = done.send(result.clone());
         }
-        let changes = std::mem::take(&mut unwritten);
+    }
+
+    async fn commit(&mut self, changes: Vec<Change>) -> Result<(), StoreError> {
+        let mut connection = self.connection.take().ok_or(StoreError::Stopping)?;
         let committed = tokio::task::spawn_blocking(move || {
             let result = commit(&mut connection, &changes).map_err(|error| StoreError::Failed(error.to_string()));
             (connection, changes, result)
         });
-        let Ok((returned, changes, result)) = committed.await else { return };
-        connection = returned;
+        // It panics only where the program is wrong; then nothing is promised any more.
+        let (connection, changes, result) = committed.await.map_err(|_| StoreError::Stopping)?;
+        self.connection = Some(connection);
         if let Err(error) = &result {
             tracing::error!("pins: {error}");
-            unwritten = condensed(changes);
+            self.unwritten = condensed(changes);
         }
-        for done in done {
-            let _ = done.send(result.clone());
-        }
+        result
     }
 }
 

@@ -118,6 +118,41 @@ fn a_write_that_fails_is_made_up_for_by_the_next() {
     assert_eq!(open(directory.path()).unwrap().1.pins, [pin(2)]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn nothing_is_acknowledged_while_what_was_before_it_waits_for_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let (connection, _) = open(directory.path()).unwrap();
+    connection.busy_timeout(Duration::ZERO).unwrap();
+    let tasks = Tasks::new();
+    let store = Store::start(connection, &tasks);
+    let write = async |changes: Vec<Change>| store.reserve().await.unwrap().write(changes).await;
+    let other = Connection::open(directory.path().join(FILE)).unwrap();
+    let kept = || other.query_row("SELECT count(*) FROM pin", [], |row| row.get::<_, i64>(0)).unwrap();
+
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(write(vec![Change::Save(Box::new(pin(1)))]).await.is_err());
+    assert!(write(Vec::new()).await.is_err(), "who asks again is not told that it is kept");
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(kept(), 0);
+    assert_eq!(write(Vec::new()).await, Ok(()));
+    assert_eq!(kept(), 1);
+
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(write(vec![Change::Save(Box::new(pin(2)))]).await.is_err());
+    other.execute_batch("ROLLBACK").unwrap();
+    let deadline = tokio::time::Instant::now() + 2 * RETRY;
+    while kept() < 2 {
+        assert!(tokio::time::Instant::now() < deadline, "it is tried again by itself");
+        tokio::time::sleep(RETRY / 5).await;
+    }
+
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(write(vec![Change::Save(Box::new(pin(3)))]).await.is_err());
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(tasks.stop(Duration::from_secs(10)).await, 0);
+    assert_eq!(kept(), 3, "and a last time when the node stops");
+}
+
 #[test]
 fn damaged_rows_are_not_believed() {
     let directory = tempfile::tempdir().unwrap();
