@@ -8,7 +8,7 @@ use super::following::Following;
 use super::service::{Records, now};
 use super::topics::{Follower, Subject, TooMany};
 use crate::wire::id::Target;
-use crate::wire::item::VerifiedItem;
+use crate::wire::item::{VerifiedItem, mutable_target};
 
 /// What became of publishing a record, and when it is done again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,17 +64,19 @@ impl Records {
     }
 
     /// As [`Records::follow`], for somebody who can wait: if nobody else follows the record, the DHT is asked only every
-    /// `slowest` when nothing changes, and first at some moment within it.
+    /// `slowest` when nothing changes, and first at some moment within it. It is not refused because others follow as much
+    /// as may be.
     ///
     /// # Errors
-    /// As much is followed as may be.
+    /// The topic has had four thousand million followers.
     pub fn follow_at_leisure(
         &self,
         subject: Subject,
         follower: Arc<dyn Follower>,
         slowest: Duration,
     ) -> Result<Following, TooMany> {
-        let following = self.follow(subject, follower)?;
+        let target = mutable_target(&subject.0, &subject.1);
+        let following = self.follow_regardless(target, Some(subject), follower)?;
         self.inner.topics().at_leisure(&following.target, following.number, slowest, now(), &mut rand::rng());
         Ok(following)
     }
@@ -87,6 +89,7 @@ mod tests {
     use ed25519_dalek::SigningKey;
 
     use super::*;
+    use crate::records::News;
     use crate::records::memory_dht::MemoryDht;
     use crate::tasks::Tasks;
     use crate::wire::item::Salt;
@@ -112,6 +115,30 @@ mod tests {
         }
         tokio::time::sleep(Duration::from_secs(3960)).await;
         assert_eq!(dht.held(&adopted.target()), Some(adopted));
+        tasks.stop(Duration::from_secs(5)).await;
+    }
+
+    #[derive(Default)]
+    struct Heard(tokio::sync::Notify);
+
+    impl Follower for Heard {
+        fn newer(self: Arc<Self>, _: &Arc<News>) {
+            self.0.notify_one();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_pinned_is_followed_however_much_the_public_follows() {
+        let (directory, dht, tasks) = (tempfile::tempdir().unwrap(), Arc::new(MemoryDht::default()), Tasks::new());
+        let settings = config::Records { max_subscriptions: 1, ..config::Records::default() };
+        let started = Records::start_on(dht, &settings, directory.path(), metrics::Records::detached(), &tasks).await;
+        let (records, subject) = (started.unwrap(), (*version(1).key(), Salt::default()));
+        let _public = records.follow(subject.clone(), Arc::<Heard>::default()).unwrap();
+        assert!(records.follow(subject.clone(), Arc::<Heard>::default()).is_err());
+        let heard = Arc::<Heard>::default();
+        let _pinned = records.follow_at_leisure(subject, heard.clone(), Duration::from_secs(60)).unwrap();
+        assert!(records.learn(version(1)).await);
+        tokio::time::timeout(Duration::from_secs(10), heard.0.notified()).await.expect("it is told");
         tasks.stop(Duration::from_secs(5)).await;
     }
 

@@ -53,6 +53,19 @@ impl Records {
         subject: Option<Subject>,
         follower: Arc<dyn Follower>,
     ) -> Result<Following, TooMany> {
+        if self.inner.topics().is_full() {
+            return Err(TooMany);
+        }
+        self.follow_regardless(target, subject, follower)
+    }
+
+    /// As [`Self::follow_target`], however many follow something.
+    pub(super) fn follow_regardless(
+        &self,
+        target: Target,
+        subject: Option<Subject>,
+        follower: Arc<dyn Follower>,
+    ) -> Result<Following, TooMany> {
         let inner = &self.inner;
         let subject = subject.or_else(|| {
             let item = inner.book().peek(&target)?.item;

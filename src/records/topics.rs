@@ -174,7 +174,12 @@ impl Topics {
         self.topics.contains_key(target)
     }
 
-    /// Adds a follower. Its number among those of the topic is returned.
+    /// Whether there are as many followers as there may be.
+    pub(super) fn is_full(&self) -> bool {
+        self.followers >= self.most
+    }
+
+    /// Adds a follower, for whom there is room or who needs none. Its number among those of the topic is returned.
     pub(super) fn follow(
         &mut self,
         target: Target,
@@ -183,9 +188,6 @@ impl Topics {
         now: Instant,
         rng: &mut impl Rng,
     ) -> Result<u32, TooMany> {
-        if self.followers >= self.most {
-            return Err(TooMany);
-        }
         let number = match self.topics.entry(target) {
             Entry::Vacant(free) => {
                 let followers = Followers::One(0, follower);
@@ -360,7 +362,10 @@ mod tests {
         fn follow(&mut self, known: bool) -> (Result<u32, TooMany>, Arc<Heard>) {
             let (item, heard) = (version(0), Arc::new(Heard::default()));
             let subject = known.then(|| (*item.item.key(), Salt::default()));
-            let number = self.topics.follow(item.item.target(), subject, heard.clone(), self.start, &mut self.rng);
+            let number = match self.topics.is_full() {
+                true => Err(TooMany),
+                false => self.topics.follow(item.item.target(), subject, heard.clone(), self.start, &mut self.rng),
+            };
             (number, heard)
         }
 
