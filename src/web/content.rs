@@ -11,14 +11,16 @@
 //! for pages: what a browser would run is sent as a download, and everything in a sandbox, so that no site's script ever
 //! runs under this server's name.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY,
     CONTENT_TYPE, ETAG, IF_RANGE, RANGE, VARY,
 };
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
@@ -73,6 +75,21 @@ pub(super) fn routes(pins: Pins) -> Router<super::Rooms> {
         .with_state(pins)
 }
 
+/// How a file is asked for.
+struct FileRequest {
+    headers: HeaderMap,
+    /// Only the head of the answer is wanted.
+    is_head: bool,
+}
+
+impl<S: Sync> FromRequestParts<S> for FileRequest {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self { headers: parts.headers.clone(), is_head: parts.method == Method::HEAD })
+    }
+}
+
 #[derive(Debug, Deserialize)]
 struct OfSite {
     salt: Option<String>,
@@ -82,7 +99,7 @@ async fn site_root(
     state: State<Pins>,
     Path(key): Path<String>,
     query: Query<OfSite>,
-    request: HeaderMap,
+    request: FileRequest,
 ) -> Result<Response, Problem> {
     site(state, Path((key, String::new())), query, request).await
 }
@@ -91,7 +108,7 @@ async fn site(
     State(pins): State<Pins>,
     Path((key, path)): Path<(String, String)>,
     Query(OfSite { salt }): Query<OfSite>,
-    request: HeaderMap,
+    request: FileRequest,
 ) -> Result<Response, Problem> {
     let key = PublicKey::from_hex(&key).map_err(|error| Problem::not_found(error.to_string()))?;
     let salt = hex::decode(salt.as_deref().unwrap_or_default()).and_then(|bytes| Salt::new(bytes).ok());
@@ -103,19 +120,23 @@ async fn site(
     give(&content, &path, &request, "no-cache").await
 }
 
-async fn torrent_root(state: State<Pins>, Path(hash): Path<String>, request: HeaderMap) -> Result<Response, Problem> {
+async fn torrent_root(state: State<Pins>, Path(hash): Path<String>, request: FileRequest) -> Result<Response, Problem> {
     torrent(state, Path((hash, String::new())), request).await
 }
 
 async fn torrent(
     State(pins): State<Pins>,
     Path((info_hash, path)): Path<(String, String)>,
-    request: HeaderMap,
+    request: FileRequest,
 ) -> Result<Response, Problem> {
     give(&named(&pins, &info_hash)?, &path, &request, headers::FOR_EVER).await
 }
 
-async fn web_seed_root(state: State<Pins>, Path(name): Path<String>, request: HeaderMap) -> Result<Response, Problem> {
+async fn web_seed_root(
+    state: State<Pins>,
+    Path(name): Path<String>,
+    request: FileRequest,
+) -> Result<Response, Problem> {
     match name.strip_suffix(".torrent") {
         Some(info_hash) => torrent_file(&named(&state.0, info_hash)?),
         None => web_seed(state, Path((name, String::new())), request).await,
@@ -137,7 +158,7 @@ fn torrent_file(content: &Content) -> Result<Response, Problem> {
 async fn web_seed(
     State(pins): State<Pins>,
     Path((info_hash, path)): Path<(String, String)>,
-    request: HeaderMap,
+    request: FileRequest,
 ) -> Result<Response, Problem> {
     let content = named(&pins, &info_hash)?;
     let metainfo = content.metainfo().clone();
@@ -173,7 +194,7 @@ fn index_of(content: &Content, path: &str) -> Option<usize> {
 }
 
 /// A file, or what is to be shown of a folder.
-async fn give(content: &Content, path: &str, request: &HeaderMap, cache: &'static str) -> Result<Response, Problem> {
+async fn give(content: &Content, path: &str, request: &FileRequest, cache: &'static str) -> Result<Response, Problem> {
     if let Some(index) = index_of(content, path) {
         return give_file(content, index, request, cache).await;
     }
@@ -206,16 +227,18 @@ fn list(content: &Content, folder: &str) -> Option<Response> {
 async fn give_file(
     content: &Content,
     index: usize,
-    request: &HeaderMap,
+    request: &FileRequest,
     cache: &'static str,
 ) -> Result<Response, Problem> {
     let metainfo = content.metainfo();
     let file = &metainfo.files()[index];
     let etag = format!("\"{}-{index}\"", metainfo.info_hash());
-    let unmodified = headers::is_unmodified(request, &etag);
+    let unmodified = headers::is_unmodified(&request.headers, &etag);
     // RFC 9110 §13.1.5: a range is only of the version that the client has the rest of.
-    let same = request.get(IF_RANGE).is_none_or(|held| held.as_bytes() == etag.as_bytes());
-    let range = request.get(RANGE).filter(|_| same).and_then(|range| range.to_str().ok());
+    let same = request.headers.get(IF_RANGE).is_none_or(|held| held.as_bytes() == etag.as_bytes());
+    // §14.2: "A server MUST ignore a Range header field received with a request method that is unrecognized or for which
+    // range handling is not defined": it is for GET.
+    let range = request.headers.get(RANGE).filter(|_| same && !request.is_head).and_then(|range| range.to_str().ok());
     let (status, range) = match byte_range::parse(range, file.length) {
         _ if unmodified => (StatusCode::NOT_MODIFIED, 0..0),
         Asked::All => (StatusCode::OK, 0..file.length),
@@ -224,7 +247,7 @@ async fn give_file(
     };
     let length = range.end - range.start;
     let within = format!("bytes {}-{}/{}", range.start, range.end.saturating_sub(1), file.length);
-    let body = if length == 0 { Body::empty() } else { body(content, index, range).await? };
+    let body = if length == 0 || request.is_head { Body::empty() } else { body(content, index, range).await? };
     let name = file.path.last().map(String::as_str).unwrap_or_default();
     let (content_type, active) = kind(name);
     let mut response = (status, body).into_response();
@@ -287,6 +310,10 @@ fn kind(name: &str) -> (String, bool) {
         ("application", "json" | "octet-stream") => true,
         _ => false,
     };
+    if matches!(guessed.subtype().as_str(), "javascript" | "ecmascript") {
+        // A page that may load scripts from this server's name, as the app may, would run it all the same.
+        return (mime_guess::mime::APPLICATION_OCTET_STREAM.to_string(), true);
+    }
     let text = guessed.type_() == "text" || guessed.subtype() == "json";
     (if text { format!("{guessed}; charset=utf-8") } else { guessed.to_string() }, !passive)
 }

@@ -24,6 +24,7 @@ async function pinned(lab, env = {}) {
   const site = await authored(lab, {
     async more(dir) {
       await writeFile(join(dir, 'evil.html'), '<script>alert(1)</script>')
+      await writeFile(join(dir, 'evil.mjs'), 'alert(1)')
       await writeFile(join(dir, 'evil.svg'), '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>')
       await writeFile(join(dir, 'large.bin'), noise(3_000_000, 1))
     },
@@ -80,6 +81,8 @@ trial('any HTTP client reads what is pinned, and nothing else', async (lab) => {
   }
   const head = await get(at, {}, 'HEAD')
   assert.deepEqual([head.status, head.headers.get('content-length')], [200, `${image.length}`])
+  const part = await get(at, { range: 'bytes=0-99' }, 'HEAD')
+  assert.deepEqual([part.status, part.headers.get('content-length')], [200, `${image.length}`], 'ranges are for GET')
 
   const page = await get(`${base}/sites/${key.hex}/index.md`)
   assert.equal(page.headers.get('cache-control'), 'no-cache')
@@ -93,6 +96,7 @@ trial('any HTTP client reads what is pinned, and nothing else', async (lab) => {
   for (const [name, type] of [
     ['evil.html', 'text/html; charset=utf-8'],
     ['evil.svg', 'image/svg+xml'],
+    ['evil.mjs', 'application/octet-stream'],
   ]) {
     const reply = await get(`${base}/torrents/${infoHash}/${name}`)
     assert.deepEqual([reply.status, reply.headers.get('content-type')], [200, type])

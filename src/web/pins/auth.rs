@@ -3,7 +3,7 @@
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode};
 
 use super::problem::Problem;
 use crate::pins::{Pins, Presented, Scope, Who};
@@ -29,10 +29,7 @@ impl FromRequestParts<Pins> for Holder {
         let mut presented = parts.headers.get_all(AUTHORIZATION).iter();
         let (who, scope) = match (presented.next(), presented.next()) {
             (Some(value), None) => {
-                let (scheme, token) =
-                    value.to_str().ok().and_then(|text| text.trim().split_once(' ')).unwrap_or_default();
-                let token = Some(token.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
-                let admitted = token.and_then(Presented::parse).and_then(|presented| pins.admit(&presented));
+                let admitted = presented_in(value).and_then(|presented| pins.admit(&presented));
                 admitted.ok_or_else(|| Problem::unauthorised("this token does not work, or no longer"))?
             }
             (Some(_), Some(_)) => return Err(Problem::unauthorised("there is more than one Authorization header")),
@@ -48,6 +45,12 @@ impl FromRequestParts<Pins> for Holder {
         }
         Ok(Self(who))
     }
+}
+
+/// The token in an `Authorization` header, if it looks like one.
+pub(super) fn presented_in(value: &HeaderValue) -> Option<Presented> {
+    let (scheme, token) = value.to_str().ok()?.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| Presented::parse(token.trim())).flatten()
 }
 
 fn carries_token(query: &str) -> bool {

@@ -70,7 +70,7 @@ fn routes() -> Router<Pins> {
         .route("/pins/{id}/recover", post(recover))
         .route("/pins/{id}/republish", post(republish))
         .route("/usage", get(usage))
-        .route("/events", get(stream::follow).layer(Extension(stream::Streams::default())))
+        .route("/events", get(stream::follow).layer(Extension(stream::streams())))
         .route("/openapi.json", get(openapi::document))
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))

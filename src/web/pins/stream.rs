@@ -11,16 +11,17 @@ use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::auth::Holder;
+use super::auth::{Holder, presented_in};
 use super::model::EventBody;
 use super::problem::Problem;
-use crate::pins::{Pins, Who};
+use crate::pins::{Pins, Presented, TokenId, Who};
+use crate::web::places::{Place, Places};
 
 /// A comment is sent after this much silence, so that proxies do not cut the connection and a client that is gone is
 /// noticed.
@@ -35,24 +36,29 @@ const MAX_STREAMS: usize = 1024;
 /// Events sent in one piece.
 const BATCH: usize = 100;
 
-/// The streams of one listener, counted.
-#[derive(Debug, Clone)]
-pub(super) struct Streams(Arc<Semaphore>);
+/// Most streams of one token: a few programs on a few machines.
+const MAX_STREAMS_PER_TOKEN: usize = 16;
 
-impl Default for Streams {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_STREAMS)))
-    }
+/// The streams of one listener, by token.
+pub(super) type Streams = Places<TokenId>;
+
+pub(super) fn streams() -> Arc<Streams> {
+    Places::new(MAX_STREAMS, MAX_STREAMS_PER_TOKEN)
 }
 
 pub(super) async fn follow(
     State(pins): State<Pins>,
-    Extension(streams): Extension<Streams>,
+    Extension(streams): Extension<Arc<Streams>>,
     Holder(who): Holder,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let place = streams.0.try_acquire_owned();
-    let place = place.map_err(|_| Problem::unavailable("there are as many streams open as this server takes"))?;
+    let token = match who {
+        Who::Token(token) => Some(token),
+        Who::Operator => None,
+    };
+    let place = streams.take(token);
+    let place = place.ok_or_else(|| Problem::unavailable("there are as many streams open as there may be"))?;
+    let presented = headers.get(AUTHORIZATION).and_then(presented_in);
     let news = pins.events();
     let seen = match headers.get("last-event-id") {
         None => *news.borrow(),
@@ -61,7 +67,7 @@ pub(super) async fn follow(
             id.ok_or_else(|| Problem::bad_request("Last-Event-ID is the number of an event"))?
         }
     };
-    let feed = Feed { pins, who, news, seen, opened: false, end: Instant::now() + LIFE, _place: place };
+    let feed = Feed { pins, who, presented, news, seen, opened: false, end: Instant::now() + LIFE, _place: place };
     let body = Body::from_stream(stream::unfold(feed, |mut feed| async move {
         let piece = feed.next().await?;
         Some((Ok::<_, std::convert::Infallible>(piece), feed))
@@ -72,16 +78,18 @@ pub(super) async fn follow(
 struct Feed {
     pins: Pins,
     who: Who,
+    /// The token by which this was opened. The operator's own streams need none.
+    presented: Option<Presented>,
     news: watch::Receiver<u64>,
     /// The number of the last event sent, or passed over.
     seen: u64,
     opened: bool,
     end: Instant,
-    _place: OwnedSemaphorePermit,
+    _place: Place<TokenId>,
 }
 
 impl Feed {
-    /// The next events, or a sign of life; `None` at the end.
+    /// The next events, or a sign of life; `None` at the end, which a token's is too.
     async fn next(&mut self) -> Option<Bytes> {
         if !std::mem::replace(&mut self.opened, true) {
             // At once, so that the client knows that it is heard from here on.
@@ -90,6 +98,9 @@ impl Feed {
         }
         let heartbeat = Instant::now() + HEARTBEAT;
         loop {
+            if self.presented.as_ref().is_some_and(|presented| self.pins.admit(presented).is_none()) {
+                return None;
+            }
             self.news.mark_unchanged();
             let (events, until) = self.pins.events_after(self.who, self.seen, BATCH);
             self.seen = until.max(self.seen);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
 use axum::http::Request;
+use futures_util::StreamExt;
 use serde_json::Value;
 use tempfile::TempDir;
 use tower::ServiceExt;
@@ -201,6 +202,35 @@ async fn nobody_touches_what_is_anothers() {
     assert_eq!(Call::new("GET", "/v1/pins").with(&a).send(&server.public).await.status, 401);
     let all = Call::new("GET", "/v1/pins").send(&server.admin).await;
     assert_eq!(all.body["pins"], json!([]));
+    server.tasks.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test]
+async fn events_end_with_the_token_and_one_token_has_so_many_streams() {
+    let server = Server::start().await;
+    let token = server.token(json!({})).await;
+    let open = async || {
+        let mut request = Call::new("GET", "/v1/events").with(&token).0.body(Body::empty()).unwrap();
+        request.extensions_mut().insert(ConnectInfo(std::net::SocketAddr::from(([198, 51, 100, 7], 5000))));
+        server.public.clone().oneshot(request).await.unwrap()
+    };
+    let mut streams = Vec::new();
+    for _ in 0..16 {
+        streams.push(open().await.into_body().into_data_stream());
+    }
+    assert_eq!(open().await.status(), 503);
+    let mut stream = streams.pop().unwrap();
+    assert_eq!(open().await.status(), 503, "while it is held");
+    let mut next = async || tokio::time::timeout(Duration::from_secs(10), stream.next()).await.expect("in time");
+    assert_eq!(next().await.unwrap().unwrap(), ":\n\n");
+    let pin = Call::new("POST", "/v1/pins").json(&json!({ "target": HASH }));
+    assert_eq!(pin.with(&token).send(&server.public).await.status, 201);
+    assert!(next().await.unwrap().unwrap().starts_with(b"id: "));
+    let revoke = format!("/v1/tokens/{}", token.split('_').nth(1).unwrap());
+    assert_eq!(Call::new("DELETE", &revoke).send(&server.admin).await.status, 204);
+    let other = Call::new("POST", "/v1/pins").json(&json!({ "target": KEY }));
+    assert_eq!(other.send(&server.admin).await.status, 201);
+    assert!(next().await.is_none(), "what happens now is not for whoever had it");
     server.tasks.stop(Duration::from_secs(10)).await;
 }
 
