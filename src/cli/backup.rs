@@ -1,5 +1,5 @@
 //! `swarmgate backup DIR` and `swarmgate restore DIR`: the databases of a server: its pins with their records and versions,
-//! the records put here, the tracker's counts. The bytes of torrents are not among them; what is pinned and not on disk is
+//! the records put here, the tracker's counts; and its lists. The bytes of torrents are not among them; what is pinned and not on disk is
 //! fetched again.
 
 use std::fs::{self, File, TryLockError};
@@ -10,9 +10,13 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
 
 use super::{ConfigArgs, Failure, output};
+use crate::tracker::List;
 
 /// Every database of a data directory.
-const DATABASES: [&str; 3] = [crate::pins::FILE, "records.sqlite", "tracker.sqlite"];
+const DATABASES: [&str; 3] = [crate::pins::FILE, crate::records::FILE, crate::tracker::FILE];
+
+/// What the operator denied and allowed over the API.
+const LISTS: [&str; 2] = [List::Denied.file_name(), List::Allowed.file_name()];
 
 #[derive(Debug, Args)]
 pub(super) struct Backup {
@@ -42,7 +46,7 @@ impl Backup {
         let data_dir = self.config.load()?.data_dir;
         fs::create_dir_all(&self.dir).map_err(|error| cannot("make", &self.dir, &error))?;
         let mut copied = Vec::new();
-        for name in DATABASES {
+        for name in DATABASES.into_iter().chain(LISTS) {
             let (from, to) = (data_dir.join(name), self.dir.join(name));
             if !from.exists() {
                 continue;
@@ -53,10 +57,13 @@ impl Backup {
             // Beside and renamed, so that a backup that was broken off is not taken for one.
             let unfinished = self.dir.join(format!("{name}.new"));
             let _ = fs::remove_file(&unfinished);
-            let connection = open(&from)?;
-            let copy = connection.execute("VACUUM INTO ?", [unfinished.to_string_lossy()]);
-            copy.map_err(|error| Failure::Failed(format!("cannot copy {}: {error}", from.display())))?;
-            check(&unfinished)?;
+            if LISTS.contains(&name) {
+                fs::copy(&from, &unfinished).map_err(|error| cannot("copy", &from, &error))?;
+            } else {
+                let copy = open(&from)?.execute("VACUUM INTO ?", [unfinished.to_string_lossy()]);
+                copy.map_err(|error| Failure::Failed(format!("cannot copy {}: {error}", from.display())))?;
+                check(&unfinished)?;
+            }
             let synced = File::open(&unfinished).and_then(|file| file.sync_all());
             synced.and_then(|()| fs::rename(&unfinished, &to)).map_err(|error| cannot("write", &to, &error))?;
             copied.push(name);
@@ -72,12 +79,13 @@ impl Restore {
     /// Puts the copies in the place of what is there, which stays beside them as `….before-restore`.
     pub(super) fn run(self) -> Result<(), Failure> {
         let data_dir = self.config.load()?.data_dir;
-        let names: Vec<&str> = DATABASES.into_iter().filter(|name| self.dir.join(name).exists()).collect();
+        let all = DATABASES.into_iter().chain(LISTS);
+        let names: Vec<&str> = all.filter(|name| self.dir.join(name).exists()).collect();
         if names.is_empty() {
             return Err(Failure::NotFound(format!("there is no backup in {}", self.dir.display())));
         }
         // All are looked at before any is moved.
-        names.iter().try_for_each(|name| check(&self.dir.join(name)))?;
+        names.iter().filter(|name| DATABASES.contains(name)).try_for_each(|name| check(&self.dir.join(name)))?;
         fs::create_dir_all(&data_dir).map_err(|error| cannot("make", &data_dir, &error))?;
         let lock = File::create(data_dir.join("lock")).map_err(|error| cannot("lock", &data_dir, &error))?;
         match lock.try_lock() {

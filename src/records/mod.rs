@@ -20,7 +20,7 @@ pub use adopted::Publication;
 pub use following::Following;
 pub use quota::Asker;
 pub use service::Records;
-pub use store::StartError;
+pub use store::{FILE, StartError};
 pub use topics::{Follower, News, Subject, TooMany};
 pub use writer::StoreError;
 

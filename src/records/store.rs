@@ -10,7 +10,7 @@ use crate::wire::id::{PublicKey, Signature, Target};
 use crate::wire::item::{Salt, SignedItem};
 
 /// Name of the file in the data directory.
-pub(super) const FILE: &str = "records.sqlite";
+pub const FILE: &str = "records.sqlite";
 
 /// Marks the file as ours ("SwRc").
 const APPLICATION_ID: i64 = 0x5377_5263;

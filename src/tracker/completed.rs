@@ -14,7 +14,7 @@ use crate::tasks::Tasks;
 use crate::wire::id::InfoHash;
 
 /// Name of the file in the data directory.
-const FILE: &str = "tracker.sqlite";
+pub const FILE: &str = "tracker.sqlite";
 
 /// A row that is replaced gets a new number, so that numbers tell which completed last.
 const SCHEMA: &str = "

@@ -53,6 +53,7 @@ use crate::wire::tracker_ws::{Description, Message, OfferId};
 use crate::{config, metrics};
 
 pub use access::{ChangeError, LineError, List, ListError, Origin};
+pub use completed::FILE;
 pub use frames::Late;
 pub use outbox::Outbox;
 

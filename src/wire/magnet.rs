@@ -78,8 +78,8 @@ impl Magnet {
         let mut v2 = false;
         let mut salt = None;
         for pair in query.split('&') {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = percent_decode_str(value).decode_utf8_lossy().into_owned();
+            let (name, written) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = percent_decode_str(written).decode_utf8_lossy().into_owned();
             // "xt.1", "tr.2": the numbered form some clients write for repeated parameters.
             let name = match name.split_once('.') {
                 Some((base, n)) if n.bytes().all(|b| b.is_ascii_digit()) => base,
@@ -103,7 +103,11 @@ impl Magnet {
                     let bytes = hex::decode(&value).and_then(|bytes| Salt::new(bytes).ok());
                     set(&mut salt, bytes.ok_or(MagnetError::Malformed("salt"))?, "salts")?;
                 }
-                "dn" if magnet.name.is_none() => magnet.name = Some(value.replace('+', " ")),
+                // Forms write a space as a plus sign, and a plus sign as %2B.
+                "dn" if magnet.name.is_none() => {
+                    let name = written.replace('+', " ");
+                    magnet.name = Some(percent_decode_str(&name).decode_utf8_lossy().into_owned());
+                }
                 "tr" => push(&mut magnet.trackers, value),
                 "ws" => push(&mut magnet.web_seeds, value),
                 "x.pe" => push(&mut magnet.peers, value),
@@ -198,6 +202,14 @@ mod tests {
 
     const HASH: &str = "c9e15763f722f23e98a29decdfae341b98d53056";
     const KEY: &str = "8543d3e6115f0f98c944077a4493dcd543e49c739fd998550a1f614ab36ed63e";
+
+    #[test]
+    fn names_are_read_as_forms_write_them_and_as_addresses_do() {
+        for (written, name) in [("C%2B%2B", "C++"), ("a+b", "a b"), ("a%20b", "a b"), ("C%2B%2B+notes", "C++ notes")] {
+            let magnet = Magnet::parse(&format!("magnet:?xt=urn:btih:{HASH}&dn={written}")).unwrap();
+            assert_eq!(magnet.name.as_deref(), Some(name), "{written}");
+        }
+    }
 
     #[test]
     fn both_kinds_of_link() {

@@ -86,6 +86,8 @@ pub fn parse(datagram: &[u8]) -> Option<Packet> {
     let request = match action {
         CONNECT if connection == PROTOCOL_ID => return Some(Packet::Connect(transaction)),
         ANNOUNCE => announce(&mut rest)?.map(|announce| Request::Announce { announce, url: url_data(rest) }),
+        // Without a whole info hash it is shorter than a refusal.
+        SCRAPE if rest.len() < InfoHash::LEN => return None,
         SCRAPE => match rest.chunks_exact(20) {
             hashes if hashes.remainder().is_empty() && (1..=MAX_SCRAPED).contains(&hashes.len()) => {
                 Ok(Request::Scrape(hashes.filter_map(|hash| InfoHash::from_slice(hash).ok()).collect()))
@@ -337,7 +339,10 @@ mod tests {
         let request = |request| Some(Packet::Request(CONNECTION, T, request));
         let (a, b) = (InfoHash([1; 20]), InfoHash([2; 20]));
         assert_eq!(parse(&packet(&[a.0, b.0].concat())), request(Ok(Request::Scrape(vec![a, b]))));
-        for wrong in [0, 19, 21, 20 * (MAX_SCRAPED + 1)] {
+        for short in [0, 19] {
+            assert_eq!(parse(&packet(&vec![0; short])), None, "{short} bytes");
+        }
+        for wrong in [21, 20 * (MAX_SCRAPED + 1)] {
             assert_eq!(parse(&packet(&vec![0; wrong])), request(Err(Reason::BadScrape)), "{wrong} bytes");
         }
         let counts = Counts { complete: 1, incomplete: 2, downloaded: 3 };

@@ -217,6 +217,8 @@ trial('a backup is made while the server runs, and another server starts from it
   const server = await lab.server({ dataDir })
   const api = await PinApi.of(server)
   const pin = await api.pin({ target: randomBytes(20).toString('hex'), name: 'kept', meta: { k: 'v' } })
+  const denied = (/** @type {{ ready: any }} */ of) => `http://${of.ready.admin}/v1/tracker/denied/${'ab'.repeat(20)}`
+  assert.equal((await fetch(denied(server), { method: 'PUT' })).status, 204)
   const copy = join(await lab.directory(), 'backup')
   const env = { SWARMGATE__DATA_DIR: dataDir }
   const made = await run(['backup', copy, '--json'], { env })
@@ -230,6 +232,7 @@ trial('a backup is made while the server runs, and another server starts from it
   const other = await lab.server({ dataDir: fresh })
   const there = new PinApi(`http://${other.ready.web}`, api.token)
   assert.deepEqual([(await there.get(pin.id)).name, (await there.get(pin.id)).meta], ['kept', { k: 'v' }])
+  assert.equal((await fetch(denied(other))).status, 200, 'what was denied stays denied')
 })
 
 trial('events go on where they stopped, also over a restart', async (lab) => {

@@ -209,8 +209,9 @@ impl Access {
 }
 
 impl List {
-    /// The file of what was added over the API.
-    fn file_name(self) -> &'static str {
+    /// The file, in the data directory, of what was added over the API.
+    #[must_use]
+    pub const fn file_name(self) -> &'static str {
         match self {
             Self::Denied => "denied-infohashes",
             Self::Allowed => "allowed-infohashes",

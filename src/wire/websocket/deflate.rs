@@ -27,8 +27,8 @@ pub fn accepts(offers: &str) -> bool {
 }
 
 /// §7.1: "A server MUST decline an extension negotiation offer for this extension if" a parameter is unknown, has an
-/// invalid value, or is there twice. A smaller window of ours (§7.1.2.1) is declined, too: it would have to be made for
-/// that one client.
+/// invalid value, or is there twice. Whoever wants a say in the size of our window (§7.1.2.1) is declined, too: it would
+/// have to be made for that one client.
 fn acceptable<'a>(parameters: impl Iterator<Item = &'a str>) -> bool {
     let mut seen = Vec::new();
     for parameter in parameters {
@@ -39,7 +39,6 @@ fn acceptable<'a>(parameters: impl Iterator<Item = &'a str>) -> bool {
         let known = match name {
             "server_no_context_takeover" | "client_no_context_takeover" => value.is_none(),
             "client_max_window_bits" => value.is_none() || bits(),
-            "server_max_window_bits" => value == Some("15"),
             _ => false,
         };
         if !known || seen.contains(&name) {
@@ -168,10 +167,11 @@ mod tests {
             // Chromium and Firefox.
             ("permessage-deflate; client_max_window_bits", true),
             ("permessage-deflate; client_max_window_bits=10; server_no_context_takeover", true),
-            ("Permessage-Deflate;client_no_context_takeover ; server_max_window_bits=\"15\"", true),
+            ("Permessage-Deflate;client_no_context_takeover ; client_max_window_bits=\"15\"", true),
             // The first that will do.
             ("x-webkit-deflate-frame, permessage-deflate; server_max_window_bits=10, permessage-deflate", true),
             ("permessage-deflate; server_max_window_bits=10", false),
+            ("permessage-deflate; server_max_window_bits=15", false),
             ("permessage-deflate; server_max_window_bits", false),
             ("permessage-deflate; client_max_window_bits=7", false),
             ("permessage-deflate; client_max_window_bits=08", false),
