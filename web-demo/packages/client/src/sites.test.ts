@@ -1,7 +1,7 @@
 import { beforeEach, expect, test, vi } from 'vitest'
 
 import { ConflictError, ConnectionError, ForgedError, importSeed, signRecord, type VerifiedRecord } from './index.ts'
-import { openSite, publishSite, SiteError, type Torrent, type TorrentClient, type Update } from './sites.ts'
+import { openSite, publishSite, SiteError, SiteFile, type Torrent, type TorrentClient, type Update } from './sites.ts'
 
 const key = await importSeed(new Uint8Array(32).fill(1))
 const [IH1, IH2] = ['11'.repeat(20), '22'.repeat(20)]
@@ -115,6 +115,15 @@ test('addresses keep only types that cannot run', async () => {
   const url = await site.url('img/a.png')
   site.close()
   await expect(new Promise((done) => setTimeout(done)).then(() => fetch(url))).rejects.toThrow()
+})
+
+test('a file that could not be read is tried again', async () => {
+  const site = await open()
+  const blob = vi.spyOn(SiteFile.prototype, 'blob').mockRejectedValueOnce(new Error('no peers'))
+  await expect(site.url('img/a.png')).rejects.toThrow('no peers')
+  expect(await site.url('img/a.png')).toMatch(/^blob:/)
+  blob.mockRestore()
+  site.close()
 })
 
 test('a newer version is offered, and shown when it is accepted', async () => {

@@ -169,6 +169,10 @@ export class Site extends EventTarget {
   async url(path: string): Promise<string> {
     const url = this.#urls.get(path) ?? this.file(path).blob().then(URL.createObjectURL)
     this.#urls.set(path, url)
+    // What could not be read now may be there the next time.
+    url.catch(() => {
+      if (this.#urls.get(path) === url) this.#urls.delete(path)
+    })
     return url
   }
 
