@@ -12,11 +12,12 @@ mod source {
     pub mod config;
     pub mod dht;
     pub mod metrics;
+    pub mod net;
     pub mod tasks;
     pub mod wire;
 }
 
-use source::{config, dht, metrics, tasks, wire};
+use source::{config, dht, metrics, net, tasks, wire};
 
 const USAGE: &str = "dht-bench scale [NODES…] | half-dead | versus [NODES [RUNS]]";
 
