@@ -17,6 +17,8 @@ pub(super) struct Storage {
     home: NodeId,
     max: usize,
     items: BTreeMap<Distance, Kept>,
+    /// No item expires before.
+    soonest: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -37,7 +39,7 @@ pub(super) enum Item {
 
 impl Storage {
     pub(super) fn new(home: NodeId, max: usize) -> Self {
-        Self { home, max, items: BTreeMap::new() }
+        Self { home, max, items: BTreeMap::new(), soonest: None }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -86,6 +88,7 @@ impl Storage {
     /// Forgets what was not put again in time.
     pub(super) fn expire(&mut self, now: Instant) {
         self.items.retain(|_, kept| kept.until > now);
+        self.soonest = self.items.values().map(|kept| kept.until).min();
     }
 
     /// Moves to another node id.
@@ -97,7 +100,13 @@ impl Storage {
 
     fn keep(&mut self, now: Instant, target: Target, item: Item) -> Result<(), ErrorReply> {
         let distance = self.home.distance(&target);
-        self.items.insert(distance, Kept { target, item, until: now + LIFETIME });
+        let until = now + LIFETIME;
+        self.items.insert(distance, Kept { target, item, until });
+        let soonest = *self.soonest.get_or_insert(until);
+        if self.items.len() > self.max && soonest <= now {
+            // What has expired and was not looked at since takes nobody's place.
+            self.expire(now);
+        }
         if self.items.len() > self.max {
             let farthest = self.items.pop_last().map(|(distance, _)| distance);
             if farthest == Some(distance) {
@@ -159,6 +168,20 @@ mod tests {
         assert!(storage.get(start + LIFETIME, &signed(1, b"1:a").target()).is_some());
         storage.expire(start + LIFETIME);
         assert_eq!(storage.len(), 1);
+    }
+
+    #[test]
+    fn what_has_expired_takes_nobodys_place() {
+        let start = Instant::now();
+        let mut storage = Storage::new(NodeId([0; 20]), 1);
+        let mut values = [b"1:x".to_vec(), b"1:y".to_vec()];
+        values.sort_by_key(|v| NodeId([0; 20]).distance(&item::immutable_target(v)));
+        let [near, far] = values;
+        storage.put_immutable(start, near.clone()).unwrap();
+        assert_eq!(storage.put_immutable(start, far.clone()).unwrap_err().code, 202);
+        storage.put_immutable(start + LIFETIME / 2, near).unwrap();
+        assert_eq!(storage.put_immutable(start + LIFETIME, far.clone()).unwrap_err().code, 202);
+        storage.put_immutable(start + LIFETIME * 3 / 2, far).unwrap();
     }
 
     #[test]
