@@ -111,10 +111,13 @@ impl Known<'_> {
     /// over; otherwise those of the families wanted.
     fn named(&self, from: SocketAddr, target: &Target, want: Option<Want>) -> Response {
         let want = want.unwrap_or(Want { v4: from.is_ipv4(), v6: from.is_ipv6() });
+        let is_of_use = |contact: &Contact| is_of_use(from, contact.addr);
         let nearest = |of_ours: bool| {
-            let nodes =
-                if of_ours { self.table.closest(target, usize::MAX) } else { nearest_first(self.others, target) };
-            nodes_for(from, nodes)
+            if of_ours {
+                self.table.closest(target, K, is_of_use)
+            } else {
+                nearest_first(self.others, target, is_of_use)
+            }
         };
         Response {
             nodes: want.v4.then(|| nearest(from.is_ipv4())),
@@ -124,18 +127,17 @@ impl Known<'_> {
     }
 }
 
-fn nearest_first(contacts: &[Contact], target: &Target) -> Vec<Contact> {
-    let mut nodes = contacts.to_vec();
+fn nearest_first(contacts: &[Contact], target: &Target, is_of_use: impl Fn(&Contact) -> bool) -> Vec<Contact> {
+    let mut nodes: Vec<Contact> = contacts.iter().copied().filter(is_of_use).collect();
     nodes.sort_unstable_by_key(|contact| contact.id.distance(target));
+    nodes.truncate(K);
     nodes
 }
 
-/// Those to name to `from`: the nearest that are of use there. A private address means nothing to the internet, and is not
-/// its business. Nor does a link-local address mean anything on another link, and which link that is cannot be said.
-fn nodes_for(from: SocketAddr, mut nodes: Vec<Contact>) -> Vec<Contact> {
-    nodes.retain(|contact| may_name(from.ip(), contact.addr) && contact.addr != from && !is_link_local(contact.addr));
-    nodes.truncate(K);
-    nodes
+/// Whether a node may be named to `from`. A private address means nothing to the internet, and is not its business. Nor does
+/// a link-local address mean anything on another link, and which link that is cannot be said.
+fn is_of_use(from: SocketAddr, named: SocketAddr) -> bool {
+    may_name(from.ip(), named) && named != from && !is_link_local(named)
 }
 
 fn is_link_local(addr: SocketAddr) -> bool {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
+use super::node_id;
 use super::scope::{is_public, may_name};
 use super::silent::Standing;
 use super::table::K;
@@ -20,6 +21,10 @@ const ALPHA: usize = 5;
 /// Answers with nodes that are enough to know the surroundings of the target.
 const ENOUGH_VIEWS: usize = 3;
 
+/// Nodes around the target that have to say that they do not have an item before it counts as not there. When half of the
+/// nodes are replaced in the hour until the item is put again, of its eight holders four are left among some sixteen.
+pub(super) const WIDE: usize = 20;
+
 /// Candidates kept. Nodes name eight each, most of them the same.
 const MAX_CANDIDATES: usize = 200;
 
@@ -33,6 +38,37 @@ pub(super) enum Question {
     Peers,
     /// The item, unless its number is not above this one.
     Item(Option<i64>),
+}
+
+/// How much a lookup is to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Care {
+    /// Enough was found: whoever is late is not waited for.
+    Quick,
+    /// Any [`K`] nodes near the target will do: who is late is waited for when there are no others.
+    Near,
+    /// So many of the nearest must have answered: whoever is late among them is asked once more and waited for.
+    Careful(usize),
+    /// Next to nothing was found, and to say so is a claim about everybody who might have it. Since an item was put,
+    /// newcomers have come between its holders and the target, so the nearest [`WIDE`] are asked; and whoever of them
+    /// did not answer is tried once more in the end.
+    Thorough,
+}
+
+impl Care {
+    /// Whether each of the nearest is asked once more and waited for.
+    fn minds_each(self) -> bool {
+        matches!(self, Self::Careful(_) | Self::Thorough)
+    }
+
+    /// How many of the nearest nodes are asked.
+    fn width(self) -> usize {
+        match self {
+            Self::Quick | Self::Near => K,
+            Self::Careful(width) => width,
+            Self::Thorough => WIDE,
+        }
+    }
 }
 
 /// Whom to ask. The id is not known of nodes that configuration names.
@@ -61,9 +97,13 @@ pub(super) struct Lookup {
     in_flight: HashSet<Asked>,
     /// Asked, and an answer would be a surprise: slow, doubtful from the start, or the query still waits for its turn.
     late: HashSet<Asked>,
-    /// How many doubtful nodes were asked.
+    /// How many doubtful nodes were asked and have not answered.
     doubtful: usize,
     public_hosts: HashSet<IpAddr>,
+    /// The nearest had their say, and those farther out are asked.
+    is_wide: bool,
+    /// They had theirs too, and those who never answered are tried once more.
+    is_retrying: bool,
     asked: usize,
     answered: usize,
 }
@@ -72,6 +112,10 @@ pub(super) struct Lookup {
 struct Candidate {
     contact: Contact,
     state: State,
+    /// Whether little was expected of it when it was asked.
+    is_doubtful: bool,
+    /// Whether it was given up before and is tried once more.
+    is_retried: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -79,14 +123,23 @@ enum State {
     Fresh,
     Asked,
     Late,
-    Answered { token: Option<Vec<u8>> },
+    Answered {
+        token: Option<Vec<u8>>,
+    },
+    /// It never answered.
+    Silent,
+    /// It answered with an error, or is not who it was said to be.
     Failed,
 }
 
 impl Candidate {
+    fn new(contact: Contact, state: State) -> Self {
+        Self { contact, state, is_doubtful: false, is_retried: false }
+    }
+
     /// Whether it holds no place among the nearest any more.
     fn is_past(&self) -> bool {
-        matches!(self.state, State::Late | State::Failed)
+        matches!(self.state, State::Late | State::Silent | State::Failed)
     }
 
     fn is_answered(&self) -> bool {
@@ -115,6 +168,8 @@ impl Lookup {
             late: HashSet::new(),
             doubtful: 0,
             public_hosts: HashSet::new(),
+            is_wide: false,
+            is_retrying: false,
             asked: 0,
             answered: 0,
         };
@@ -131,10 +186,10 @@ impl Lookup {
 
     /// Queries to be sent now. `standing` tells what to expect of a node.
     #[must_use]
-    pub(super) fn next(&mut self, standing: &dyn Fn(SocketAddr) -> Standing) -> Vec<(Asked, Method)> {
+    pub(super) fn next(&mut self, care: Care, standing: &dyn Fn(SocketAddr) -> Standing) -> Vec<(Asked, Method)> {
         let mut queries = Vec::new();
         while self.in_flight.len() < ALPHA {
-            let Some((asked, method, standing)) = self.next_query(standing) else { break };
+            let Some((asked, method, standing)) = self.next_query(care, standing) else { break };
             if standing == Standing::Fine {
                 self.in_flight.insert(asked)
             } else {
@@ -146,8 +201,8 @@ impl Lookup {
     }
 
     /// Whether there is nothing left to wait for: BEP 5's "until it is unable to find any closer" nodes, with the nearest
-    /// [`K`] having answered. `found` says whether what is looked for has been seen.
-    pub(super) fn is_done(&self, found: bool) -> bool {
+    /// [`K`] having answered. To be asked after [`Lookup::next`] returned nothing.
+    pub(super) fn is_done(&self, care: Care) -> bool {
         let is_in_flight = |asked: &Asked| asked.again || asked.id.is_none();
         if self.needs_views() || self.in_flight.iter().any(is_in_flight) {
             return false;
@@ -158,11 +213,10 @@ impl Lookup {
         };
         if answered < K {
             // A small network, or a bad moment: whoever is late is missed.
-            let enough = found && answered >= ENOUGH_VIEWS;
+            let enough = care == Care::Quick && answered >= ENOUGH_VIEWS;
             return enough || (self.seeds.is_empty() && self.in_flight.is_empty() && self.late.is_empty());
         }
-        // That something is not there is only known when the late ones have had their time too.
-        found || !matches!(self.question, Question::Item(_)) || self.nearest().all(Candidate::is_answered)
+        !care.minds_each() || self.nearest(care.width()).all(Candidate::is_answered)
     }
 
     /// Takes an answer.
@@ -185,15 +239,15 @@ impl Lookup {
 
     /// No answer yet: the node no longer holds a place among the [`ALPHA`], but its answer is still welcome. Returns
     /// whether it should be asked once more: a datagram may have been lost, and this is one of those that matter.
-    pub(super) fn slow(&mut self, asked: Asked, found: bool) -> bool {
+    pub(super) fn slow(&mut self, asked: Asked, care: Care) -> bool {
         if !self.settle(asked) {
             return false;
         }
         self.late.insert(asked);
         self.put_off(asked);
-        let matters = |id: NodeId| self.nearest().any(|candidate| candidate.contact.id == id);
+        let matters = |id: NodeId| self.nearest(care.width()).any(|candidate| candidate.contact.id == id);
         let is_alone = self.answered == 0;
-        is_alone || asked.id.is_none_or(|id| !found && self.question != Question::Nodes && matters(id))
+        is_alone || asked.id.is_none_or(|id| care.minds_each() && matters(id))
     }
 
     /// The query waits for its turn: it keeps its place among the [`ALPHA`], but if something is found meanwhile, nobody
@@ -204,13 +258,14 @@ impl Lookup {
         }
     }
 
-    /// No answer any more, or an error.
+    /// No answer any more.
+    pub(super) fn gave_up(&mut self, asked: Asked) {
+        self.end(asked, State::Silent);
+    }
+
+    /// An error, or the query could not be sent.
     pub(super) fn failed(&mut self, asked: Asked) {
-        if self.settle(asked)
-            && let Some(candidate) = self.candidate_mut(&asked)
-        {
-            candidate.state = State::Failed;
-        }
+        self.end(asked, State::Failed);
     }
 
     /// The nodes that answered with a token, nearest first: where to store.
@@ -224,17 +279,32 @@ impl Lookup {
             .collect()
     }
 
-    fn next_query(&mut self, standing: &dyn Fn(SocketAddr) -> Standing) -> Option<(Asked, Method, Standing)> {
+    fn next_query(
+        &mut self,
+        care: Care,
+        standing: &dyn Fn(SocketAddr) -> Standing,
+    ) -> Option<(Asked, Method, Standing)> {
         // A few of them show the way; the others are for when that leads nowhere.
         if self.answered < ENOUGH_VIEWS
             && let Some(seed) = self.next_seed()
         {
             return Some(seed);
         }
-        if let Some((contact, standing)) = self.next_candidate(standing) {
+        let mut next = self.next_candidate(K, standing);
+        if next.is_none() && care.width() > K {
+            self.is_wide |= self.in_flight.is_empty();
+            next = if self.is_wide { self.next_candidate(care.width(), standing) } else { None };
+        }
+        if let Some((contact, standing)) = next {
             let asked = Asked { addr: contact.addr, id: Some(contact.id), again: false };
             self.asked += 1;
             return Some((asked, self.method(), standing));
+        }
+        if care == Care::Thorough
+            && let Some(contact) = self.next_retry()
+        {
+            let asked = Asked { addr: contact.addr, id: Some(contact.id), again: false };
+            return Some((asked, self.method(), Standing::Fine));
         }
         if self.answered < K
             && let Some(seed) = self.next_seed()
@@ -252,25 +322,31 @@ impl Lookup {
         Some((Asked { addr, id: None, again: false }, self.method(), Standing::Fine))
     }
 
-    /// The nearest fresh candidate, if it is among the nearest [`K`] that are not past.
-    fn next_candidate(&mut self, standing: &dyn Fn(SocketAddr) -> Standing) -> Option<(Contact, Standing)> {
+    /// The nearest fresh candidate, if it is among so many nearest that are not past.
+    fn next_candidate(
+        &mut self,
+        mut places: usize,
+        standing: &dyn Fn(SocketAddr) -> Standing,
+    ) -> Option<(Contact, Standing)> {
         let nearest = self.candidates.values_mut().filter(|candidate| !candidate.is_past());
-        let mut places = K;
         for candidate in nearest {
             if candidate.state == State::Fresh {
                 match standing(candidate.contact.addr) {
-                    Standing::Fine => candidate.state = State::Asked,
+                    Standing::Fine => {
+                        candidate.state = State::Asked;
+                        return Some((candidate.contact, Standing::Fine));
+                    }
                     Standing::Doubtful if self.doubtful < K => {
                         self.doubtful += 1;
+                        candidate.is_doubtful = true;
                         candidate.state = State::Late;
+                        return Some((candidate.contact, Standing::Doubtful));
                     }
                     Standing::Doubtful | Standing::Dead => {
-                        candidate.state = State::Failed;
+                        candidate.state = State::Silent;
                         continue;
                     }
                 }
-                let standing = if candidate.state == State::Late { Standing::Doubtful } else { Standing::Fine };
-                return Some((candidate.contact, standing));
             }
             places -= 1;
             if places == 0 {
@@ -278,6 +354,25 @@ impl Lookup {
             }
         }
         None
+    }
+
+    /// One that never answered, to be tried once more when everybody else has had their say. A liar can name any number
+    /// of nodes that are not there, but hardly one whose id fits its address (BEP 42).
+    fn next_retry(&mut self) -> Option<Contact> {
+        self.is_retrying |= self.in_flight.is_empty() && self.nearest(WIDE).all(Candidate::is_answered);
+        if !self.is_retrying {
+            return None;
+        }
+        let mut answered = self.candidates.iter().filter(|(_, candidate)| candidate.is_answered());
+        let edge = *answered.by_ref().take(WIDE).last()?.0;
+        let mut within = self.candidates.range_mut(..edge).map(|(_, candidate)| candidate);
+        let candidate = within.find(|candidate| {
+            let Contact { id, addr } = candidate.contact;
+            candidate.state == State::Silent && !candidate.is_retried && node_id::fits(&id, addr.ip())
+        })?;
+        candidate.is_retried = true;
+        candidate.state = State::Asked;
+        Some(candidate.contact)
     }
 
     /// bittorrent-dht answers a question it knows the answer to without nodes. If such nodes were all we know, the lookup
@@ -294,8 +389,17 @@ impl Lookup {
         }
     }
 
-    fn nearest(&self) -> impl Iterator<Item = &Candidate> {
-        self.candidates.values().filter(|candidate| candidate.state != State::Failed).take(K)
+    fn nearest(&self, count: usize) -> impl Iterator<Item = &Candidate> {
+        let is_there = |candidate: &&Candidate| !matches!(candidate.state, State::Silent | State::Failed);
+        self.candidates.values().filter(is_there).take(count)
+    }
+
+    fn end(&mut self, asked: Asked, state: State) {
+        if self.settle(asked)
+            && let Some(candidate) = self.candidate_mut(&asked)
+        {
+            candidate.state = state;
+        }
     }
 
     fn settle(&mut self, asked: Asked) -> bool {
@@ -321,7 +425,9 @@ impl Lookup {
         // One public host is one node here, however many ids it has near the target.
         let is_new_host = !is_public(ip) || self.public_hosts.insert(host(ip));
         let state = if is_new_host { State::Answered { token: response.token.clone() } } else { State::Failed };
-        self.candidates.insert(answerer.id.distance(&self.target), Candidate { contact: answerer, state });
+        let candidate = Candidate::new(answerer, state);
+        let former = self.candidates.insert(answerer.id.distance(&self.target), candidate);
+        self.doubtful -= usize::from(former.is_some_and(|former| former.is_doubtful));
         if is_new_host && response.nodes.is_none() && self.question != Question::Nodes {
             self.again.push(answerer);
         }
@@ -331,7 +437,7 @@ impl Lookup {
         if contact.id == self.own {
             return;
         }
-        let candidate = Candidate { contact, state: State::Fresh };
+        let candidate = Candidate::new(contact, State::Fresh);
         self.candidates.entry(contact.id.distance(&self.target)).or_insert(candidate);
         if self.candidates.len() > MAX_CANDIDATES {
             self.candidates.pop_last();

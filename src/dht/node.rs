@@ -29,7 +29,7 @@ use arrivals::of_family;
 use effects::Turn;
 pub(super) use effects::{Done, Effects};
 use operations::Running;
-use upkeep::UPKEEP;
+use upkeep::{BUSY, Upkeep};
 
 /// Operations under way at once.
 const MAX_OPERATIONS: usize = 512;
@@ -59,8 +59,7 @@ pub(super) struct Node {
     votes: Votes,
     /// Nodes being pinged.
     pinging: HashSet<SocketAddr>,
-    next_upkeep: Instant,
-    upkeeps: u64,
+    upkeep: Upkeep,
     refresh: Option<OperationId>,
     /// What is known of the other family's DHT.
     other: Other,
@@ -90,8 +89,7 @@ impl Node {
             contacted: None,
             votes: Votes::default(),
             pinging: HashSet::new(),
-            next_upkeep: now + UPKEEP,
-            upkeeps: 0,
+            upkeep: Upkeep::new(now),
             refresh: None,
             other: Other::default(),
         }
@@ -126,7 +124,7 @@ impl Node {
 
     /// When [`Node::tick`] has something to do.
     pub(super) fn next_wake(&self) -> Instant {
-        self.queries.next_due().map_or(self.next_upkeep, |due| due.min(self.next_upkeep))
+        self.queries.next_due().map_or(self.upkeep.next, |due| due.min(self.upkeep.next))
     }
 
     /// Joins the network through `contacts`, which also serve whenever the table is empty.
@@ -207,6 +205,7 @@ impl Node {
                 Due::Slow(transaction, purpose) => self.slow(&mut turn, transaction, purpose),
                 Due::Failed(Failed { to, purpose, repeated }) => {
                     self.silent.failed(now, to, repeated);
+                    self.look_in_by(now + BUSY);
                     if let Some(id) = purpose.expected_id() {
                         self.table.failed(&Contact { id, addr: to }, repeated);
                     }
@@ -214,17 +213,24 @@ impl Node {
                 }
             }
         }
-        if now >= self.next_upkeep {
-            self.next_upkeep = now + UPKEEP;
+        if now >= self.upkeep.next {
             self.upkeep(&mut turn);
         }
         turn.effects
     }
 
-    /// Whether it keeps something at `target` for others.
+    /// Whether it tells others to leave it out of their tables (BEP 43).
+    pub(super) fn is_read_only(&self) -> bool {
+        self.mode == Mode::Client
+    }
+
+    /// The number of the item that it keeps at `target` for others.
     #[cfg(any(test, feature = "simulation"))]
-    pub(super) fn keeps(&self, now: Instant, target: &crate::wire::id::Target) -> bool {
-        self.shelf.storage.get(now, target).is_some()
+    pub(super) fn kept(&self, now: Instant, target: &crate::wire::id::Target) -> Option<i64> {
+        match self.shelf.storage.get(now, target)? {
+            super::storage::Item::Mutable(item) => Some(item.seq()),
+            super::storage::Item::Immutable(_) => None,
+        }
     }
 
     /// What must hold after every step.
@@ -235,3 +241,6 @@ impl Node {
         assert!(self.pinging.len() <= upkeep::MAX_PINGS);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,15 +3,19 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
-use super::lookup::{Asked, Lookup, Question};
+use super::lookup::{Asked, Care, Lookup, Question};
 use super::scope::{Scope, may_name, scope};
 use super::silent::Standing;
 use super::storage::Item;
-use super::store::{Holds, Place, Store};
+use super::store::{COPIES, Holds, Place, Store};
+use super::table::K;
 use super::{FoundPeer, GetOutcome, PutOutcome};
 use crate::wire::id::{InfoHash, PublicKey, Target};
 use crate::wire::item::{self, Salt, SignedItem, VerifiedItem};
 use crate::wire::krpc::{CAS_MISMATCH, Contact, Held, Method, PutItem, Response, SEQ_TOO_LOW};
+
+/// Nodes with the newest item from which on a get need not look farther.
+const ENOUGH_HOLDERS: usize = 3;
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,8 +108,9 @@ impl Load {
         match self {
             Self::Item(item, cas) => {
                 // BEP 44: "When sending a put request to a node that did not return any data for the get, the cas field
-                // SHOULD NOT be included." Nor to one that has this very item, whose number cas does not expect.
-                let cas = cas.filter(|_| place.holds == Holds::Another);
+                // SHOULD NOT be included." Nor to one that has this very item, or a version that others have replaced:
+                // neither has the number that cas expects, and the one that is behind would stay so.
+                let cas = cas.filter(|cas| place.holds == Holds::Another(*cas));
                 let item = PutItem::Mutable { item: item.as_signed().clone(), cas };
                 Method::Put { token, target: Some(target), item }
             }
@@ -197,9 +202,9 @@ impl Operation {
     /// A node is slow. Returns whether it should be asked once more.
     #[must_use]
     pub(super) fn slow(&mut self, asked: Asked) -> bool {
-        let found = self.has_found();
+        let care = self.care();
         match &mut self.phase {
-            Phase::Looking(lookup) => lookup.slow(asked, found),
+            Phase::Looking(lookup) => lookup.slow(asked, care),
             _ => false,
         }
     }
@@ -211,9 +216,17 @@ impl Operation {
         }
     }
 
+    /// A node answered with an error, or could not be asked.
     pub(super) fn failed(&mut self, asked: Asked) {
         if let Phase::Looking(lookup) = &mut self.phase {
             lookup.failed(asked);
+        }
+    }
+
+    /// A node did not answer.
+    pub(super) fn gave_up(&mut self, asked: Asked) {
+        if let Phase::Looking(lookup) = &mut self.phase {
+            lookup.gave_up(asked);
         }
     }
 
@@ -231,14 +244,14 @@ impl Operation {
     /// What to do now, until there is nothing.
     #[must_use]
     pub(super) fn next(&mut self, standing: &dyn Fn(SocketAddr) -> Standing) -> Vec<Step> {
-        let found = self.has_found();
+        let care = self.care();
         match &mut self.phase {
             // The hash says that it is the value; there cannot be a newer one.
             Phase::Looking(_) if self.found.value.is_some() => vec![self.finish()],
             Phase::Looking(lookup) => {
                 let asks: Vec<Step> =
-                    lookup.next(standing).into_iter().map(|(asked, method)| Step::Ask(asked, method)).collect();
-                if asks.is_empty() && lookup.is_done(found) { self.looked() } else { asks }
+                    lookup.next(care, standing).into_iter().map(|(asked, method)| Step::Ask(asked, method)).collect();
+                if asks.is_empty() && lookup.is_done(care) { self.looked() } else { asks }
             }
             Phase::Storing(store, load) => {
                 let places = store.next();
@@ -275,10 +288,18 @@ impl Operation {
         }
     }
 
-    /// Whether the lookup need not wait for anybody who is late. One that is to store does: a copy on a node that is not
-    /// among the nearest is found by few, and the copy it should have replaced by many.
-    fn has_found(&self) -> bool {
-        matches!(self.request, Request::Get { .. } | Request::GetImmutable(_)) && !self.found.copies.is_empty()
+    /// How much the lookup is to wait for. One that is to store is careful: a copy on a node that is not among the nearest
+    /// is found by few, and the copy it should have replaced by many.
+    fn care(&self) -> Care {
+        match self.request {
+            Request::Nodes(_) => Care::Near,
+            Request::GetPeers(_) | Request::Announce { .. } => Care::Careful(K),
+            Request::Put { .. } | Request::PutImmutable(_) => Care::Careful(COPIES),
+            // A few that are left of a former version, or who lie, do not speak for everybody.
+            Request::Get { known_seq, .. } if self.found.holders(known_seq) < ENOUGH_HOLDERS => Care::Thorough,
+            Request::GetImmutable(_) => Care::Thorough,
+            Request::Get { .. } => Care::Quick,
+        }
     }
 
     /// The lookup is over: store if that is what it was for.
@@ -300,7 +321,8 @@ impl Operation {
                 let holds = self.found.holds(&self.request, &contact.addr);
                 Place { contact, token, holds }
             });
-            self.phase = Phase::Storing(Store::new(places.collect()), load);
+            let copies = if let Load::Peer(..) = load { K } else { COPIES };
+            self.phase = Phase::Storing(Store::new(places.collect(), copies), load);
         }
         self.next(&|_| Standing::Fine)
     }
@@ -409,7 +431,7 @@ impl Found {
             {
                 Holds::This
             }
-            (Some(_), _) => Holds::Another,
+            (Some(Copy::Item { seq, .. } | Copy::Number(seq)), _) => Holds::Another(*seq),
         }
     }
 }

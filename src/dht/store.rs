@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::table::K;
 use crate::wire::krpc::{CAS_MISMATCH, Contact, SEQ_TOO_LOW};
+
+/// Nodes that are to keep an item. BEP 44 has no number, and K would be usual; but when half of the nodes are replaced in
+/// the hour until it is put again, one item in 250 is then on none of eight, and in 4,000 on none of twelve.
+pub(super) const COPIES: usize = 12;
 
 /// A place to store: the node, its token, and what its answer to the lookup said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,15 +21,18 @@ pub(super) struct Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holds {
     Nothing,
-    Another,
+    /// Another version, of this number.
+    Another(i64),
     /// The very item that is to be stored.
     This,
 }
 
-/// Stores on the nearest [`K`] places. A node that does not answer or cannot take such an item is replaced by the next
-/// one; one that has something better keeps its place among the eight.
+/// Stores on so many of the nearest places. A node that does not answer or cannot take such an item is replaced by the next
+/// one; one that has something better keeps its place. Whoever holds a former version gets the new one too, or it would
+/// go on telling the old one.
 #[derive(Debug)]
 pub(super) struct Store {
+    copies: usize,
     places: VecDeque<Place>,
     in_flight: Vec<Place>,
     stored: usize,
@@ -35,16 +41,19 @@ pub(super) struct Store {
 
 impl Store {
     /// `places` come nearest first.
-    pub(super) fn new(places: Vec<Place>) -> Self {
-        Self { places: places.into(), in_flight: Vec::new(), stored: 0, rejected: BTreeMap::new() }
+    pub(super) fn new(places: Vec<Place>, copies: usize) -> Self {
+        Self { copies, places: places.into(), in_flight: Vec::new(), stored: 0, rejected: BTreeMap::new() }
     }
 
     /// Where to store now.
     #[must_use]
     pub(super) fn next(&mut self) -> Vec<Place> {
         let conflicts: usize = [CAS_MISMATCH, SEQ_TOO_LOW].iter().filter_map(|code| self.rejected.get(code)).sum();
-        let wanted = K.saturating_sub(self.stored + conflicts + self.in_flight.len()).min(self.places.len());
-        let next: Vec<Place> = self.places.drain(..wanted).collect();
+        let wanted = self.copies.saturating_sub(self.stored + conflicts + self.in_flight.len()).min(self.places.len());
+        let mut next: Vec<Place> = self.places.drain(..wanted).collect();
+        let (former, places) = self.places.drain(..).partition(|place| matches!(place.holds, Holds::Another(_)));
+        self.places = places;
+        next.extend::<VecDeque<Place>>(former);
         self.in_flight.extend(next.iter().cloned());
         next
     }
@@ -92,6 +101,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dht::table::K;
     use crate::wire::id::NodeId;
 
     fn place(n: u8, holds: Holds) -> Place {
@@ -101,7 +111,7 @@ mod tests {
 
     #[test]
     fn it_stores_on_eight_and_replaces_those_that_fail() {
-        let mut store = Store::new((0..20).map(|n| place(n, Holds::Nothing)).collect());
+        let mut store = Store::new((0..20).map(|n| place(n, Holds::Nothing)).collect(), K);
         let first = store.next();
         assert_eq!(first.len(), K);
         assert_eq!(store.next(), []);
@@ -119,8 +129,19 @@ mod tests {
     }
 
     #[test]
+    fn who_holds_a_former_version_gets_the_new_one_wherever_it_is() {
+        let holds = |n: u8| if n == 15 { Holds::Another(1) } else { Holds::Nothing };
+        let mut store = Store::new((0..20).map(|n| place(n, holds(n))).collect(), K);
+        let first = store.next();
+        assert_eq!(first.iter().map(|p| p.token[0]).collect::<Vec<u8>>(), [0, 1, 2, 3, 4, 5, 6, 7, 15]);
+        first.iter().for_each(|p| store.taken(&p.contact));
+        assert_eq!(store.next(), []);
+        assert_eq!(store.result(), (9, vec![]));
+    }
+
+    #[test]
     fn a_refusal_of_the_same_item_is_a_copy() {
-        let mut store = Store::new(vec![place(1, Holds::This), place(2, Holds::Another), place(3, Holds::This)]);
+        let mut store = Store::new(vec![place(1, Holds::This), place(2, Holds::Another(7)), place(3, Holds::This)], K);
         let places = store.next();
         store.refused(&places[0].contact, 302);
         store.refused(&places[1].contact, 302);

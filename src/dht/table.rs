@@ -134,20 +134,30 @@ impl Table {
         let Some(at) = bucket.nodes.iter().position(|known| known.contact == *contact) else { return };
         let failures = bucket.nodes[at].failures;
         bucket.nodes[at].failures = if sure { failures.saturating_add(1) } else { failures.max(1) };
-        if bucket.nodes[at].is_bad()
-            && let Some(spare) = bucket.spares.pop_back()
-        {
-            // A spare has answered once but not lately: it gets the place as a questionable node.
-            bucket.nodes[at] = Node { contact: spare, seen: bucket.nodes[at].seen, failures: 0 };
+        if bucket.nodes[at].is_bad() {
+            self.replace_by_spare(contact);
         }
     }
 
-    /// The up to `count` nodes nearest to `target` that are not bad.
-    pub(super) fn closest(&self, target: &Target, count: usize) -> Vec<Contact> {
-        let mut nodes: Vec<Contact> = self.nodes().filter(|node| !node.is_bad()).map(|node| node.contact).collect();
-        nodes.sort_unstable_by_key(|contact| contact.id.distance(target));
-        nodes.truncate(count);
-        nodes
+    /// The up to `count` nodes nearest to `target` that are not bad and are wanted, nearest first.
+    pub(super) fn closest(&self, target: &Target, count: usize, is_wanted: impl Fn(&Contact) -> bool) -> Vec<Contact> {
+        // Those of the bucket that the target would be in share more bits with it than with us, so they come first. Those
+        // in deeper buckets share with it what we do, and those of each bucket farther out less and less.
+        let shared = (self.own.distance(target).leading_zeros() as usize).min(self.buckets.len());
+        let (farther, nearer) = self.buckets.split_at(shared);
+        let (same, deeper) = nearer.split_at(nearer.len().min(1));
+        let mut closest: Vec<Contact> = Vec::new();
+        for buckets in [same, deeper].into_iter().chain(farther.rchunks(1)) {
+            let from = closest.len();
+            let nodes = buckets.iter().flat_map(|bucket| &bucket.nodes).filter(|node| !node.is_bad());
+            closest.extend(nodes.map(|node| node.contact).filter(&is_wanted));
+            closest[from..].sort_unstable_by_key(|contact| contact.id.distance(target));
+            if closest.len() >= count {
+                closest.truncate(count);
+                break;
+            }
+        }
+        closest
     }
 
     /// How many nodes are good now.
@@ -169,6 +179,16 @@ impl Table {
     pub(super) fn questionable(&self, now: Instant) -> Option<Contact> {
         let due = self.nodes().filter(|node| !node.is_good(now) && !node.is_bad());
         due.min_by_key(|node| node.seen).map(|node| node.contact)
+    }
+
+    /// When there will be something to do: a node to be pinged, or a bucket to be refreshed. A time that has passed means
+    /// now.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+        let pings = self.nodes().filter(|node| !node.is_bad());
+        let pings = pings.map(|node| if node.failures > 0 { now } else { node.seen + QUESTIONABLE_AFTER });
+        let deepest = self.buckets.iter().rposition(|bucket| !bucket.nodes.is_empty())?;
+        let refresh = |bucket: &Bucket| bucket.changed.map_or(now, |at| at + QUESTIONABLE_AFTER);
+        pings.chain(self.buckets[..=deepest].iter().map(refresh)).min()
     }
 
     /// A point in a bucket where nothing changed for 15 minutes, to be looked for. Buckets farther down than any node
@@ -216,6 +236,21 @@ impl Table {
         contacts.find(|known| known.id != contact.id && is_same_place(known))
     }
 
+    /// Gives the place of a bad node to the newest spare, unless that has come in elsewhere since. A spare has answered once
+    /// but not lately: it gets the place as a questionable node.
+    fn replace_by_spare(&mut self, bad: &Contact) {
+        while let Some(spare) = self.bucket_mut(&bad.id).and_then(|bucket| bucket.spares.pop_back()) {
+            let is_known = self.nodes().any(|node| node.contact.id == spare.id)
+                || self.rival(&spare).is_some_and(|rival| rival != *bad);
+            let bucket = self.bucket_mut(&bad.id).filter(|_| !is_known);
+            let place = bucket.and_then(|bucket| bucket.nodes.iter_mut().find(|node| node.contact == *bad));
+            if let Some(place) = place {
+                *place = Node { contact: spare, seen: place.seen, failures: 0 };
+                return;
+            }
+        }
+    }
+
     fn has_failed(&self, contact: &Contact) -> bool {
         self.nodes().any(|node| node.contact == *contact && node.failures > 0)
     }
@@ -224,6 +259,12 @@ impl Table {
         if let Some(bucket) = self.bucket_mut(&contact.id) {
             bucket.nodes.retain(|known| known.contact != *contact);
         }
+    }
+
+    /// The nodes that are good now.
+    #[cfg(test)]
+    pub(super) fn good(&self, now: Instant) -> Vec<Contact> {
+        self.nodes().filter(|node| node.is_good(now)).map(|node| node.contact).collect()
     }
 
     /// What must hold after every step.
@@ -318,13 +359,27 @@ mod tests {
         assert!(!holds(&table, far(0)) && holds(&table, far(100)));
     }
 
+    /// Without a look at who is there by now, one address would have been in the table twice.
+    #[test]
+    fn a_spare_that_came_back_under_another_id_is_no_spare_any_more() {
+        let now = Instant::now();
+        let mut table = full(now);
+        assert_eq!(table.answered(now, far(100)), None);
+        assert_eq!(table.answered(now, far(101)), None);
+        let near = Contact { id: NodeId([0x40; 20]), addr: far(101).addr };
+        assert_eq!(table.answered(now, near), None);
+        (0..2).for_each(|_| table.failed(&far(0), true));
+        assert!(holds(&table, far(100)) && holds(&table, near) && !holds(&table, far(101)));
+        table.check_invariants();
+    }
+
     #[test]
     fn a_bad_node_makes_room_and_is_not_named() {
         let now = Instant::now();
         let mut table = full(now);
         table.failed(&far(3), true);
         table.failed(&far(3), true);
-        assert!(!table.closest(&Target(far(3).id.0), K).contains(&far(3)));
+        assert!(!table.closest(&Target(far(3).id.0), K, |_| true).contains(&far(3)));
         assert!(table.queried(now, far(100)), "a newcomer would be welcome");
         assert_eq!(table.answered(now, far(100)), None);
         assert!(holds(&table, far(100)) && !holds(&table, far(3)));
@@ -393,7 +448,7 @@ mod tests {
             assert_eq!(OWN.distance(&point).leading_zeros() as usize, shared);
             assert_eq!(table.answered(now, contact), None);
         }
-        let nearest: Vec<u16> = table.closest(&Target([0; 20]), 3).iter().map(|c| c.addr.port()).collect();
+        let nearest: Vec<u16> = table.closest(&Target([0; 20]), 3, |_| true).iter().map(|c| c.addr.port()).collect();
         assert_eq!(nearest, [20, 19, 18]);
         assert_eq!(table.stale_point(now, &mut rng), None);
         let later = now + QUESTIONABLE_AFTER;

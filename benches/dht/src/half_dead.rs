@@ -14,7 +14,9 @@ const ITEMS: u8 = 10;
 const RUNS: u64 = 5;
 
 pub async fn run() {
-    println!("{NODES} nodes on loopback, every other one gone and still named by the others; {RUNS} newcomers, one after the other.\n");
+    println!(
+        "{NODES} nodes on loopback, every other one gone and still named by the others; {RUNS} newcomers, one after the other.\n"
+    );
     let mut nodes = Vec::new();
     for n in 0..NODES {
         let tasks = Tasks::new();

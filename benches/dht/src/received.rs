@@ -17,6 +17,17 @@ pub struct Received {
     pub total: usize,
 }
 
+impl Received {
+    /// What the busiest nodes got in either of two times, and all of them in both.
+    pub fn worst(self, other: Self) -> Self {
+        Self {
+            in_one_second: self.in_one_second.max(other.in_one_second),
+            in_ten_seconds: self.in_ten_seconds.max(other.in_ten_seconds),
+            total: self.total + other.total,
+        }
+    }
+}
+
 /// Watches until it is stopped.
 pub struct Watch {
     stopping: Arc<AtomicBool>,

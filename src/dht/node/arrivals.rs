@@ -8,7 +8,7 @@ use super::{Node, Turn};
 use crate::dht::answer::Known;
 use crate::dht::queries::{Purpose, TransactionId};
 use crate::dht::scope::may_name;
-use crate::dht::{Mode, VERSION, node_id};
+use crate::dht::{VERSION, node_id};
 use crate::wire::krpc::{Body, Contact, Message, Query, Response};
 
 /// Nodes of the other family's DHT taken from one answer: honest ones name K.
@@ -101,7 +101,10 @@ impl Node {
             Purpose::Ping(_) => {
                 self.pinging.remove(&addr);
             }
-            Purpose::Lookup(id, asked) => self.with_operation(turn, id, |operation| operation.failed(asked)),
+            Purpose::Lookup(id, asked) => self.with_operation(turn, id, |operation| match code {
+                Some(_) => operation.failed(asked),
+                None => operation.gave_up(asked),
+            }),
             Purpose::Store(id, contact) => {
                 self.with_operation(turn, id, |operation| operation.stored(&contact, Err(code)));
             }
@@ -115,6 +118,8 @@ impl Node {
             Purpose::Ping(_) => (None, true),
             Purpose::Store(id, _) => (Some(id), true),
             Purpose::Lookup(id, asked) => {
+                // Other lookups are not to wait for it as well.
+                self.silent.failed(turn.now, asked.addr, false);
                 (Some(id), self.operations.get_mut(&id).is_some_and(|running| running.operation.slow(asked)))
             }
         };
@@ -131,10 +136,13 @@ impl Node {
 
     /// Whether a query is to be answered at all.
     pub(super) fn may_answer(&mut self, turn: &mut Turn<'_, impl Rng>, from: SocketAddr) -> bool {
-        turn.effects.dropped = match self.mode {
-            Mode::Client => Some("read_only"),
-            Mode::Server if from.port() == 0 || !self.incoming.admit(turn.now, from) => Some("rate"),
-            Mode::Server => None,
+        turn.effects.dropped = if self.is_read_only() {
+            // BEP 43: "It no longer responds to 'query' messages that it receives".
+            Some("read_only")
+        } else if from.port() == 0 || !self.incoming.admit(turn.now, from) {
+            Some("rate")
+        } else {
+            None
         };
         turn.effects.dropped.is_none()
     }

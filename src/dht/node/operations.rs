@@ -40,7 +40,7 @@ impl Node {
         self.operations_started += 1;
         let id = OperationId(self.operations_started);
         let target = request.target();
-        let nodes = self.table.closest(&target, START_NODES);
+        let nodes = self.table.closest(&target, START_NODES, |_| true);
         if nodes.is_empty() && self.contacted.is_none_or(|at| turn.now.duration_since(at) > ALONE_FOR) {
             // Alone, or cut off: whoever was or should be there may be back.
             self.contacted = Some(turn.now);
@@ -62,6 +62,7 @@ impl Node {
         let lookup = Lookup::new(self.id(), target, request.question(), nodes, seeds);
         let mut operation = Operation::new(request, lookup, own_item);
         turn.effects.items.extend(operation.news().map(|item| (id, item)));
+        self.look_in_by(turn.now + OPERATION_TIME);
         let running = Running { operation, started: turn.now, deadline: turn.now + OPERATION_TIME, sent: 0 };
         self.operations.insert(id, running);
         self.advance(turn, id);
@@ -137,7 +138,7 @@ impl Node {
         method: Method,
     ) -> Result<bool, Busy> {
         let want = self.other.is_wanted.then_some(Want { v4: true, v6: true });
-        let query = Query { id: self.id(), read_only: self.mode == Mode::Client, want, method };
+        let query = Query { id: self.id(), read_only: self.is_read_only(), want, method };
         let datagram = self.queries.start(turn.now, turn.rng, to, purpose, query)?;
         let is_sent = datagram.is_some();
         turn.effects.send.extend(datagram.map(|datagram| (to, datagram)));

@@ -1,6 +1,6 @@
 //! What a node does unasked: it ends what takes too long, looks after its table, and forgets what is too old.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::Rng;
 
@@ -15,14 +15,51 @@ use crate::wire::krpc::{Contact, Method};
 /// Pings under way at once to nodes that might enter the table.
 pub(super) const MAX_PINGS: usize = 32;
 
-/// How often the node looks after itself, and after how many such times it does what is needed less often.
-pub(super) const UPKEEP: Duration = Duration::from_secs(1);
-const REFRESH_EVERY: u64 = 10;
-const TIDY_EVERY: u64 = 60;
+/// Time between two looks after itself when there is work left.
+pub(super) const BUSY: Duration = Duration::from_secs(1);
+
+/// Time between two looks for what has expired; tokens are good for half a minute more or less.
+const TIDY_EVERY: Duration = Duration::from_secs(30);
+
+/// Longest time between two looks after itself, and shortest between two searches for new nodes.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// When the node looks after itself, and when it did.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    pub(super) next: Instant,
+    refreshed: Instant,
+    tidied: Instant,
+}
+
+impl Upkeep {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { next: now + BUSY, refreshed: now, tidied: now }
+    }
+}
 
 impl Node {
     pub(super) fn upkeep(&mut self, turn: &mut Turn<'_, impl Rng>) {
-        self.upkeeps += 1;
+        self.hurry_late(turn);
+        if self.mode == Mode::Server {
+            self.look_after_table(turn);
+            if turn.now.duration_since(self.upkeep.tidied) >= TIDY_EVERY {
+                self.upkeep.tidied = turn.now;
+                self.shelf.tidy(turn.now, turn.rng);
+            }
+        }
+        let deadline = self.operations.values().map(|running| running.deadline).min();
+        let table = self.table.next_due(turn.now).filter(|_| self.mode == Mode::Server);
+        let next = deadline.into_iter().chain(table).fold(turn.now + LOOK_EVERY, Instant::min);
+        self.upkeep.next = next.max(turn.now + BUSY);
+    }
+
+    /// Something is to be looked at by then.
+    pub(super) fn look_in_by(&mut self, at: Instant) {
+        self.upkeep.next = self.upkeep.next.min(at);
+    }
+
+    fn hurry_late(&mut self, turn: &mut Turn<'_, impl Rng>) {
         let late = self.operations.iter().filter(|(_, running)| running.deadline <= turn.now).map(|(id, _)| *id);
         for id in late.collect::<Vec<_>>() {
             if let Some(running) = self.operations.get_mut(&id) {
@@ -32,20 +69,18 @@ impl Node {
                 self.advance(turn, id);
             }
         }
-        if self.mode == Mode::Client {
-            return;
-        }
+    }
+
+    fn look_after_table(&mut self, turn: &mut Turn<'_, impl Rng>) {
         if let Some(contact) = self.table.questionable(turn.now) {
             self.ping(turn, contact);
         }
-        if self.upkeeps.is_multiple_of(REFRESH_EVERY)
+        if turn.now.duration_since(self.upkeep.refreshed) >= LOOK_EVERY
             && !self.is_refreshing()
             && let Some(point) = self.table.stale_point(turn.now, turn.rng)
         {
+            self.upkeep.refreshed = turn.now;
             self.look_around(turn, point);
-        }
-        if self.upkeeps.is_multiple_of(TIDY_EVERY) {
-            self.shelf.tidy(turn.now, turn.rng);
         }
     }
 

@@ -122,6 +122,21 @@ fn a_put_carries_target_and_token_and_cas_only_where_data_was_returned() {
 }
 
 #[test]
+fn cas_is_not_asked_of_a_node_that_missed_the_last_version() {
+    let network = [Some(held(&item(1, "a"))), Some(held(&item(2, "b")))];
+    let (stored, outcome) = run(put(3, Some(2)), None, &network, &[]);
+    assert_eq!(put_outcome(outcome), (2, vec![], None));
+    let cas: Vec<Option<i64>> = stored[1..]
+        .iter()
+        .map(|(_, method)| match method {
+            Method::Put { item: PutItem::Mutable { cas, .. }, .. } => *cas,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(cas, [None, Some(2)]);
+}
+
+#[test]
 fn nothing_is_sent_when_something_stands_in_the_way() {
     let table = [
         // What is there, what is put with which cas, the code and how many nodes said so.

@@ -48,7 +48,12 @@ struct Host {
     /// The earliest wake-up in the queue.
     wake: Instant,
     is_liar: bool,
+    /// Behind a firewall: whom it sent something, and when.
+    sent_to: Option<HashMap<SocketAddr, Instant>>,
 }
+
+/// How long a firewall lets somebody in who was sent something (RFC 4787).
+const PINHOLE: Duration = Duration::from_secs(120);
 
 /// Something that will happen.
 struct Event {
@@ -147,7 +152,7 @@ impl Network {
         let node = Some(Box::new(Node::new(self.now, &mut self.rng, id, limits)));
         let (near, far) = self.terrain.ways;
         let way = near + (far - near).mul_f64(self.rng.random_range(0.0_f64..1.0).powi(3));
-        self.hosts.push(Host { addr, node, way, wake: self.now, is_liar: false });
+        self.hosts.push(Host { addr, node, way, wake: self.now, is_liar: false, sent_to: None });
         self.by_addr.insert(addr, n);
         self.push(self.now, What::Wake(n));
         n
@@ -170,6 +175,12 @@ impl Network {
     pub(super) fn kill(&mut self, n: usize) {
         self.hosts[n].node = None;
         self.by_addr.remove(&self.hosts[n].addr);
+    }
+
+    /// Puts a firewall before node `n`, or takes it away.
+    #[cfg(test)]
+    pub(super) fn set_firewall(&mut self, n: usize, is_there: bool) {
+        self.hosts[n].sent_to = is_there.then(HashMap::new);
     }
 
     pub(super) fn node(&self, n: usize) -> &Node {
@@ -248,6 +259,11 @@ impl Network {
 
     fn deliver(&mut self, from: SocketAddr, to: SocketAddr, datagram: &[u8]) {
         let Some(&n) = self.by_addr.get(&to) else { return };
+        if let Some(sent_to) = &self.hosts[n].sent_to
+            && sent_to.get(&from).is_none_or(|at| self.now - *at > PINHOLE)
+        {
+            return;
+        }
         if self.hosts[n].is_liar
             && let Some(node) = &self.hosts[n].node
             && let Some(lie) = self.liars.answer(node.id(), from, datagram, &mut self.rng)
@@ -298,11 +314,15 @@ impl Network {
     fn send(&mut self, n: usize, to: SocketAddr, datagram: Vec<u8>) {
         assert!(datagram.len() < 1500, "a datagram that would be fragmented");
         self.sent += 1;
+        let now = self.now;
+        if let Some(sent_to) = &mut self.hosts[n].sent_to {
+            sent_to.insert(to, now);
+        }
         let Some(there) = self.by_addr.get(&to) else { return };
         if self.terrain.loss > 0.0 && self.rng.random_bool(self.terrain.loss) {
             return;
         }
-        let Host { addr: from, way, .. } = self.hosts[n];
+        let (from, way) = (self.hosts[n].addr, self.hosts[n].way);
         // Queues on the way add something to every datagram, and seldom much.
         let queues = (way + self.hosts[*there].way).mul_f64(0.5 * self.rng.random_range(0.0_f64..1.0).powi(4));
         self.push(self.now + way + self.hosts[*there].way + queues, What::Arrival { from, to, datagram });

@@ -2,15 +2,16 @@
 //! price?
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
 use rand::RngExt;
 
 use super::{Network, Terrain, Ticket};
-use crate::dht::Mode;
 use crate::dht::join::FEW_NODES;
 use crate::dht::operation::{Outcome, Request};
+use crate::dht::{GetOutcome, Mode};
 use crate::wire::id::InfoHash;
 use crate::wire::item::{Salt, VerifiedItem};
 use crate::wire::pointer;
@@ -50,10 +51,8 @@ pub(crate) struct Report {
     pub(crate) gets: usize,
     /// Gets that found the newest version.
     pub(crate) newest: usize,
-    /// Gets that found a version that its author has replaced.
-    pub(crate) older: usize,
-    /// Gets that found nothing because no node had it any more: all that kept it were gone before it was published again.
-    pub(crate) gone: usize,
+    /// What is to be known of the others.
+    pub(crate) lost: Vec<Lost>,
     /// Gets that returned what the author never signed. One is too many.
     pub(crate) lies: usize,
     /// Milliseconds until the first item of a get, and until its end; sorted.
@@ -69,8 +68,38 @@ pub(crate) struct Report {
     pub(crate) replaced: usize,
     /// Bytes of memory that the network took in the end, for each node: its share of the simulator included.
     pub(crate) memory: usize,
+    /// Nodes that take themselves for unreachable in the end. All can be reached.
+    pub(crate) read_only: usize,
     /// Hours that passed in the network.
     pub(crate) fake_hours: f64,
+}
+
+/// A get that did not find the newest version, and where the copies were, as somebody sees it who sees everything.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    /// The number of the version found, which its author has replaced.
+    pub(crate) found: Option<i64>,
+    /// Since it was published.
+    pub(crate) age: Duration,
+    /// Honest nodes that held the newest version: all but who published it, and those among the nearest.
+    pub(crate) holders: usize,
+    pub(crate) among_8: usize,
+    pub(crate) among_20: usize,
+    /// Nodes asked by the get, and how many of them answered.
+    pub(crate) asked: usize,
+    pub(crate) answered: usize,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { found, age, holders, among_8, among_20, asked, answered } = self;
+        match found {
+            Some(seq) => write!(f, "lost: version {seq} was found")?,
+            None => write!(f, "lost: nothing was found")?,
+        }
+        write!(f, ", {} s after the put; {answered} of {asked} nodes asked had answered; ", age.as_secs())?;
+        write!(f, "{holders} hold it, {among_8} of them among the nearest 8, {among_20} among 20")
+    }
 }
 
 /// The value below which a part of the sorted values lies.
@@ -86,6 +115,7 @@ struct Published {
     /// The number that was stored last: no get that starts later has an excuse for less.
     stored: i64,
     due: Instant,
+    stored_at: Instant,
 }
 
 /// A get under way.
@@ -158,7 +188,7 @@ impl Run {
             let key = SigningKey::from_bytes(&self.network.rng.random());
             let due = self.network.now + self.trial.publishing.mul_f64(n as f64 / self.trial.items as f64);
             let publisher = n % self.publishers;
-            self.items.push(Published { key, publisher, versions: Vec::new(), stored: 0, due });
+            self.items.push(Published { key, publisher, versions: Vec::new(), stored: 0, due, stored_at: due });
         }
         let asked_from = self.network.now + self.trial.publishing + MINUTE;
         let end = asked_from + self.trial.time;
@@ -267,6 +297,7 @@ impl Run {
                     let Some(n) = self.puts.remove(&ticket) else { continue };
                     self.copies.push(outcome.stored as u64);
                     self.items[n].stored = self.items[n].versions.len() as i64;
+                    self.items[n].stored_at = self.network.now;
                 }
                 Outcome::Get(outcome) => {
                     let first = self.network.first_items.remove(&ticket);
@@ -275,13 +306,13 @@ impl Run {
                     self.report.took.push(millis(done.took));
                     self.report.queries.push(done.sent as u64);
                     self.report.first.extend(first.map(|at| millis(at - get.started)));
-                    let Some(item) = outcome.item else {
-                        self.report.gone += usize::from(self.is_gone(get.item));
-                        continue;
-                    };
-                    let is_newest = item.seq() >= get.expected;
+                    let is_newest = outcome.item.as_ref().map(VerifiedItem::seq) >= Some(get.expected);
+                    if !is_newest {
+                        let lost = self.autopsy(&get, ticket.0, &outcome);
+                        self.report.lost.push(lost);
+                    }
+                    let Some(item) = outcome.item else { continue };
                     self.report.newest += usize::from(is_newest);
-                    self.report.older += usize::from(!is_newest);
                     self.report.lies += usize::from(!self.items[get.item].versions.contains(&item));
                 }
                 _ => {}
@@ -289,10 +320,26 @@ impl Run {
         }
     }
 
-    fn is_gone(&self, item: usize) -> bool {
-        let target = self.items[item].versions[0].target();
-        let is_honest = |n: &&usize| !self.network.hosts[**n].is_liar;
-        !self.alive.iter().filter(is_honest).any(|n| self.network.node(*n).keeps(self.network.now, &target))
+    fn autopsy(&self, get: &Get, asker: usize, outcome: &GetOutcome) -> Lost {
+        let item = &self.items[get.item];
+        let target = item.versions[0].target();
+        let mut nearest: Vec<usize> =
+            self.alive.iter().copied().filter(|n| ![asker, item.publisher].contains(n)).collect();
+        nearest.sort_by_key(|n| self.network.node(*n).id().distance(&target));
+        let holds = |n: &&usize| {
+            let kept = self.network.node(**n).kept(self.network.now, &target);
+            !self.network.hosts[**n].is_liar && kept >= Some(get.expected)
+        };
+        let among = |count: usize| nearest.iter().take(count).filter(holds).count();
+        Lost {
+            found: outcome.item.as_ref().map(VerifiedItem::seq),
+            age: self.network.now - item.stored_at,
+            holders: among(usize::MAX),
+            among_8: among(8),
+            among_20: among(20),
+            asked: outcome.asked,
+            answered: outcome.answered,
+        }
     }
 
     fn finish(mut self) -> Report {
@@ -303,6 +350,7 @@ impl Run {
         report.copies = self.copies.iter().sum::<u64>() as f64 / self.copies.len().max(1) as f64;
         let used = (self.trial.memory)().saturating_sub(report.memory);
         report.memory = used / self.trial.nodes;
+        report.read_only = self.alive.iter().filter(|n| self.network.node(**n).is_read_only()).count();
         report.fake_hours = self.network.now.duration_since(self.start).as_secs_f64() / 3600.0;
         self.report
     }

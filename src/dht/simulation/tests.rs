@@ -4,22 +4,29 @@ use ed25519_dalek::SigningKey;
 
 use super::*;
 use crate::dht::operation::Outcome;
+use crate::dht::store::COPIES;
 use crate::dht::{GetOutcome, PutOutcome};
 use crate::wire::id::InfoHash;
 use crate::wire::item::{Salt, VerifiedItem};
 use crate::wire::pointer;
 
-/// `size` nodes on one host that joined one after the other, each through a node that was there before. One datagram in
-/// `loss` is lost.
-fn joined(seed: u64, size: usize, loss: Option<u32>) -> Network {
-    let mut network = Network::new(Terrain {
+/// One host, checked at every step.
+fn terrain(seed: u64) -> Terrain {
+    Terrain {
         seed,
-        loss: loss.map_or(0.0, |one_in| 1.0 / f64::from(one_in)),
+        loss: 0.0,
         public: false,
         ways: (Duration::from_millis(2), Duration::from_millis(60)),
         hostility: None,
         checked: true,
-    });
+    }
+}
+
+/// `size` nodes on one host that joined one after the other, each through a node that was there before. One datagram in
+/// `loss` is lost.
+fn joined(seed: u64, size: usize, loss: Option<u32>) -> Network {
+    let mut network =
+        Network::new(Terrain { loss: loss.map_or(0.0, |one_in| 1.0 / f64::from(one_in)), ..terrain(seed) });
     for n in 0..size {
         network.enter(Mode::Server);
         network.run(Duration::from_millis(300));
@@ -73,11 +80,11 @@ fn what_is_put_is_found_from_everywhere() {
     let mut network = joined(1, 150, None);
     for n in 0..10 {
         let item = pointer_to(1, n);
-        assert_eq!(network.put(usize::from(n), &item, None).stored, 8);
+        assert_eq!(network.put(usize::from(n), &item, None).stored, COPIES);
         for asker in [20, 70, 149] {
             let outcome = network.get(asker, &item);
             assert_eq!(outcome.item.as_ref(), Some(&item), "{outcome:?}");
-            assert!((7..=9).contains(&outcome.holders), "eight, the one who put, but never the asker: {outcome:?}");
+            assert!((8..=COPIES + 1).contains(&outcome.holders), "and the one who put, never the asker: {outcome:?}");
         }
     }
 }
@@ -85,14 +92,14 @@ fn what_is_put_is_found_from_everywhere() {
 #[test]
 fn an_update_reaches_the_nodes_that_hold_the_old_one() {
     let mut network = joined(2, 60, None);
-    assert_eq!(network.put(1, &pointer_to(1, 1), None).stored, 8);
-    assert_eq!(network.put(2, &pointer_to(2, 1), Some(1)).stored, 8);
+    assert_eq!(network.put(1, &pointer_to(1, 1), None).stored, COPIES);
+    assert_eq!(network.put(2, &pointer_to(2, 1), Some(1)).stored, COPIES);
     assert_eq!(network.get(50, &pointer_to(1, 1)).item, Some(pointer_to(2, 1)));
     let late = network.put(3, &pointer_to(3, 1), Some(1));
     assert_eq!((late.stored, late.rejected[0].0, late.newer), (0, 301, Some(pointer_to(2, 1))));
     let old = network.put(4, &pointer_to(1, 1), None);
     assert_eq!((old.stored, old.rejected[0].0, old.newer), (0, 302, Some(pointer_to(2, 1))));
-    assert_eq!(network.put(5, &pointer_to(2, 1), None).stored, 8, "keeping it alive");
+    assert_eq!(network.put(5, &pointer_to(2, 1), None).stored, COPIES, "keeping it alive");
 }
 
 #[test]
@@ -101,7 +108,7 @@ fn losing_every_tenth_datagram_does_no_harm() {
     for n in 0..20 {
         let item = pointer_to(1, n);
         let stored = network.put(usize::from(n), &item, None).stored;
-        assert!(stored >= 5, "{stored} copies");
+        assert!(stored >= 8, "{stored} copies");
         let outcome = network.get(99 - usize::from(n), &item);
         let known = network.node(99 - usize::from(n)).good_nodes(network.now);
         assert_eq!(outcome.item.as_ref(), Some(&item), "{outcome:?} knowing {known} nodes");
@@ -113,7 +120,7 @@ fn a_third_of_the_nodes_dying_costs_seconds_but_no_items() {
     let mut network = joined(4, 120, None);
     let items: Vec<VerifiedItem> = (0..10).map(|n| pointer_to(1, n)).collect();
     for item in &items {
-        assert_eq!(network.put(1, item, None).stored, 8);
+        assert_eq!(network.put(1, item, None).stored, COPIES);
     }
     (0..40).for_each(|n| network.kill(3 * n + 2));
     for item in &items {
@@ -143,7 +150,7 @@ fn a_read_only_node_uses_the_network_and_is_not_part_of_it() {
     network.enter(Mode::Client);
     network.run(Duration::from_secs(5));
     let item = pointer_to(1, 1);
-    assert_eq!(network.put(20, &item, None).stored, 8);
+    assert_eq!(network.put(20, &item, None).stored, COPIES);
     assert_eq!(network.get(20, &item).item, Some(item.clone()));
     assert_eq!(network.node(20).stored_items(), 0);
     let id = network.node(20).id();
@@ -173,7 +180,7 @@ fn damaged_repeated_and_forged_datagrams_do_no_harm() {
     for n in 0..20 {
         let item = pointer_to(1, n);
         let outcome = network.put(usize::from(n), &item, None);
-        assert!(outcome.stored >= 5, "{outcome:?}");
+        assert!(outcome.stored >= 8, "{outcome:?}");
         assert_eq!(network.get(59 - usize::from(n), &item).item, Some(item));
     }
 }
@@ -185,7 +192,7 @@ fn items_expire_and_the_network_stays_together() {
     let item = pointer_to(1, 1);
     network.put(1, &item, None);
     network.run(Duration::from_secs(3600));
-    assert_eq!(network.put(2, &item, None).stored, 8);
+    assert_eq!(network.put(2, &item, None).stored, 11, "everybody else");
     network.run(Duration::from_secs(5400));
     assert_eq!(network.get(11, &item).item, Some(item.clone()));
     network.run(Duration::from_secs(1860));
@@ -198,13 +205,36 @@ fn items_expire_and_the_network_stays_together() {
     }
 }
 
+/// BEP 42: those who answer say from where they were asked; a few who lie about it change nobody's id.
+#[test]
+fn nodes_learn_their_address_and_take_an_id_that_fits_it() {
+    let mut network = Network::new(Terrain { public: true, ..terrain(14) });
+    for n in 0..40 {
+        network.enter(Mode::Server);
+        network.hosts[n].is_liar = n % 8 == 3;
+        network.run(Duration::from_millis(300));
+    }
+    for _ in 0..5 {
+        network.run(Duration::from_secs(60));
+        // Who came in through a liar tries again, as the driver has it do.
+        (1..40).for_each(|n| network.join_if_lost(n, &[n / 2]));
+    }
+    for host in network.hosts.iter().filter(|host| !host.is_liar) {
+        let id = host.node.as_ref().map(|node| node.id()).expect("everybody is alive");
+        assert!(node_id::fits(&id, host.addr.ip()), "{id} at {}", host.addr);
+    }
+    let item = pointer_to(1, 1);
+    assert!(network.put(0, &item, None).stored >= 8);
+    assert_eq!(network.get(38, &item).item, Some(item), "they find each other under their new ids");
+}
+
 /// Hundreds of lookups at once from one node: each finds its item, and no node gets more than its pace.
 #[test]
 fn many_lookups_at_once_all_succeed() {
     let mut network = joined(9, 100, None);
     let items: Vec<VerifiedItem> = (0..100).map(|n| pointer_to(1, n)).collect();
     for (n, item) in items.iter().enumerate() {
-        assert!(network.put(n % 100, item, None).stored >= 7);
+        assert!(network.put(n % 100, item, None).stored >= 11);
     }
     network.run(Duration::from_secs(60));
     let asked: Vec<Ticket> = items.iter().map(|item| network.start(0, get(item))).collect();
@@ -224,7 +254,7 @@ fn a_newcomer_finds_items_at_once_in_a_network_that_is_half_dead() {
     let mut network = joined(11, 40, None);
     let items: Vec<VerifiedItem> = (0..10).map(|n| pointer_to(1, n)).collect();
     for item in &items {
-        assert_eq!(network.put(1, item, None).stored, 8);
+        assert_eq!(network.put(1, item, None).stored, COPIES);
     }
     (10..30).for_each(|n| network.kill(n));
     let newcomer = network.add(Mode::Client);
