@@ -28,6 +28,7 @@ mod operation;
 mod pace;
 mod peers;
 mod queries;
+mod reach;
 pub mod scope;
 mod silent;
 mod state_file;

@@ -15,6 +15,7 @@ use super::node_id::Votes;
 use super::operation::Request;
 use super::pace::Pace;
 use super::queries::{Due, Failed, OperationId, Queries};
+use super::reach::Reach;
 use super::silent::Silent;
 use super::table::Table;
 use crate::wire::id::NodeId;
@@ -49,6 +50,7 @@ pub(super) struct Node {
     shelf: Shelf,
     queries: Queries,
     silent: Silent,
+    reach: Reach,
     incoming: Pace,
     operations: HashMap<OperationId, Running>,
     operations_started: u64,
@@ -82,6 +84,7 @@ impl Node {
             shelf: Shelf::new(now, rng, id, limits.max_items, limits.max_peers),
             queries: Queries::new(now),
             silent: Silent::default(),
+            reach: Reach::new(now),
             incoming: Pace::incoming(now),
             operations: HashMap::new(),
             operations_started: 0,
@@ -221,7 +224,7 @@ impl Node {
 
     /// Whether it tells others to leave it out of their tables (BEP 43).
     pub(super) fn is_read_only(&self) -> bool {
-        self.mode == Mode::Client
+        self.mode == Mode::Client || self.reach.is_read_only()
     }
 
     /// The number of the item that it keeps at `target` for others.

@@ -22,6 +22,7 @@ impl Node {
         transaction: Vec<u8>,
         query: &Query,
     ) {
+        self.reach.asked(turn.now, from);
         if !self.may_answer(turn, from) {
             return;
         }

@@ -139,6 +139,7 @@ impl Node {
     ) -> Result<bool, Busy> {
         let want = self.other.is_wanted.then_some(Want { v4: true, v6: true });
         let query = Query { id: self.id(), read_only: self.is_read_only(), want, method };
+        self.reach.sent(turn.now, to);
         let datagram = self.queries.start(turn.now, turn.rng, to, purpose, query)?;
         let is_sent = datagram.is_some();
         turn.effects.send.extend(datagram.map(|datagram| (to, datagram)));

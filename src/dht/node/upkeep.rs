@@ -42,6 +42,7 @@ impl Node {
     pub(super) fn upkeep(&mut self, turn: &mut Turn<'_, impl Rng>) {
         self.hurry_late(turn);
         if self.mode == Mode::Server {
+            self.reach.conclude(turn.now);
             self.look_after_table(turn);
             if turn.now.duration_since(self.upkeep.tidied) >= TIDY_EVERY {
                 self.upkeep.tidied = turn.now;

@@ -228,6 +228,38 @@ fn nodes_learn_their_address_and_take_an_id_that_fits_it() {
     assert_eq!(network.get(38, &item).item, Some(item), "they find each other under their new ids");
 }
 
+/// BEP 43: a node behind a firewall uses the network without being waited for by others, and is part of it once it can be.
+#[test]
+fn a_node_that_cannot_be_reached_is_read_only_until_it_can() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let mut network = Network::new(Terrain { public: true, loss: 0.05, checked: false, ..terrain(13) });
+    for _ in 0..24 {
+        network.enter(Mode::Server);
+        network.run(Duration::from_millis(500));
+    }
+    let hidden = network.add(Mode::Server);
+    network.set_firewall(hidden, true);
+    network.join(hidden, &[0, 1]);
+    network.run(50 * MINUTE);
+    assert!(network.node(hidden).is_read_only());
+    network.run(30 * MINUTE);
+    let known_to = |network: &Network| {
+        let addr = network.hosts[hidden].addr;
+        (0..24).filter(|n| network.node(*n).nodes().iter().any(|contact| contact.addr == addr)).count()
+    };
+    assert_eq!(known_to(&network), 0);
+    let item = pointer_to(1, 1);
+    assert_eq!(network.put(hidden, &item, None).stored, COPIES);
+    assert_eq!(network.get(hidden, &item).item, Some(item));
+    network.set_firewall(hidden, false);
+    network.run(90 * MINUTE);
+    assert!(!network.node(hidden).is_read_only());
+    // Buckets that are full keep whom they have (BEP 5).
+    assert!(known_to(&network) >= 6, "{}", known_to(&network));
+    let others = (0..24).filter(|n| network.node(*n).is_read_only()).count();
+    assert_eq!(others, 0, "everybody knows everybody, and all can be reached");
+}
+
 /// Hundreds of lookups at once from one node: each finds its item, and no node gets more than its pace.
 #[test]
 fn many_lookups_at_once_all_succeed() {
