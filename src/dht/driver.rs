@@ -37,7 +37,9 @@ const HEARD_QUEUE: usize = 4;
 /// How often the nodes we know are told to our node in the other DHT.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// How often the nodes we know are written down.
+/// How often the nodes we know are written down: as soon as some are known, after this pause, and then less and less
+/// often. A node that is killed starts from what was written last.
+const FIRST_SAVES: Duration = Duration::from_secs(10);
 const SAVE_EVERY: Duration = Duration::from_secs(5 * 60);
 
 /// What a [`super::Dht`] asks for.
@@ -264,13 +266,17 @@ impl Driver {
     ) {
         let mut buffer = vec![0; LONGEST_DATAGRAM];
         let started = now();
-        let (mut save_at, mut tell_at) = (started + SAVE_EVERY, started);
+        let (mut save_at, mut pause, mut tell_at) = (started, FIRST_SAVES, started);
         loop {
             if self.other.is_some() && now() >= tell_at {
                 tell_at = now() + TELL_EVERY;
                 self.compare_notes();
             }
-            let wake = tokio::time::Instant::from_std(self.node.next_wake());
+            let mut wake = self.node.next_wake();
+            if self.other.is_some() {
+                wake = wake.min(tell_at);
+            }
+            let wake = tokio::time::Instant::from_std(wake);
             // Commands wait in their queue for the network, and for those before them.
             let may_start = self.node.has_room() && (self.info.borrow().ready || now() - started > JOIN_PATIENCE);
             let effects = tokio::select! {
@@ -295,8 +301,9 @@ impl Driver {
                 Some(command) = commands.recv(), if may_start => self.command(command),
             };
             self.perform(effects).await;
-            if now() >= save_at {
-                save_at = now() + SAVE_EVERY;
+            if now() >= save_at && self.info.borrow().is_joined() {
+                save_at = now() + pause;
+                pause = (pause * 2).min(SAVE_EVERY);
                 self.save().await;
             }
         }

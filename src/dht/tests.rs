@@ -186,6 +186,38 @@ async fn a_restarted_node_finds_both_networks_by_what_it_remembers() {
     assert_eq!(tasks.stop(Duration::from_secs(5)).await, 0);
 }
 
+/// A node that is killed says no more; it starts again from what it had written by then.
+#[test]
+fn what_is_remembered_survives_a_kill() {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let (lasting, killed) = (runtime(), runtime());
+    let tasks = Tasks::new();
+    let nodes = lasting.block_on(network(&[V4], 5, &tasks));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("dht.state");
+    let start = async |bootstrap| {
+        let listen = V4.parse::<SocketAddr>().unwrap().into();
+        let settings = config::Dht { listen, bootstrap, ..config::Dht::default() };
+        let metrics = metrics::Dht::detached();
+        let dht = Dht::start(&settings, Mode::Server, Some(file.clone()), metrics, &tasks).await.unwrap();
+        knows(&dht, 0, 1).await;
+        dht.info().id
+    };
+    let id = killed.block_on(async {
+        let id = start(vec![nodes[0].local_addr().to_string()]).await;
+        let written = async {
+            let mut look = tokio::time::interval(Duration::from_millis(5));
+            while !file.exists() {
+                look.tick().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, written).await.expect("long before it is stopped");
+        id
+    });
+    killed.shutdown_background();
+    assert_eq!(lasting.block_on(start(Vec::new())), id);
+}
+
 #[tokio::test]
 async fn a_port_in_use_is_an_error() {
     let tasks = Tasks::new();
