@@ -34,7 +34,7 @@ bench: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
 # Real messages, damaged, into every parser of the tracker, and random operations on its table; a minute each or so.
 fuzz:
 	FUZZ_SEED=$${FUZZ_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} FUZZ_SECONDS=$${FUZZ_SECONDS:-60} cargo test --release --test fuzz -- --nocapture
-	PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --release --lib tracker::table::tests::model
+	PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --release --lib -- tracker::table::tests::model dht::fuzz
 
 # Others' programs for mutable torrents, by which ours is tried both ways.
 interop: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json

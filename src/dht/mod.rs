@@ -37,6 +37,8 @@ mod store;
 mod table;
 mod token;
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) mod simulation;
 #[cfg(test)]
