@@ -1,7 +1,6 @@
 //! One swarm of a pinned torrent, from joining to leaving: tells the ledger what comes of it.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::pin::Reason;
+use super::room::{Promise, Room};
 use super::service::{Pins, size_of};
 use super::torrents::Phase;
 use crate::bridge::{self, Pinning, Progress, State, TorrentError};
@@ -29,7 +29,8 @@ pub(super) async fn run(
     look_again: Arc<Notify>,
 ) {
     let disk_full = Arc::<AtomicBool>::default();
-    let pinning = Pinning { metainfo: None, peers, admit: Some(admit(pins, disk_full.clone())) };
+    let promise = pins.inner.room.open(info_hash);
+    let pinning = Pinning { metainfo: None, peers, admit: Some(admit(pins.inner.room.clone(), disk_full.clone())) };
     let pin = match pins.inner.bridge.pin(info_hash, pinning).await {
         Ok(pin) => pin,
         Err(error) => return fail(pins, info_hash, &error, false).await,
@@ -37,7 +38,7 @@ pub(super) async fn run(
     let failed = tokio::select! {
         biased;
         () = leave.cancelled() => None,
-        error = watch(pins, info_hash, &pin, &look_again) => Some(error),
+        error = watch(pins, info_hash, &pin, &look_again, &promise) => Some(error),
     };
     pin.stop().await;
     match failed {
@@ -76,7 +77,7 @@ enum Ending {
     Stalled(Reason, String),
 }
 
-async fn watch(pins: &Pins, info_hash: InfoHash, pin: &bridge::Pin, look_again: &Notify) -> Ending {
+async fn watch(pins: &Pins, info_hash: InfoHash, pin: &bridge::Pin, look_again: &Notify, promise: &Promise) -> Ending {
     let mut progress = pin.progress();
     let patience = pins.inner.settings.patience;
     let (mut seen, mut give_up) = ((false, 0), Instant::now() + patience);
@@ -89,6 +90,9 @@ async fn watch(pins: &Pins, info_hash: InfoHash, pin: &bridge::Pin, look_again: 
         let moved = (now.metainfo.is_some(), now.pieces);
         if moved != seen || now.state == State::Checking {
             (seen, give_up) = (moved, Instant::now() + patience);
+        }
+        if now.state == State::Complete {
+            promise.kept();
         }
         let settled = settle(pins, info_hash, &now, &mut repair).await;
         tokio::select! {
@@ -154,35 +158,8 @@ async fn settle(pins: &Pins, info_hash: InfoHash, now: &Progress, repair: &mut R
 }
 
 /// Asked before anything is downloaded: whether the disk has room. Quotas are the ledger's.
-fn admit(pins: &Pins, disk_full: Arc<AtomicBool>) -> bridge::Admit {
-    let (data_dir, keep_free) = (pins.inner.data_dir.clone(), pins.inner.settings.keep_free.as_u64());
-    Arc::new(move |metainfo: &Metainfo| {
-        let needed = missing(&data_dir, metainfo);
-        let Ok(free) = free_space(&data_dir) else { return Ok(()) };
-        if needed > 0 && free < needed.saturating_add(keep_free) {
-            disk_full.store(true, Ordering::SeqCst);
-            return Err(format!(
-                "{needed} bytes are needed on disk, and {free} are free (pins.keep_free = {keep_free})"
-            ));
-        }
-        Ok(())
-    })
-}
-
-/// Bytes of a torrent that are not on disk yet. Files that are not whole are sparse, so their blocks are counted.
-fn missing(data_dir: &Path, metainfo: &Metainfo) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let files = data_dir.join("pinned").join(metainfo.info_hash().to_hex()).join("files");
-    let here = metainfo.files().iter().filter(|file| !file.virtual_file).map(|file| {
-        let path = file.path.iter().fold(files.clone(), |path, name| path.join(name));
-        std::fs::metadata(path).map_or(0, |found| (found.blocks() * 512).min(file.length))
-    });
-    metainfo.total_length().saturating_sub(here.sum())
-}
-
-fn free_space(path: &Path) -> std::io::Result<u64> {
-    let stat = rustix::fs::statvfs(path)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+fn admit(room: Arc<Room>, disk_full: Arc<AtomicBool>) -> bridge::Admit {
+    Arc::new(move |metainfo: &Metainfo| room.promise(metainfo).inspect_err(|_| disk_full.store(true, Ordering::SeqCst)))
 }
 
 async fn fail(pins: &Pins, info_hash: InfoHash, error: &TorrentError, disk_full: bool) {

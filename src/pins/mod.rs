@@ -21,6 +21,7 @@ mod fetch;
 mod ids;
 mod ledger;
 mod pin;
+mod room;
 mod service;
 mod store;
 mod token;

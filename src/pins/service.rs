@@ -1,7 +1,7 @@
 //! Joins the ledger, the disk and the network: what the doors call.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{Notify, watch};
@@ -10,6 +10,7 @@ use super::events::Event;
 use super::ids::{PinId, TokenId, Unix, Who};
 use super::ledger::{Create, Effect, Ledger, Limits, RequestError, Step};
 use super::pin::{Pin, Settings, Size, Status, Trouble};
+use super::room::Room;
 use super::store::{self, StartError, Store, StoreError};
 use super::token::{Presented, Quota, Scope, Token};
 use super::{Usage, driver, verifier};
@@ -27,7 +28,6 @@ pub struct Pins {
 
 pub(super) struct Inner {
     pub(super) settings: config::Pins,
-    pub(super) data_dir: PathBuf,
     pub(super) records: Records,
     pub(super) bridge: Bridge,
     pub(super) metrics: metrics::Pins,
@@ -44,6 +44,7 @@ pub(super) struct Inner {
     /// Torrents that somebody wants read back from disk now.
     pub(super) to_verify: Mutex<VecDeque<InfoHash>>,
     pub(super) verify_now: Notify,
+    pub(super) room: Arc<Room>,
     /// The swarms that are joined, as the driver keeps them.
     pub(super) joined: Mutex<HashMap<InfoHash, driver::Joined>>,
 }
@@ -118,7 +119,6 @@ impl Pins {
         let pins = Self {
             inner: Arc::new(Inner {
                 settings: settings.clone(),
-                data_dir: data_dir.to_owned(),
                 records,
                 bridge,
                 metrics,
@@ -130,6 +130,7 @@ impl Pins {
                 last_event: watch::channel(0).0,
                 to_verify: Mutex::default(),
                 verify_now: Notify::new(),
+                room: Room::new(data_dir.to_owned(), settings.keep_free.as_u64()),
                 joined: Mutex::default(),
             }),
         };
