@@ -5,7 +5,7 @@ import { trial } from './testkit/lab.mjs'
 import { Socket } from './testkit/socket.mjs'
 import { Server } from './testkit/swarmgate.mjs'
 
-const LISTENERS = ['web', 'admin', 'udp_tracker', 'dht', 'bittorrent', 'webrtc']
+const LISTENERS = ['web', 'admin', 'udp_tracker', 'dht', 'bittorrent', 'webrtc', 'stun']
 
 trial('the ready line names every listener', async (lab) => {
   const server = await lab.server()
