@@ -79,10 +79,8 @@ impl Schedule {
     /// Leaves out what had to make room in the book.
     pub(super) fn cancel_deleted(&mut self, changes: &[Change]) {
         for change in changes {
-            if let Change::Delete(target) = change
-                && let Some(at) = self.at.remove(target)
-            {
-                self.due.remove(&(at, *target));
+            if let Change::Delete(target) = change {
+                self.remove(target);
             }
         }
     }
@@ -129,6 +127,7 @@ mod tests {
         schedule.cancel_deleted(&[Change::Floor(target, 1)]);
         assert!(schedule.next().is_some());
         schedule.cancel_deleted(&[Change::Delete(target)]);
-        assert_eq!((schedule.next(), schedule.at.len()), (None, 0));
+        assert_eq!((schedule.next(), schedule.of(&target)), (None, (None, None)));
+        assert_eq!((schedule.at.len(), schedule.last.len()), (0, 0), "nothing is left");
     }
 }
