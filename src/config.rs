@@ -169,6 +169,9 @@ section! {
         timeout: Duration = Duration::from_secs(20),
         /// Most subscriptions at once, over WebSocket and as event streams.
         max_subscriptions: usize = 200_000,
+        /// Most of them from one address (IPv6: one /64). No more than polls_per_second can ask about within a minute, so
+        /// that one address alone does not delay everybody's news. Loopback is exempt: it is a proxy of one's own.
+        max_subscriptions_per_address: usize = 1_024,
         /// How soon after a change the DHT is asked again about a record that somebody follows. One poll serves all who
         /// follow it, and each that finds nothing new makes the next wait longer by half ...
         #[serde(with = "humantime_serde")]

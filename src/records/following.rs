@@ -21,6 +21,13 @@ impl Following {
     pub fn target(&self) -> &Target {
         &self.target
     }
+
+    /// Says whose record it is, which perhaps was not known when the following began.
+    pub fn name(&self, subject: Subject) {
+        let inner = &self.records.inner;
+        inner.topics().name(self.target, subject, now(), &mut rand::rng());
+        inner.replanned.notify_one();
+    }
 }
 
 impl Drop for Following {

@@ -26,6 +26,17 @@ pub enum Asker {
     Address(IpAddr),
 }
 
+impl Asker {
+    /// The address that limits count for (IPv6: the /64); `None` for whoever has no limits.
+    #[must_use]
+    pub fn counted(self) -> Option<IpAddr> {
+        match self {
+            Self::Address(address) if !address.is_loopback() => Some(host(address)),
+            Self::Us | Self::Address(_) => None,
+        }
+    }
+}
+
 /// Buckets that hold `burst` and gain one every `refill`.
 #[derive(Debug)]
 pub(super) struct Quota {
@@ -44,11 +55,7 @@ impl Quota {
 
     /// Takes one out of the asker's bucket, if there is one.
     pub(super) fn take(&mut self, asker: Asker, now: Instant) -> bool {
-        let Asker::Address(address) = asker else { return true };
-        if address.is_loopback() {
-            return true;
-        }
-        let address = host(address);
+        let Some(address) = asker.counted() else { return true };
         if !self.full_at.contains_key(&address) && !self.has_room(now) {
             return false;
         }

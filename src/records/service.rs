@@ -137,6 +137,12 @@ impl Records {
         self.inner.book().len()
     }
 
+    /// How many records the clients at one address may follow.
+    #[must_use]
+    pub fn max_subscriptions_per_address(&self) -> usize {
+        self.inner.settings.max_subscriptions_per_address
+    }
+
     /// Whether a verified record names this torrent. Cheap and synchronous.
     #[must_use]
     pub fn points_to(&self, info_hash: &InfoHash) -> bool {

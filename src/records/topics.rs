@@ -209,13 +209,18 @@ impl Topics {
             topic.unchanged = 0;
             self.plan(target, now, rng);
         }
-        if let (Some(subject), Some(topic)) = (subject, self.topics.get_mut(&target))
-            && topic.subject.is_none()
-        {
+        if let Some(subject) = subject {
+            self.name(target, subject, now, rng);
+        }
+        Ok(number)
+    }
+
+    /// Notes whose record a topic is, if that was not known: from now on the DHT can be asked.
+    pub(super) fn name(&mut self, target: Target, subject: Subject, now: Instant, rng: &mut impl Rng) {
+        if let Some(topic) = self.topics.get_mut(&target).filter(|topic| topic.subject.is_none()) {
             topic.subject = Some(Box::new(subject));
             self.plan(target, now, rng);
         }
-        Ok(number)
     }
 
     /// Notes that a follower can wait. As long as it is alone, the topic is polled at its pace: first at some moment within
@@ -267,6 +272,7 @@ impl Topics {
         if topic.due.is_some() {
             self.plan(target, now, rng);
         }
+        self.name(target, (*news.item.key(), news.item.salt().clone()), now, rng);
         told
     }
 
@@ -437,10 +443,23 @@ mod tests {
 
     #[test]
     fn a_topic_without_a_subject_is_not_polled_until_somebody_names_it() {
-        let mut trial = Trial::new(10);
-        trial.follow(false).0.unwrap();
-        assert_eq!(trial.topics.next_poll(), None);
-        trial.follow(true).0.unwrap();
-        assert!(trial.topics.next_poll().is_some());
+        let item = version(1).item.clone();
+        let subject = (*item.key(), Salt::default());
+        let who_names: [&dyn Fn(&mut Trial); 3] = [
+            &|trial| {
+                trial.follow(true).0.unwrap();
+            },
+            &|trial| trial.topics.name(item.target(), subject.clone(), trial.start, &mut trial.rng),
+            &|trial| {
+                trial.topics.tell(&version(1), trial.start, &mut trial.rng);
+            },
+        ];
+        for name in who_names {
+            let mut trial = Trial::new(10);
+            trial.follow(false).0.unwrap();
+            assert_eq!(trial.topics.next_poll(), None);
+            name(&mut trial);
+            assert!((4.0..6.2).contains(&trial.polls(6.2)[0]), "soon");
+        }
     }
 }

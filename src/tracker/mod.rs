@@ -102,8 +102,8 @@ impl AnswerTo {
 
 /// Makes the [`Extension`] of a socket when it is first needed, which for most sockets is never.
 pub trait Extensions: Send + Sync + 'static {
-    /// That of one more socket.
-    fn open(&self) -> Arc<dyn Extension>;
+    /// That of one more socket, which comes from this address.
+    fn open(&self, from: IpAddr) -> Arc<dyn Extension>;
 }
 
 /// Actions on a socket that the tracker itself does not know (`dht_*`).
@@ -116,11 +116,11 @@ pub trait Extension: Send + Sync + 'static {
     /// it is dropped, and the frame answered with a failure reason.
     fn message(&self, frame: &str, from: IpAddr, out: &Outbox) -> Option<BoxFuture<'static, ()>>;
 
-    /// Takes what an announce said that is not the tracker's, after the announce itself was taken. Runs and is bounded as
-    /// what [`Self::message`] returns.
-    fn announced(&self, announced: Announced, out: Outbox) -> BoxFuture<'static, ()>;
+    /// Takes what an announce said that is not the tracker's, after the announce itself was taken: it brought a peer, or
+    /// renewed one. Done, or returned and bounded, as in [`Self::message`].
+    fn announced(&self, announced: Announced, out: &Outbox) -> Option<BoxFuture<'static, ()>>;
 
-    /// A peer of this socket has left the swarm. (When the socket ends, the extension is dropped.)
+    /// The last peer of this socket has left the swarm. (When the socket ends, the extension is dropped.)
     fn left(&self, info_hash: &InfoHash);
 }
 

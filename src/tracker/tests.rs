@@ -123,7 +123,7 @@ struct TestExtension {
 struct TestExtensions(Arc<TestExtension>);
 
 impl Extensions for TestExtensions {
-    fn open(&self) -> Arc<dyn Extension> {
+    fn open(&self, _: IpAddr) -> Arc<dyn Extension> {
         self.0.clone()
     }
 }
@@ -152,13 +152,13 @@ impl Extension for TestExtension {
         None
     }
 
-    fn announced(&self, announced: Announced, out: Outbox) -> BoxFuture<'static, ()> {
+    fn announced(&self, announced: Announced, out: &Outbox) -> Option<BoxFuture<'static, ()>> {
         let Announced { bep46, interval, counts, from, .. } = announced;
         let said = json!({"bep46": &*bep46, "interval": interval, "incomplete": counts.incomplete, "from": from});
-        async move {
+        let out = out.clone();
+        Some(Box::pin(async move {
             out.send(said.to_string());
-        }
-        .boxed()
+        }))
     }
 
     fn left(&self, info_hash: &InfoHash) {

@@ -219,7 +219,9 @@ impl Desk {
                     self.peers.remove(place);
                     self.tracker.admission.take_back(self.socket.from, 1);
                 }
-                if let Lazy::Awake(extension) = &self.extension {
+                if let Lazy::Awake(extension) = &self.extension
+                    && !self.is_in(&info_hash)
+                {
                     extension.left(&info_hash);
                 }
             }
@@ -247,6 +249,12 @@ impl Desk {
         Ok(())
     }
 
+    /// Whether this socket brings a peer of the swarm.
+    fn is_in(&self, info_hash: &InfoHash) -> bool {
+        let place = self.peers.partition_point(|(known, _)| known < info_hash);
+        self.peers.get(place).is_some_and(|(known, _)| known == info_hash)
+    }
+
     /// Leaves out the offers that this address may not make yet.
     fn limit(&self, offers: &mut Vec<Offer>) {
         let made = offers.len();
@@ -256,15 +264,19 @@ impl Desk {
 
     /// An announce of which a part is the extension's.
     fn announce_with(&mut self, announce: Announce, bep46: Box<str>) {
-        let (info_hash, stays) = (announce.info_hash, !matches!(announce.intent, Intent::Stop));
-        if !self.announce(announce) || !stays {
+        // An answer brings no peer, so it has passed none of the limits; and who stops wants no more.
+        let joins = matches!(announce.intent, Intent::Offers { .. } | Intent::Update { .. });
+        let info_hash = announce.info_hash;
+        if !self.announce(announce) || !joins {
             return;
         }
         let counts = self.tracker.shards.scrape(&info_hash);
         let interval = self.tracker.settings.interval.as_secs().max(1);
         let announced = Announced { info_hash, bep46, interval, counts, from: self.socket.from };
-        let handling = self.extension().announced(announced, self.socket.outbox.clone());
-        if !self.run_bounded(handling) {
+        let rest = self.extension().announced(announced, &self.socket.outbox);
+        if let Some(rest) = rest
+            && !self.run_bounded(rest)
+        {
             self.refuse(Failure::of_announce(&info_hash, Reason::TooManyInFlight));
         }
     }
@@ -302,11 +314,11 @@ impl Desk {
 
     fn extension(&mut self) -> Arc<dyn Extension> {
         if let Lazy::Asleep(extensions) = &self.extension {
-            self.extension = Lazy::Awake(extensions.open());
+            self.extension = Lazy::Awake(extensions.open(self.socket.from));
         }
         match &self.extension {
             Lazy::Awake(extension) => extension.clone(),
-            Lazy::Asleep(extensions) => extensions.open(),
+            Lazy::Asleep(extensions) => extensions.open(self.socket.from),
         }
     }
 

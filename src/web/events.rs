@@ -21,8 +21,8 @@ use super::Rooms;
 use super::counts_for::CountsFor;
 use super::places::{Place, Places};
 use super::record_api::{Address, ApiError, Found};
-use crate::net::host;
-use crate::records::{Asker, Follower, Following, GetError, GetOptions, News};
+use super::subscriptions::Followed;
+use crate::records::{Follower, Following, GetError, GetOptions, News};
 use crate::tasks::Tasks;
 
 /// A comment is sent after this much silence, so that proxies do not cut the connection (nginx: after a minute), and a
@@ -38,26 +38,30 @@ const MAX_STREAMS: usize = 4096;
 /// Most streams of one address (IPv6: one /64). A browser opens six to one server. Loopback is a proxy of one's own, and exempt.
 const MAX_STREAMS_PER_ADDRESS: usize = 32;
 
-/// The streams of one listener, by host.
-pub(super) type Streams = Places<IpAddr>;
+/// What is counted of one listener's streams, by host.
+#[derive(Clone)]
+pub(super) struct Streams {
+    open: Arc<Places<IpAddr>>,
+    followed: Arc<Followed>,
+}
 
-pub(super) fn streams() -> Arc<Streams> {
-    Places::new(MAX_STREAMS, MAX_STREAMS_PER_ADDRESS)
+impl Streams {
+    /// None yet. `followed` counts them with what follows records by other doors.
+    pub(super) fn new(followed: Arc<Followed>) -> Self {
+        Self { open: Places::new(MAX_STREAMS, MAX_STREAMS_PER_ADDRESS), followed }
+    }
 }
 
 pub(super) async fn follow(
     State(rooms): State<Rooms>,
-    Extension(streams): Extension<Arc<Streams>>,
+    Extension(streams): Extension<Streams>,
     CountsFor(asker): CountsFor,
     address: Address,
     request: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (key, salt) = (address.key, address.salt());
-    let host = match asker {
-        Asker::Address(address) if !address.is_loopback() => Some(host(address)),
-        _ => None,
-    };
-    let Some(place) = streams.take(host) else {
+    let host = asker.counted();
+    let Some(places) = streams.open.take(host).zip(streams.followed.take(host)) else {
         let error = ApiError::plain(StatusCode::SERVICE_UNAVAILABLE, "too many event streams are open");
         return Err(error.too_many_if(true));
     };
@@ -71,7 +75,7 @@ pub(super) async fn follow(
     };
     let sent = request.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let feed =
-        Feed { listener, first, sent, end: Instant::now() + LIFE, tasks: rooms.tasks, _held: (following, place) };
+        Feed { listener, first, sent, end: Instant::now() + LIFE, tasks: rooms.tasks, _held: (following, places) };
     let body = Body::from_stream(stream::unfold(feed, |mut feed| async move {
         let event = feed.next().await?;
         Some((Ok::<_, std::convert::Infallible>(event), feed))
@@ -101,7 +105,7 @@ struct Feed {
     sent: Option<i64>,
     end: Instant,
     tasks: Tasks,
-    _held: (Following, Place<IpAddr>),
+    _held: (Following, (Place<IpAddr>, Place<IpAddr>)),
 }
 
 impl Feed {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::subscriptions::Subscriptions;
+use super::subscriptions::{Followed, Subscriptions};
 use crate::dht::Dht;
 use crate::records::{Asker, GetError, GetOptions, Got, PutError, PutOk, PutOptions, Records, Subject};
 use crate::tracker::{Announced, Extension, Extensions, Outbox};
@@ -20,17 +20,18 @@ pub(super) struct DhtExtensions {
     pub(super) dht: Dht,
     /// Where clients find the content of pins, if there is a door for it.
     pub(super) web_seeds: Option<&'static str>,
+    pub(super) followed: Arc<Followed>,
 }
 
 impl Extensions for DhtExtensions {
-    fn open(&self) -> Arc<dyn Extension> {
+    fn open(&self, from: IpAddr) -> Arc<dyn Extension> {
         let (records, dht, web_seeds) = (self.records.clone(), self.dht.clone(), self.web_seeds);
-        Arc::new(DhtActions { records, dht, web_seeds, subscriptions: Arc::default() })
+        let subscriptions = Subscriptions::new(self.followed.none_yet(Asker::Address(from).counted()));
+        Arc::new(DhtActions { records, dht, web_seeds, subscriptions })
     }
 }
 
-/// Answers the `dht_*` actions of one socket. Clones are the same socket's; with the last its subscriptions end.
-#[derive(Clone)]
+/// Answers the `dht_*` actions of one socket.
 struct DhtActions {
     records: Records,
     dht: Dht,
@@ -65,9 +66,32 @@ impl Extension for DhtActions {
         }))
     }
 
-    fn announced(&self, announced: Announced, out: Outbox) -> BoxFuture<'static, ()> {
-        let actions = self.clone();
-        Box::pin(async move { actions.answer_announce(announced, &out).await })
+    /// Follows the record of an announce, and sends it if it is newer than what the page has. A field that makes no sense is ignored,
+    /// as by trackers that do not know it.
+    fn announced(&self, announced: Announced, out: &Outbox) -> Option<BoxFuture<'static, ()>> {
+        let Announced { info_hash, bep46, interval, counts, from } = announced;
+        let Known { seq, subject } = Known::parse(&bep46, &info_hash).ok()?;
+        let (target, reply) = (Target(info_hash.0), (interval, counts));
+        let begun = self.subscriptions.begin_announced(&self.records, target, subject.clone(), reply, out).ok()?;
+        let (records, out) = (self.records.clone(), out.clone());
+        let inform = move |records: &Records| {
+            if let Some(news) = records.known(&target).filter(|news| Some(news.item.seq()) > seq) {
+                out.send(announce_frame(info_hash, interval, counts, &news.item));
+            }
+        };
+        let Some((key, salt)) = subject else {
+            begun.keep();
+            inform(&records);
+            return None;
+        };
+        Some(Box::pin(async move {
+            // What it finds is in the book; what it does not find in time is for the polls to find.
+            let options = GetOptions { asker: Asker::Address(from), ..GetOptions::default() };
+            if let Ok(_) | Err(GetError::TimedOut) = records.get(key, salt, options).await {
+                begun.keep();
+                inform(&records);
+            }
+        }))
     }
 
     fn left(&self, info_hash: &InfoHash) {
@@ -148,26 +172,6 @@ impl DhtActions {
             begun.keep();
             reply
         })
-    }
-
-    /// Follows the record of an announce, and sends it if it is newer than what the page has. A field that makes no sense
-    /// is ignored, as by trackers that do not know it.
-    async fn answer_announce(&self, announced: Announced, out: &Outbox) {
-        let Announced { info_hash, bep46, interval, counts, from } = announced;
-        let Ok(Known { seq, subject }) = Known::parse(&bep46, &info_hash) else { return };
-        let target = Target(info_hash.0);
-        let reply = (interval, counts);
-        if self.subscriptions.begin_announced(&self.records, target, subject.clone(), reply, out).is_err() {
-            return;
-        }
-        if let Some((key, salt)) = subject {
-            // What it finds is in the book, and looked up below; what it does not find comes later.
-            let options = GetOptions { asker: Asker::Address(from), ..GetOptions::default() };
-            let _ = self.records.get(key, salt, options).await;
-        }
-        if let Some(news) = self.records.known(&target).filter(|news| Some(news.item.seq()) > seq) {
-            out.send(announce_frame(info_hash, interval, counts, &news.item));
-        }
     }
 }
 

@@ -63,7 +63,8 @@ pub struct Rooms {
 ///
 /// A WebSocket is accepted at any path: clients are given tracker addresses with any path, or none.
 pub fn public(rooms: Rooms, settings: &config::Web) -> Router {
-    let mut api = record_api::routes().layer(from_fn(headers::cross_origin)).merge(ice::routes());
+    let followed = subscriptions::followed(&rooms.records);
+    let mut api = record_api::routes(followed.clone()).layer(from_fn(headers::cross_origin)).merge(ice::routes());
     if let Some(pins) = &rooms.pins {
         api = api.merge(pins::public(pins.clone()));
         if pins.content_door() {
@@ -82,7 +83,7 @@ pub fn public(rooms: Rooms, settings: &config::Web) -> Router {
         .route("/stats.css", get(stats_page::style))
         .route("/stats.json", get(health::stats))
         .fallback(app::file)
-        .layer(from_fn_with_state(socket::Door::new(&rooms, settings), socket::upgrade))
+        .layer(from_fn_with_state(socket::Door::new(&rooms, settings, followed), socket::upgrade))
         .layer(from_fn_with_state(Trust::new(settings), client_address::note))
         .layer(from_fn(headers::safe))
         .with_state(rooms)
@@ -90,7 +91,8 @@ pub fn public(rooms: Rooms, settings: &config::Web) -> Router {
 
 /// Everything that only the operator reaches.
 pub fn admin(rooms: Rooms) -> Router {
-    let mut api = record_api::routes().merge(list_api::routes());
+    let followed = subscriptions::followed(&rooms.records);
+    let mut api = record_api::routes(followed).merge(list_api::routes());
     if let Some(pins) = &rooms.pins {
         api = api.merge(pins::admin(pins.clone()));
     }

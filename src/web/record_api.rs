@@ -1,5 +1,6 @@
 //! `GET` and `PUT /v1/records/{key}`, and where its events are: `spec/dht-proxy.md`, *The same over HTTP*.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -15,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::counts_for::CountsFor;
-use super::events;
+use super::events::{self, Streams};
+use super::subscriptions::Followed;
 use super::{Rooms, headers};
 use crate::records::{GetError, GetOptions, Mode, PutError, PutOptions, Source, TooMany};
 use crate::wire::id::PublicKey;
@@ -32,9 +34,10 @@ const WRONG_QUERY: &str = "max_age must be a whole number of seconds, min_seq a 
 /// How long a body may take to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
-pub(super) fn routes() -> Router<Rooms> {
+/// `followed` counts what hosts follow, here and by other doors.
+pub(super) fn routes(followed: Arc<Followed>) -> Router<Rooms> {
     Router::new()
-        .route("/records/{key}/events", get(events::follow).layer(Extension(events::streams())))
+        .route("/records/{key}/events", get(events::follow).layer(Extension(Streams::new(followed))))
         .route("/records/{key}", get(read).put(write).layer(DefaultBodyLimit::max(MAX_BODY)))
         .fallback(async || ApiError::plain(StatusCode::NOT_FOUND, "there is nothing at this address"))
         .method_not_allowed_fallback(async || {

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use super::client_address::ClientAddress;
 use super::client_stream::ClientStream;
 use super::extension::DhtExtensions;
+use super::subscriptions::Followed;
 use super::{Rooms, content};
 use crate::config;
 use crate::pins::Pins;
@@ -28,10 +29,10 @@ pub(super) struct Door {
 }
 
 impl Door {
-    pub(super) fn new(rooms: &Rooms, settings: &config::Web) -> Self {
+    pub(super) fn new(rooms: &Rooms, settings: &config::Web, followed: Arc<Followed>) -> Self {
         let Rooms { tracker, records, dht, tasks, pins, .. } = rooms.clone();
         let web_seeds = pins.filter(Pins::content_door).map(|_| content::WEB_SEEDS);
-        let extensions = Arc::new(DhtExtensions { records, dht, web_seeds });
+        let extensions = Arc::new(DhtExtensions { records, dht, web_seeds, followed });
         Self { tracker, extensions, tasks, origins: settings.allowed_origins.as_slice().into() }
     }
 

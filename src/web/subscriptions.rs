@@ -1,20 +1,36 @@
 //! What one socket follows. However fast a record changes and however slowly the client reads, at most one update of each
 //! record waits for it, and that is the newest: it is made when it can be written.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::places::{Place, Places};
 use crate::records::{Follower, Following, News, Records, Subject, TooMany};
 use crate::tracker::{Late, Outbox};
 use crate::wire::id::{InfoHash, Target};
 use crate::wire::record_messages::{MAX_SUBSCRIPTIONS, announce_frame, update_frame};
 use crate::wire::tracker::Counts;
 
+/// How many records each host follows, over all its connections and doors.
+pub(super) type Followed = Places<IpAddr>;
+
+/// Nobody follows anything yet.
+pub(super) fn followed(records: &Records) -> Arc<Followed> {
+    // In all, the records are bounded by their room.
+    Places::new(usize::MAX, records.max_subscriptions_per_address())
+}
+
 /// One socket's subscriptions.
-#[derive(Default)]
 pub(super) struct Subscriptions {
-    // A std mutex: it is held for a few synchronous lines. Below it are the topics' and then each subscription's. A list,
-    // since most sockets follow one record, of which a map would take as much as of four.
-    open: Mutex<Vec<Subscription>>,
+    // A std mutex: it is held for a few synchronous lines. Below it are the topics' and then each subscription's.
+    open: Mutex<Open>,
+}
+
+struct Open {
+    /// One taken for each subscription.
+    places: Place<IpAddr>,
+    /// A list, since most sockets follow one record, of which a map would take as much as of four.
+    subscriptions: Vec<Subscription>,
 }
 
 /// How a client asked. It may do so in both ways, and then hears in both.
@@ -28,9 +44,11 @@ enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SubscribeError {
     #[error("this connection follows {MAX_SUBSCRIPTIONS} records already")]
-    ConnectionFull,
+    Connection,
+    #[error("this address follows as many records as it may")]
+    Address,
     #[error(transparent)]
-    ServerFull(#[from] TooMany),
+    Server(#[from] TooMany),
 }
 
 struct Subscription {
@@ -58,6 +76,11 @@ struct State {
 }
 
 impl Subscriptions {
+    /// None yet, of a client that takes these places.
+    pub(super) fn new(places: Place<IpAddr>) -> Arc<Self> {
+        Arc::new(Self { open: Mutex::new(Open { places, subscriptions: Vec::new() }) })
+    }
+
     /// Begins a subscription, which is to be kept once all went well.
     pub(super) fn begin(
         self: &Arc<Self>,
@@ -66,20 +89,19 @@ impl Subscriptions {
         subject: Subject,
         out: &Outbox,
     ) -> Result<Begun, SubscribeError> {
-        let is_new = self.follow(records, (target, Kind::Subscribed), Some(subject), None, out)?;
-        Ok(Begun { ends: is_new.then(|| (self.clone(), target)) })
+        self.follow(records, (target, Kind::Subscribed), Some(subject), None, out)
     }
 
-    /// Begins or renews what an announce asks for.
+    /// Begins what an announce asks for, in the same way, or renews it.
     pub(super) fn begin_announced(
-        &self,
+        self: &Arc<Self>,
         records: &Records,
         target: Target,
         subject: Option<Subject>,
         reply: AnnounceReply,
         out: &Outbox,
-    ) -> Result<(), SubscribeError> {
-        self.follow(records, (target, Kind::Announced), subject, Some(reply), out).map(drop)
+    ) -> Result<Begun, SubscribeError> {
+        self.follow(records, (target, Kind::Announced), subject, Some(reply), out)
     }
 
     pub(super) fn end(&self, target: &Target) {
@@ -92,41 +114,45 @@ impl Subscriptions {
 
     fn remove(&self, target: &Target, kind: Kind) {
         let mut open = self.open();
-        if let Some(at) = open.iter().position(|known| known.is(target, kind)) {
-            open.swap_remove(at);
+        if let Some(at) = open.subscriptions.iter().position(|known| known.is(target, kind)) {
+            open.subscriptions.swap_remove(at);
+            open.places.free_one();
         }
     }
 
-    /// Whether it is new.
     fn follow(
-        &self,
+        self: &Arc<Self>,
         records: &Records,
         what: (Target, Kind),
         subject: Option<Subject>,
         reply: Option<AnnounceReply>,
         out: &Outbox,
-    ) -> Result<bool, SubscribeError> {
+    ) -> Result<Begun, SubscribeError> {
         let mut open = self.open();
+        let Open { places, subscriptions } = &mut *open;
         let reply = reply.map(Box::new);
         let (target, kind) = what;
-        if let Some(known) = open.iter().find(|known| known.is(&target, kind)) {
+        if let Some(known) = subscriptions.iter().find(|known| known.is(&target, kind)) {
             known.listener.state().reply = reply;
-            return Ok(false);
+            return Ok(Begun { of: self.clone(), target, kind, is_new: false, subject });
         }
-        if open.len() >= MAX_SUBSCRIPTIONS {
-            return Err(SubscribeError::ConnectionFull);
+        if subscriptions.len() >= MAX_SUBSCRIPTIONS {
+            return Err(SubscribeError::Connection);
+        }
+        if !places.take_one() {
+            return Err(SubscribeError::Address);
         }
         let listener =
             Arc::new(Listener { kind, outbox: out.clone(), state: Mutex::new(State { pending: None, reply }) });
-        let following = records.follow_target(target, subject, listener.clone())?;
-        if open.is_empty() {
-            open.reserve_exact(1);
+        let following = records.follow_target(target, subject, listener.clone()).inspect_err(|_| places.free_one())?;
+        if subscriptions.is_empty() {
+            subscriptions.reserve_exact(1);
         }
-        open.push(Subscription { listener, following });
-        Ok(true)
+        subscriptions.push(Subscription { listener, following });
+        Ok(Begun { of: self.clone(), target, kind, is_new: true, subject: None })
     }
 
-    fn open(&self) -> MutexGuard<'_, Vec<Subscription>> {
+    fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().expect("nothing panics while holding it")
     }
 }
@@ -140,19 +166,30 @@ impl Subscription {
 /// A subscription whose request is not answered yet. Dropped, it ends again, unless it was there before.
 #[must_use]
 pub(super) struct Begun {
-    ends: Option<(Arc<Subscriptions>, Target)>,
+    of: Arc<Subscriptions>,
+    target: Target,
+    kind: Kind,
+    is_new: bool,
+    /// Of one that was there before and perhaps does not know it.
+    subject: Option<Subject>,
 }
 
 impl Begun {
     pub(super) fn keep(mut self) {
-        self.ends = None;
+        self.is_new = false;
+        if let Some(subject) = self.subject.take() {
+            let open = self.of.open();
+            if let Some(known) = open.subscriptions.iter().find(|known| known.is(&self.target, self.kind)) {
+                known.following.name(subject);
+            }
+        }
     }
 }
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        if let Some((subscriptions, target)) = self.ends.take() {
-            subscriptions.end(&target);
+        if self.is_new {
+            self.of.remove(&self.target, self.kind);
         }
     }
 }

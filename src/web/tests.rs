@@ -1,6 +1,7 @@
 //! The doors over a DHT in memory: through the routers, and through a port where the connection itself matters.
 
 mod following;
+mod limits;
 mod listener;
 mod operator;
 mod pages;
@@ -22,6 +23,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tower::ServiceExt;
 
 use super::*;
@@ -81,8 +83,20 @@ impl Server {
     }
 
     async fn page(&self) -> Page {
-        let address = format!("ws://{}/announce", self.listen().await);
-        Page { socket: tokio_tungstenite::connect_async(address).await.unwrap().0 }
+        self.page_from("127.0.0.1").await
+    }
+
+    /// A page whose address is this: as a proxy on the same machine says, which the server trusts.
+    async fn page_from(&self, address: &str) -> Page {
+        page_at(self.listen_with(&behind_a_proxy()).await, address).await
+    }
+
+    /// The value of a metric, 0 of one with labels that was never counted.
+    fn metric(&self, name: &str) -> u64 {
+        let text = self.rooms.metrics.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        assert!(line.is_some() || name.contains('{'), "there is no metric {name}");
+        line.map_or(0, |value| value.parse().unwrap())
     }
 
     /// A port that the public listener serves.
@@ -91,14 +105,13 @@ impl Server {
     }
 
     async fn listen_with(&self, settings: &config::Web) -> SocketAddr {
+        self.listen_with_router(self.public_with(settings), settings).await
+    }
+
+    async fn listen_with_router(&self, router: Router, settings: &config::Web) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        serve(
-            listener,
-            self.public_with(settings),
-            Clients::of(settings, self.rooms.metrics.web.clone()),
-            &self.rooms.tasks,
-        );
+        serve(listener, router, Clients::of(settings, self.rooms.metrics.web.clone()), &self.rooms.tasks);
         addr
     }
 }
@@ -122,9 +135,43 @@ impl Page {
         self.send(frame).await;
         self.receive().await
     }
+
+    /// Asks something that is answered at once: what was sent before has been dealt with by then, and all that came of it
+    /// has arrived. Returns that.
+    async fn settle(&mut self) -> Vec<Value> {
+        let mut came = vec![self.ask(json!({"action": "dht_info", "id": "settle"})).await];
+        while came.last().is_some_and(|last| last["id"] != "settle") {
+            came.push(self.receive().await);
+        }
+        came.pop();
+        came
+    }
+}
+
+/// The operator's proxy runs on the same machine.
+fn behind_a_proxy() -> config::Web {
+    config::Web { trusted_proxies: vec!["127.0.0.1".parse().unwrap()], ..config::Web::default() }
+}
+
+/// A page whose address is this, as the proxy says.
+async fn page_at(server: SocketAddr, address: &str) -> Page {
+    let mut request = format!("ws://{server}/announce").into_client_request().unwrap();
+    request.headers_mut().insert("x-forwarded-for", address.parse().unwrap());
+    Page { socket: tokio_tungstenite::connect_async(request).await.unwrap().0 }
 }
 
 async fn send(
+    router: Router,
+    method: &str,
+    uri: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Body>,
+) -> Response<Body> {
+    send_from("192.0.2.1", router, method, uri, headers, body).await
+}
+
+async fn send_from(
+    address: &str,
     router: Router,
     method: &str,
     uri: &str,
@@ -136,7 +183,7 @@ async fn send(
         request = request.header(*name, *value);
     }
     let mut request = request.body(body.into()).unwrap();
-    request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 1], 5))));
+    request.extensions_mut().insert(ConnectInfo(SocketAddr::new(address.parse().unwrap(), 5)));
     router.oneshot(request).await.unwrap()
 }
 
@@ -154,6 +201,11 @@ fn sign(salt: &[u8], seq: i64, v: &[u8]) -> VerifiedItem {
 
 fn record(item: &VerifiedItem) -> Value {
     json!(Record::from(item))
+}
+
+/// A target as the info hash of an announce.
+fn latin1(item: &VerifiedItem) -> String {
+    item.target().0.iter().map(|&byte| char::from(byte)).collect()
 }
 
 fn with(mut value: Value, field: &str, other: impl Into<Value>) -> Value {

@@ -75,8 +75,7 @@ async fn an_announce_carries_the_record() {
     let mut page = server.page().await;
     let [one, two, three] = [1, 2, 3].map(|seq| sign(b"", seq, b"le"));
     server.put(&one).await;
-    let latin1: String = one.target().0.iter().map(|&byte| char::from(byte)).collect();
-    let announce = |bep46: Value| json!({"action": "announce", "info_hash": latin1, "peer_id": "-WW0001-000000000000", "bep46": bep46});
+    let announce = |bep46: Value| json!({"action": "announce", "info_hash": latin1(&one), "peer_id": "-WW0001-000000000000", "bep46": bep46});
     let plain = page.ask(announce(json!({"seq": "junk"}))).await;
     assert_eq!((&plain["incomplete"], plain.get("bep46")), (&json!(1), None), "nonsense is ignored");
     let carries = |item: &VerifiedItem| with(plain.clone(), "bep46", record(item));
@@ -89,6 +88,55 @@ async fn an_announce_carries_the_record() {
     assert_eq!(page.ask(json!({"action": "dht_info", "id": "i"})).await["id"], "i");
     server.put(&three).await;
     assert_eq!(page.ask(json!({"action": "dht_info", "id": "j"})).await["id"], "j", "who left hears no more");
+}
+
+/// A page that names the key in a later announce only, and one that comes twice.
+#[tokio::test]
+async fn an_announce_that_comes_to_name_the_key_has_the_dht_asked() {
+    let settings = config::Records { poll_quickest: Duration::from_millis(10), ..config::Records::default() };
+    let server = Server::start_with(settings).await;
+    let mut page = server.page().await;
+    let one = sign(b"", 1, b"le");
+    let announce = |bep46: Value| json!({"action": "announce", "info_hash": latin1(&one), "peer_id": "-WW0001-000000000000", "bep46": bep46});
+    page.ask(announce(json!({}))).await;
+    page.ask(announce(json!({"k": one.key().to_hex()}))).await;
+    assert!(page.settle().await.is_empty(), "nobody has it");
+    server.network.publish(&one);
+    let pushed = tokio::time::timeout(Duration::from_secs(10), page.receive()).await.expect("a poll finds it");
+    assert_eq!(pushed["bep46"], record(&one));
+}
+
+#[tokio::test]
+async fn a_socket_follows_until_its_last_peer_leaves_the_swarm() {
+    let server = Server::start().await;
+    let mut page = server.page().await;
+    let [one, two] = [1, 2].map(|seq| sign(b"", seq, b"le"));
+    let announce = |peer: char, event: &str| json!({"action": "announce", "info_hash": latin1(&one), "peer_id": peer.to_string().repeat(20), "event": event, "bep46": {}});
+    page.ask(announce('a', "started")).await;
+    page.ask(announce('b', "started")).await;
+    page.ask(announce('a', "stopped")).await;
+    page.ask(announce('c', "stopped")).await;
+    server.put(&one).await;
+    assert_eq!(page.receive().await["bep46"], record(&one), "b is still there");
+    page.ask(announce('b', "stopped")).await;
+    server.put(&two).await;
+    assert_eq!((page.settle().await.len(), server.metric("swarmgate_records_subscriptions")), (0, 0));
+}
+
+#[tokio::test]
+async fn an_answer_follows_nothing() {
+    let server = Server::start().await;
+    let mut page = server.page().await;
+    let one = sign(b"", 1, b"le");
+    let peer = "-WW0001-000000000000";
+    let answer = json!({
+        "action": "announce", "info_hash": latin1(&one), "peer_id": peer, "to_peer_id": peer, "offer_id": peer,
+        "answer": {"type": "answer", "sdp": ""}, "bep46": {"k": one.key().to_hex()},
+    });
+    page.send(answer).await;
+    assert_eq!((page.settle().await.len(), page.settle().await.len()), (0, 0));
+    assert_eq!(server.metric("swarmgate_records_subscriptions"), 0);
+    assert_eq!(server.network.gets.load(SeqCst), 0);
 }
 
 #[tokio::test]
@@ -125,43 +173,4 @@ async fn a_record_as_events() {
     assert_eq!(stream.next().await.unwrap().unwrap(), b":\n\n".as_slice(), "a sign of life");
     server.rooms.tasks.token().cancel();
     assert!(stream.next().await.is_none());
-}
-
-#[tokio::test]
-async fn one_address_opens_so_many_streams() {
-    let server = Server::start().await;
-    let (router, uri) = (server.public(), format!("/v1/records/{}/events", "ab".repeat(32)));
-    let mut open = Vec::new();
-    let refused = loop {
-        let response = send(router.clone(), "GET", &uri, &[], "").await;
-        if response.status() != 200 {
-            break response;
-        }
-        open.push(response);
-    };
-    assert_eq!((open.len(), refused.status().as_u16()), (32, 429));
-    open.pop();
-    assert_eq!(send(router, "GET", &uri, &[], "").await.status(), 200);
-}
-
-#[tokio::test]
-async fn who_asks_the_dht_too_often_is_told_so() {
-    let settings =
-        config::Records { lookup_burst: 1, lookups_per_minute: 1, put_burst: 1, ..config::Records::default() };
-    let server = Server::start_with(settings).await;
-    let uri = |n: u8| format!("/v1/records/{}", hex::encode(&[n; 32]));
-    assert_eq!(server.call("GET", &uri(1), "").await.0, 404);
-    let response = send(server.public(), "GET", &uri(2), &[], "").await;
-    assert_eq!((response.status().as_u16(), header(&response, "retry-after")), (429, Some("5")));
-    let body: Value = serde_json::from_slice(&body_of(response).await).unwrap();
-    assert_eq!(
-        (&body["code"], &body["error"]),
-        (&json!(202), &json!("this address has made too many lookups; try again later"))
-    );
-    assert_eq!(send(admin(server.rooms.clone()), "GET", &uri(2), &[], "").await.status(), 404, "the operator may");
-    let put = async |seq| {
-        let item = sign(b"", seq, b"le");
-        server.call("PUT", &format!("/v1/records/{}", item.key()), record(&item).to_string()).await.0
-    };
-    assert_eq!((put(1).await, put(2).await, put(1).await), (200, 429, 200));
 }
