@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Rooms;
 use super::counts_for::CountsFor;
+use super::extension::is_news;
 use super::places::{Place, Places};
 use super::record_api::{Address, ApiError, Found};
 use super::subscriptions::Followed;
@@ -112,7 +113,7 @@ impl Feed {
     /// The next event, or a sign of life; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(news) = self.first.take()
-            && Some(news.item.seq()) > self.sent
+            && is_news(&news.item, news.conflict, self.sent)
         {
             return Some(self.event(&news));
         }

@@ -11,7 +11,7 @@ use crate::dht::Dht;
 use crate::records::{Asker, GetError, GetOptions, Got, PutError, PutOk, PutOptions, Records, Subject};
 use crate::tracker::{Announced, Extension, Extensions, Outbox};
 use crate::wire::id::{InfoHash, Target};
-use crate::wire::item::mutable_target;
+use crate::wire::item::{VerifiedItem, mutable_target};
 use crate::wire::record_messages::{self, Call, Failure, Known, Reply, Request, SERVER_ERROR, announce_frame};
 
 /// Answers the `dht_*` actions, of each socket by itself.
@@ -66,7 +66,7 @@ impl Extension for DhtActions {
         }))
     }
 
-    /// Follows the record of an announce, and sends it if it is newer than what the page has. A field that makes no sense is ignored,
+    /// Follows the record of an announce, and sends it if the page does not have it. A field that makes no sense is ignored,
     /// as by trackers that do not know it.
     fn announced(&self, announced: Announced, out: &Outbox) -> Option<BoxFuture<'static, ()>> {
         let Announced { info_hash, bep46, interval, counts, from } = announced;
@@ -75,7 +75,7 @@ impl Extension for DhtActions {
         let begun = self.subscriptions.begin_announced(&self.records, target, subject.clone(), reply, out).ok()?;
         let (records, out) = (self.records.clone(), out.clone());
         let inform = move |records: &Records| {
-            if let Some(news) = records.known(&target).filter(|news| Some(news.item.seq()) > seq) {
+            if let Some(news) = records.known(&target).filter(|news| is_news(&news.item, news.conflict, seq)) {
                 out.send(announce_frame(info_hash, interval, counts, &news.item));
             }
         };
@@ -188,13 +188,19 @@ impl Step {
     }
 }
 
+/// Whether this version is to be sent to somebody who has the one with this number. Of two values with one number nobody
+/// knows which he has.
+pub(super) fn is_news(item: &VerifiedItem, conflict: bool, known_seq: Option<i64>) -> bool {
+    known_seq.is_none_or(|known| item.seq() > known || (conflict && item.seq() == known))
+}
+
 fn got(target: Target, known_seq: Option<i64>, result: Result<Got, GetError>) -> Reply {
     match result {
         Ok(Got { item: Some(item), source, conflict }) => {
-            if known_seq.is_some_and(|known| item.seq() <= known) {
-                Reply::Unchanged { target, seq: item.seq() }
-            } else {
+            if is_news(&item, conflict, known_seq) {
                 Reply::Found { item: Box::new(item), source, conflict }
+            } else {
+                Reply::Unchanged { target, seq: item.seq() }
             }
         }
         Ok(Got { item: None, .. }) => Reply::NotFound { target },

@@ -21,7 +21,7 @@ use super::subscriptions::Followed;
 use super::{Rooms, headers};
 use crate::records::{GetError, GetOptions, Mode, PutError, PutOptions, Source, TooMany};
 use crate::wire::id::PublicKey;
-use crate::wire::item::{Salt, VerifiedItem};
+use crate::wire::item::{Salt, VerifiedItem, immutable_target};
 use crate::wire::pointer;
 use crate::wire::record_messages::{FieldError, PROTOCOL_ERROR, Record, SERVER_ERROR, parse_put_body, salt_from_hex};
 
@@ -118,13 +118,21 @@ async fn read(State(rooms): State<Rooms>, address: Address, request: HeaderMap) 
     let Some(item) = got.item else {
         return Err(ApiError::plain(StatusCode::NOT_FOUND, "no record of this key and salt was found"));
     };
-    let etag = format!("\"{}\"", item.seq());
+    let etag = entity_tag(&item, got.conflict);
     let cache = [(ETAG, etag.as_str()), (CACHE_CONTROL, "no-cache")];
     if headers::is_unmodified(&request, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, cache).into_response());
     }
     let found = Found::new(&item, Some(got.source), got.conflict);
     Ok((cache, Json(found)).into_response())
+}
+
+/// The sequence number. Once two values with it were seen it does not tell any more which of them stands: then a mark of
+/// the value follows, so that whoever has the other one, or does not know of the conflict, is sent what stands.
+fn entity_tag(item: &VerifiedItem, conflict: bool) -> String {
+    let sha1 = immutable_target(item.v()).to_hex();
+    let mark = if conflict { format!("-{}", &sha1[..16]) } else { String::new() };
+    format!("\"{}{mark}\"", item.seq())
 }
 
 async fn write(State(rooms): State<Rooms>, address: Address, request: Request) -> Result<Response, ApiError> {

@@ -139,6 +139,37 @@ async fn an_answer_follows_nothing() {
     assert_eq!(server.network.gets.load(SeqCst), 0);
 }
 
+/// A second value with a number that a reader has already: whichever he has, he is sent what stands.
+#[tokio::test]
+async fn who_has_the_number_is_sent_the_value_that_won() {
+    let server = Server::start().await;
+    let [smaller, larger] = [b"1:a", b"1:b"].map(|v| sign(b"", 5, v));
+    let uri = format!("/v1/records/{}", larger.key());
+    let tagged = async |held: &str| {
+        let response = send(server.public(), "GET", &uri, &[("if-none-match", held)], "").await;
+        (response.status().as_u16(), header(&response, "etag").unwrap().to_owned())
+    };
+    server.put(&smaller).await;
+    assert_eq!((tagged("\"4\"").await, tagged("\"5\"").await), ((200, "\"5\"".into()), (304, "\"5\"".into())));
+    server.put(&larger).await;
+    let (status, tag) = tagged("\"5\"").await;
+    assert!(status == 200 && tag.starts_with("\"5-"), "{status} {tag}");
+    assert_eq!(tagged(&tag).await, (304, tag));
+
+    let mut page = server.page().await;
+    let found = page.ask(json!({"action": "dht_get", "id": "g", "k": larger.key().to_hex(), "seq": 5})).await;
+    assert_eq!((&found["v"], &found["conflict"]), (&record(&larger)["v"], &json!(true)));
+    let later = page.ask(json!({"action": "dht_get", "id": "g", "k": larger.key().to_hex(), "seq": 6})).await;
+    assert_eq!(later["unchanged"], true);
+    let announce = json!({"action": "announce", "info_hash": latin1(&larger), "peer_id": "-WW0001-000000000000", "bep46": {"seq": 5}});
+    page.ask(announce).await;
+    let settled = page.settle().await;
+    assert_eq!(settled.iter().map(|frame| &frame["bep46"]).collect::<Vec<_>>(), [&record(&larger)]);
+    let events = send(server.public(), "GET", &format!("{uri}/events"), &[("last-event-id", "5")], "").await;
+    let first = events.into_body().into_data_stream().next().now_or_never().flatten().expect("at once").unwrap();
+    assert!(first.starts_with(b"id: 5\n"), "{first:?}");
+}
+
 #[tokio::test]
 async fn a_record_as_events() {
     let server = Server::start().await;
