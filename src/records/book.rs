@@ -215,6 +215,15 @@ impl Book {
         Step { outcome: newer, changes }
     }
 
+    /// Whether a put of this version would be refused whatever its `cas`: a newer one is known.
+    pub(super) fn refuses(&self, item: &VerifiedItem) -> bool {
+        let target = item.target();
+        match self.slots.get(&target) {
+            Some(slot) => slot.entry.item.replaces(item),
+            None => self.floors.get(&target).is_some_and(|floor| item.seq() < floor),
+        }
+    }
+
     /// Takes a version that a client puts, if it is newer than what is known and `cas` is the number of that. The very
     /// version that is known is always taken: it is a client that repeats itself because it got no reply.
     pub(super) fn put(&mut self, item: VerifiedItem, cas: Option<i64>) -> Step<Result<Entry, Refusal>> {

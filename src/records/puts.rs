@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::book::{Entry, Refusal};
+use super::book::{Entry, Refusal, Step};
 use super::gets::Looked;
 use super::service::{Inner, Records, now};
+use super::writer::Slot;
 use super::{Asker, GetError, PutError, PutOk, PutOptions, StoreError};
 use crate::dht::PutOutcome;
 use crate::wire::item::{ItemError, SignedItem, VerifiedItem, check_value};
@@ -22,10 +23,7 @@ impl Records {
     /// The item is not valid, something newer is known, or it cannot be kept.
     pub async fn put(&self, item: SignedItem, options: PutOptions) -> Result<PutOk, PutError> {
         let result = match item.verify() {
-            Ok(item) if self.inner.admit_put(&item, options.asker) => {
-                self.to_the_end(async move |records| records.put_verified(item, options.cas).await).await
-            }
-            Ok(_) => Err(PutError::OverQuota),
+            Ok(item) => self.put_if_need_be(item, options).await,
             Err(error) => Err(error.into()),
         };
         self.count_put(result.as_ref().map(|_| ()).map_err(PutError::code));
@@ -44,6 +42,28 @@ impl Records {
         };
         self.count_put(result.as_ref().map(|_| ()).map_err(PutError::code));
         result
+    }
+
+    /// What is refused anyway, or was published lately, is answered at once: that costs neither the disk nor the DHT
+    /// anything, and so not the asker. Everything else is charged.
+    async fn put_if_need_be(
+        &self,
+        item: VerifiedItem,
+        PutOptions { cas, asker }: PutOptions,
+    ) -> Result<PutOk, PutError> {
+        if let Some(done) = self.inner.done_lately(&item) {
+            return Ok(done);
+        }
+        if self.inner.book().refuses(&item) {
+            let slot = self.inner.store.reserve().await?;
+            if let Some(refusal) = self.inner.refuse(slot, &item, cas) {
+                return Err(refusal.into());
+            }
+        }
+        if !self.inner.take_put(asker) {
+            return Err(PutError::OverQuota);
+        }
+        self.to_the_end(async move |records| records.put_verified(item, cas).await).await
     }
 
     async fn put_verified(&self, item: VerifiedItem, cas: Option<i64>) -> Result<PutOk, PutError> {
@@ -65,11 +85,7 @@ impl Records {
             (before, step.outcome, slot.write_durably(step.changes))
         };
         self.inner.update_count();
-        let entry = taken.map_err(|refusal| match refusal {
-            Refusal::CasMismatch(current) => PutError::CasMismatch(Box::new(current)),
-            Refusal::Stale(current) => PutError::Stale(Box::new(current)),
-            Refusal::BelowFloor(floor) => PutError::BelowFloor(floor),
-        })?;
+        let entry = taken?;
         let is_news = before.as_ref().is_none_or(|known| item.replaces(&known.item));
         if let Err(error) = written.await {
             // The disk has nothing to take back.
@@ -171,11 +187,35 @@ impl Records {
     }
 }
 
+impl From<Refusal> for PutError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::CasMismatch(current) => Self::CasMismatch(Box::new(current)),
+            Refusal::Stale(current) => Self::Stale(Box::new(current)),
+            Refusal::BelowFloor(floor) => Self::BelowFloor(floor),
+        }
+    }
+}
+
 impl Inner {
-    /// A put that the book refuses, or has already, costs the DHT nothing, and nobody anything.
-    fn admit_put(&self, item: &VerifiedItem, asker: Asker) -> bool {
-        let is_news = self.book().peek(&item.target()).is_none_or(|known| item.replaces(&known.item));
-        !is_news || self.take_put(asker)
+    /// What a put comes to that only repeats one of this server's, because there was no reply. (A version that was merely
+    /// seen is put like any other: the author may want this server to keep it, too.)
+    fn done_lately(&self, item: &VerifiedItem) -> Option<PutOk> {
+        let target = item.target();
+        let known = self.book().peek(&target).filter(|known| known.put_here && known.item == *item)?;
+        let stored = self.schedule().holders(&target, now())?;
+        Some(PutOk { target, stored, conflict: known.conflict })
+    }
+
+    /// Refuses a version that one here replaces; `None` if none does any more.
+    fn refuse(&self, slot: Slot, item: &VerifiedItem, cas: Option<i64>) -> Option<Refusal> {
+        let mut book = self.book();
+        if !book.refuses(item) {
+            return None;
+        }
+        let Step { outcome, changes } = book.put(item.clone(), cas);
+        slot.write(changes);
+        outcome.err()
     }
 
     fn take_put(&self, asker: Asker) -> bool {

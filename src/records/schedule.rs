@@ -55,6 +55,12 @@ impl Schedule {
         (self.last.get(target).copied(), self.at.get(target).copied())
     }
 
+    /// How many nodes took it when it was published last, if any did and that was within the hour.
+    pub(super) fn holders(&self, target: &Target, now: Instant) -> Option<usize> {
+        let (at, stored) = *self.last.get(target)?;
+        (stored > 0 && now.saturating_duration_since(at) <= INTERVAL).then_some(stored)
+    }
+
     /// Takes it out.
     pub(super) fn remove(&mut self, target: &Target) {
         self.last.remove(target);

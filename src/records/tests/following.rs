@@ -149,14 +149,20 @@ async fn quotas_count_what_the_dht_is_asked_and_nothing_else() {
     tokio::time::advance(seconds(60)).await;
     assert!(node.get_with(network).await.is_ok(), "the bucket fills again");
 
-    let put = async |seq| {
-        let result = node.records.put(version(seq).as_signed().clone(), PutOptions { cas: None, asker }).await;
+    let put = async |seq, cas| {
+        let result = node.records.put(version(seq).as_signed().clone(), PutOptions { cas, asker }).await;
         result.map(|_| ()).map_err(|error| error.to_string())
     };
-    assert_eq!((put(2).await, put(3).await), (Ok(()), Ok(())));
-    assert_eq!(put(4).await, Err("this address has made too many puts; try again later".to_owned()));
-    assert_eq!(put(3).await, Ok(()), "what is known already costs nothing");
-    assert!(put(2).await.unwrap_err().contains("has sequence number 3"), "nor what is refused anyway");
+    assert_eq!((put(2, None).await, put(3, None).await), (Ok(()), Ok(())));
+    assert_eq!(put(4, None).await, Err("this address has made too many puts; try again later".to_owned()));
+    tokio::time::advance(seconds(2)).await;
+    let asked = || (node.dht.gets.load(SeqCst), node.dht.puts.load(SeqCst));
+    let before = asked();
+    for cas in [None, Some(2), Some(3)] {
+        assert_eq!(put(3, cas).await, Ok(()), "what was published lately costs nothing");
+        assert!(put(2, cas).await.unwrap_err().contains("has sequence number 3"), "nor what is refused anyway");
+    }
+    assert_eq!(asked(), before, "since the DHT is not asked for it");
     assert_eq!(node.records.put_value(b"le".to_vec(), asker).await, Err(PutError::OverQuota));
     assert_eq!(node.seen(100).await.unwrap().0, 3);
 }
@@ -176,4 +182,28 @@ async fn the_floor_outlives_the_record_and_the_process() {
     assert_eq!((error.code(), error.current()), (302, None));
     node.put(&version(6), None).await.unwrap();
     assert_eq!(node.seen(100).await, Some((6, Source::Cache)));
+}
+
+/// The author's other server has it already: this one is to keep it as well.
+#[tokio::test(start_paused = true)]
+async fn what_was_fetched_is_put_like_any_other_version() {
+    let settings = config::Records { put_burst: 1, puts_per_minute: 1, ..config::Records::default() };
+    let node = Node::start_with(settings, tempfile::tempdir().unwrap(), Arc::default()).await;
+    let asker = Asker::Address("192.0.2.1".parse().unwrap());
+    let put = async |item: &VerifiedItem| {
+        let result = node.records.put(item.as_signed().clone(), PutOptions { cas: None, asker }).await;
+        result.map(|put| put.stored).map_err(|error| error.to_string())
+    };
+    let other = VerifiedItem::sign(&SigningKey::from_bytes(&[2; 32]), Salt::default(), 1, b"le".to_vec()).unwrap();
+    for item in [&version(1), &other] {
+        node.dht.publish(item);
+        node.records.get(*item.key(), Salt::default(), GetOptions::default()).await.unwrap();
+    }
+    assert_eq!(put(&version(1)).await, Ok(1));
+    assert_eq!((put(&version(1)).await, node.dht.puts.load(SeqCst)), (Ok(1), 1), "the second time it is known");
+    assert_eq!(put(&other).await, Err("this address has made too many puts; try again later".to_owned()));
+    node.dht.forget();
+    tokio::time::sleep(seconds(4200)).await;
+    assert_eq!(node.dht.held(&version(1).target()), Some(version(1)), "it is published every hour from now on");
+    assert_eq!(node.dht.held(&other.target()), None);
 }
