@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::bridge::{self, Bridge};
 use crate::config::{self, Config, Listen};
 use crate::dht::{Dht, Mode};
-use crate::gossip::Gossip;
+use crate::gossip::{Gossip, Interest};
 use crate::metrics::Metrics;
 use crate::pins::{self, Pins};
 use crate::records::{self, Follower, News, Records};
@@ -213,7 +213,7 @@ impl Node {
 /// Lets records and gossip, which do not know each other, tell each other of new versions.
 fn introduce(records: &Records, gossip: &Gossip, mut news: mpsc::Receiver<VerifiedItem>, tasks: &Tasks) {
     for item in records.recent(FOLLOWED_AT_START) {
-        gossip.follow(*item.key(), item.salt().clone(), Some(&item), false);
+        gossip.follow(*item.key(), item.salt().clone(), Some(&item), Interest::Put);
     }
     records.follow_all(Arc::new(Told(gossip.clone())));
     let records = records.clone();
@@ -233,7 +233,11 @@ impl Follower for Told {
     }
 
     fn wanted(&self, key: &PublicKey, salt: &Salt, newest: Option<&VerifiedItem>) {
-        self.0.follow(*key, salt.clone(), newest, false);
+        self.0.follow(*key, salt.clone(), newest, Interest::Asked);
+    }
+
+    fn was_put(&self, item: &VerifiedItem) {
+        self.0.follow(*item.key(), item.salt().clone(), Some(item), Interest::Put);
     }
 }
 

@@ -323,7 +323,7 @@ async fn a_record_goes_from_a_page_to_a_native_peer_in_its_topic_swarm() {
     let dir = tempfile::tempdir().unwrap();
     let (bridge, tasks) = Node::start_with(BridgePolicy::Off, dir.path(), Some(gossip.clone())).await;
     assert!(!bridge.wants(&topic));
-    gossip.follow(*old.key(), Salt::default(), Some(&old), false);
+    gossip.follow(*old.key(), Salt::default(), Some(&old), crate::gossip::Interest::Asked);
     while !bridge.wants(&topic) {
         tokio::task::yield_now().await;
     }

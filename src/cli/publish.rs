@@ -14,6 +14,7 @@ use super::reach::{Reach, salt_argument};
 use super::standalone::Standalone;
 use super::{Failure, key, output};
 use crate::dht::{Dht, Mode};
+use crate::gossip::Interest;
 use crate::wire::item::{Salt, VerifiedItem};
 use crate::wire::magnet::Magnet;
 use crate::wire::metainfo::Metainfo;
@@ -122,7 +123,7 @@ async fn online(
     let item = next_record(key, salt, &metainfo, current)?;
     archive.keep(&item)?;
     // Peers that follow the site hear of it at once, whatever the DHT does.
-    node.gossip.follow(*item.key(), item.salt().clone(), Some(&item), true);
+    node.gossip.follow(*item.key(), item.salt().clone(), Some(&item), Interest::Pinned);
     output::remark("putting the record in the DHT…");
     let outcome = dht.put(item.clone(), cas).await;
     if let Some(newer) = outcome.newer {

@@ -26,6 +26,8 @@ use crate::{config, metrics, tasks::Tasks};
 use local::LocalDiscovery;
 use state::{Claim, Effects, Learnt, Next, PeerKey, State};
 
+pub use state::Interest;
+
 /// Versions on their way to whoever keeps them. When it is full, versions are not taken from peers.
 const NEWS: usize = 256;
 
@@ -64,12 +66,12 @@ impl Gossip {
     }
 
     /// Follows a record, whose newest version here is `newest`. Pinned records are followed for good; others until more
-    /// recently used ones need their place.
-    pub fn follow(&self, key: PublicKey, salt: Salt, newest: Option<&VerifiedItem>, pinned: bool) {
+    /// recently used ones need their place, those first of which no version is known.
+    pub fn follow(&self, key: PublicKey, salt: Salt, newest: Option<&VerifiedItem>, why: Interest) {
         if !self.inner.settings.enabled {
             return;
         }
-        self.step(|state| ((), state.follow(key, salt, pinned, Instant::now())));
+        self.step(|state| ((), state.follow(key, salt, why, Instant::now())));
         if let Some(item) = newest {
             self.learn(item);
         }

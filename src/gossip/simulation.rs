@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
 
-use super::state::{Claim, Next, PeerKey, State};
+use super::state::{Claim, Interest, Next, PeerKey, State};
 use crate::wire::id::InfoHash;
 use crate::wire::item::{Salt, VerifiedItem};
 use crate::wire::record_exchange::{self, ExchangeMessage};
@@ -61,7 +61,7 @@ impl World {
         };
         let public = *world.version(0).key();
         for state in &mut world.states {
-            let _ = state.follow(public, Salt::default(), false, world.now);
+            let _ = state.follow(public, Salt::default(), Interest::Asked, world.now);
         }
         for host in 0..HONEST {
             world.connect(host, (host + 1) % HONEST);

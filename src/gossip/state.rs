@@ -23,7 +23,8 @@ const CHECKS: Rate = Rate { burst: 20, every: Duration::from_secs(1) };
 /// *Limits*: "`have` messages taken from one connection: 8 at once, then one in 10 seconds".
 const HAVES: Rate = Rate { burst: 8, every: Duration::from_secs(10) };
 
-/// Records that strangers make us follow: each costs a DHT lookup and an announce.
+/// Records that strangers make us follow by asking for them: each costs a DHT lookup and an announce. Those that they put
+/// are bounded by what a put costs.
 const FOLLOWS: Rate = Rate { burst: 64, every: Duration::from_secs(2) };
 
 /// Torrents that a record is remembered to have pointed to. Readers of an older version than that ask in the topic swarm.
@@ -32,13 +33,25 @@ const POINTED: usize = 4;
 /// A connection.
 pub(super) type PeerKey = u64;
 
+/// Why a record is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// A client asked for it.
+    Asked,
+    /// A client put it here.
+    Put,
+    /// It is kept for good.
+    Pinned,
+}
+
 /// All of it.
 #[derive(Debug)]
 pub(super) struct State {
     max_topics: usize,
     topics: HashMap<Target, Topic>,
-    /// Who goes first when room is needed, of those that are not pinned.
-    by_use: BTreeMap<u64, Target>,
+    /// Who goes first when room is needed, of those that are not pinned: records of which no version is known, since
+    /// anybody can ask for some that do not exist, then the least recently used.
+    by_use: BTreeMap<(bool, u64), Target>,
     uses: u64,
     follows: Bucket,
     /// The records that belong to a swarm: at most [`MAX_RECORDS`] each.
@@ -152,19 +165,19 @@ impl State {
     }
 
     /// Follows a record. Pinned ones stay; of the others the least recently used goes when there is no room.
-    pub(super) fn follow(&mut self, key: PublicKey, salt: Salt, pinned: bool, now: Instant) -> Effects {
-        let target = mutable_target(&key, &salt);
+    pub(super) fn follow(&mut self, key: PublicKey, salt: Salt, why: Interest, now: Instant) -> Effects {
+        let (target, pinned) = (mutable_target(&key, &salt), why == Interest::Pinned);
         self.uses += 1;
         if let Some(topic) = self.topics.get_mut(&target) {
-            self.by_use.remove(&topic.used);
+            self.by_use.remove(&topic.place());
             topic.used = self.uses;
             topic.pinned |= pinned;
             if !topic.pinned {
-                self.by_use.insert(topic.used, target);
+                self.by_use.insert(topic.place(), target);
             }
             return Effects::default();
         }
-        if !pinned && self.follows.take(FOLLOWS, now).is_err() {
+        if why == Interest::Asked && self.follows.take(FOLLOWS, now).is_err() {
             return Effects::default();
         }
         while self.topics.len() >= self.max_topics {
@@ -174,7 +187,7 @@ impl State {
         let topic =
             Topic { key, salt, newest: None, conflict: false, pinned, used: self.uses, pointed: VecDeque::new() };
         if !pinned {
-            self.by_use.insert(topic.used, target);
+            self.by_use.insert(topic.place(), target);
         }
         self.topics.insert(target, topic);
         Effects { wake: self.bind(target.into(), target), topics_changed: true }
@@ -191,7 +204,11 @@ impl State {
             return (if conflict { Learnt::Conflict } else { Learnt::Old }, Effects::default());
         }
         topic.conflict = conflict;
+        let is_listed = self.by_use.remove(&topic.place()).is_some();
         topic.newest = Some((version, item.clone()));
+        if is_listed {
+            self.by_use.insert(topic.place(), target);
+        }
         let mut wake = Vec::new();
         if let Some(info_hash) = pointer::info_hash(item.v())
             && !topic.pointed.contains(&info_hash)
@@ -368,6 +385,11 @@ impl State {
 }
 
 impl Topic {
+    /// Its place in `by_use`, if it is there.
+    fn place(&self) -> (bool, u64) {
+        (self.newest.is_some(), self.used)
+    }
+
     fn summary(&self) -> Summary {
         let version = self.newest.as_ref().map(|(version, _)| *version);
         Summary { key: self.key, salt: self.salt.clone(), version }

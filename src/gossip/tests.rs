@@ -64,7 +64,7 @@ fn record(item: &VerifiedItem) -> Option<ExchangeMessage> {
 /// Gossip that follows the record of `item`.
 fn following(item: &VerifiedItem, known: bool) -> (Gossip, mpsc::Receiver<VerifiedItem>) {
     let (gossip, news) = Gossip::new(&config::Gossip::default(), metrics::Gossip::detached());
-    gossip.follow(*item.key(), item.salt().clone(), known.then_some(item), false);
+    gossip.follow(*item.key(), item.salt().clone(), known.then_some(item), Interest::Asked);
     (gossip, news)
 }
 
@@ -189,19 +189,49 @@ async fn topics_are_bounded_and_pinned_ones_stay() {
     let (gossip, _news) = Gossip::new(&settings, metrics::Gossip::detached());
     let key = |n| PublicKey([n; 32]);
     let target = |n| InfoHash::from(crate::wire::item::mutable_target(&key(n), &Salt::default()));
-    gossip.follow(key(1), Salt::default(), None, true);
+    gossip.follow(key(1), Salt::default(), None, Interest::Pinned);
     let mut changed = gossip.topics_changed();
     for n in [2, 3, 2, 4] {
-        gossip.follow(key(n), Salt::default(), None, false);
+        gossip.follow(key(n), Salt::default(), None, Interest::Asked);
     }
     assert!(changed.has_changed().unwrap());
     changed.mark_unchanged();
     let followed: Vec<_> = (1..=4).filter(|n| gossip.is_topic(&target(*n))).collect();
     assert_eq!(followed, [1, 2, 4], "3 was used least recently");
-    gossip.follow(key(2), Salt::default(), None, true);
-    gossip.follow(key(4), Salt::default(), None, true);
-    gossip.follow(key(5), Salt::default(), None, true);
+    gossip.follow(key(2), Salt::default(), None, Interest::Pinned);
+    gossip.follow(key(4), Salt::default(), None, Interest::Pinned);
+    gossip.follow(key(5), Salt::default(), None, Interest::Pinned);
     assert!(!gossip.is_topic(&target(5)) && !changed.has_changed().unwrap(), "all places are pinned");
     assert_eq!(gossip.topics().len(), 3);
     assert!(!gossip.is_topic(&InfoHash::from(Target([0; 20]))));
+}
+
+/// Somebody asks for one record after the other that does not exist.
+#[tokio::test(start_paused = true)]
+async fn made_up_records_push_nothing_out_and_keep_no_put_from_being_followed() {
+    let settings = config::Gossip { max_topics: 10, ..config::Gossip::default() };
+    let (gossip, _news) = Gossip::new(&settings, metrics::Gossip::detached());
+    let by = |author| {
+        let key = SigningKey::from_bytes(&[author; 32]);
+        VerifiedItem::sign(&key, Salt::default(), 1, b"le".to_vec()).unwrap()
+    };
+    let follow = |item: &VerifiedItem, why| gossip.follow(*item.key(), Salt::default(), Some(item), why);
+    let made_up = |n: u16| {
+        let salt = Salt::new(n.to_be_bytes()).unwrap();
+        gossip.follow(PublicKey([9; 32]), salt, None, Interest::Asked);
+    };
+    let is_followed = |item: &VerifiedItem| gossip.is_topic(&item.target().into());
+    let [asked, put, late] = [1, 2, 3].map(by);
+    follow(&asked, Interest::Asked);
+    follow(&put, Interest::Put);
+    for n in 0..500 {
+        made_up(n);
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!((is_followed(&asked), is_followed(&put), gossip.topics().len()), (true, true, 10));
+    (500..600).for_each(made_up);
+    follow(&late, Interest::Put);
+    assert!(is_followed(&late), "nothing is left of what may be followed for those who ask");
+    follow(&by(4), Interest::Asked);
+    assert!(!is_followed(&by(4)));
 }

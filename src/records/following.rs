@@ -149,7 +149,14 @@ impl Inner {
         }
     }
 
-    /// A client asks for a record, or puts it; `newest` is what is known of it.
+    /// A client has put this version.
+    pub(super) fn was_put(&self, item: &VerifiedItem) {
+        if let Some(everything) = self.everything.get() {
+            everything.was_put(item);
+        }
+    }
+
+    /// A client asks for a record; `newest` is what is known of it.
     pub(super) fn wanted(&self, key: &PublicKey, salt: &Salt, newest: Option<&VerifiedItem>) {
         if let Some(everything) = self.everything.get() {
             everything.wanted(key, salt, newest);

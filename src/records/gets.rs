@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::service::{Inner, Records, now};
 use super::{Asker, GetError, GetOptions, Got, Mode, Source};
 use crate::wire::id::{PublicKey, Target};
-use crate::wire::item::{Salt, mutable_target};
+use crate::wire::item::{Salt, VerifiedItem, mutable_target};
 
 /// An answer this young will do for everybody, also for those who ask for none older than now: several clients that ask
 /// at the same moment get one lookup, and one client cannot make this server send a hundred packets with each request.
@@ -33,8 +33,8 @@ impl Records {
             return Ok(got);
         }
         let target = mutable_target(&key, &salt);
-        let known = self.inner.book().peek(&target);
-        self.inner.wanted(&key, &salt, known.as_ref().map(|entry| &entry.item));
+        let known = self.inner.book().peek(&target).map(|entry| entry.item);
+        self.inner.wanted_if_known(&key, &salt, known.as_ref());
         // There is an age, or the book would have answered.
         let max_age = self.inner.max_age(&target, &options).unwrap_or_default();
         let looked = self.look_if_older(key, salt, max_age, options.asker).await;
@@ -59,7 +59,7 @@ impl Records {
             return None;
         }
         let got = self.inner.known(&target, options, Source::Cache);
-        self.inner.wanted(key, salt, got.item.as_ref());
+        self.inner.wanted_if_known(key, salt, got.item.as_ref());
         Some(got)
     }
 
@@ -95,8 +95,15 @@ impl Records {
         if self.inner.is_fresh(&target, max_age) {
             return Ok(None);
         }
-        let look = self.inner.clone().look(key, salt, target);
-        let admit = || self.inner.admit_lookup(asker);
+        let look = self.inner.clone().look(key, salt.clone(), target);
+        let admit = || {
+            self.inner.admit_lookup(asker)?;
+            // Peers may have what the DHT does not.
+            if asker != Asker::Us && self.inner.book().seq(&target).is_none() {
+                self.inner.wanted(&key, &salt, None);
+            }
+            Ok(())
+        };
         let looked = self.inner.records_looked_up.join(target, &self.inner.tasks, admit, look).await;
         looked?.map(Some).ok_or(GetError::Stopping)
     }
@@ -123,6 +130,13 @@ impl Inner {
             Mode::Network => Some(Duration::ZERO),
             Mode::CacheFirst if too_old() => Some(Duration::ZERO),
             Mode::CacheFirst => Some(options.max_age.unwrap_or(self.settings.max_age)),
+        }
+    }
+
+    /// Whoever asks for what is not known here may be asking for what does not exist: that costs him a lookup first.
+    fn wanted_if_known(&self, key: &PublicKey, salt: &Salt, known: Option<&VerifiedItem>) {
+        if known.is_some() {
+            self.wanted(key, salt, known);
         }
     }
 

@@ -96,7 +96,7 @@ impl Records {
         if is_news {
             self.inner.tell(&item);
         }
-        self.inner.wanted(item.key(), item.salt(), Some(&entry.item));
+        self.inner.was_put(&entry.item);
         let outcome = self.publish(entry.item, cas).await;
         if let Some(stands) = outcome.newer {
             if cas.is_some() && item.replaces(&stands) {

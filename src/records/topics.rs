@@ -45,10 +45,16 @@ pub trait Follower: Send + Sync + 'static {
     /// A newer version is known. Called while the topics are locked: cheap, never blocks, calls nothing of this room.
     fn newer(self: Arc<Self>, news: &Arc<News>);
 
-    /// A client asks for a record or puts it; `newest` is what is known of it. Only who follows all records hears of that.
-    /// Cheap, never blocks, calls nothing of this room.
+    /// A client asks for a record; `newest` is what is known of it. Of one of which nothing is known only if that costs the
+    /// client a lookup. Only who follows all records hears of this and the next. Cheap, never blocks, calls nothing of
+    /// this room.
     fn wanted(&self, key: &PublicKey, salt: &Salt, newest: Option<&VerifiedItem>) {
         let _ = (key, salt, newest);
+    }
+
+    /// A client has put this version.
+    fn was_put(&self, item: &VerifiedItem) {
+        let _ = item;
     }
 }
 

@@ -11,7 +11,7 @@ const TOPICS: usize = 3;
 
 #[derive(Debug, Clone)]
 enum Op {
-    Follow { author: u8, pinned: bool },
+    Follow { author: u8, why: Interest },
     Join { peer: u64, swarm: usize },
     Leave { peer: u64 },
     Greet { peer: u64, id: u8 },
@@ -24,8 +24,9 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     let (peer, author, seq) = (0_u64..6, 0..AUTHORS, 0_i64..6);
+    let interest = prop_oneof![6 => Just(Interest::Asked), 3 => Just(Interest::Put), 1 => Just(Interest::Pinned)];
     prop_oneof![
-        2 => (author.clone(), prop::bool::weighted(0.1)).prop_map(|(author, pinned)| Op::Follow { author, pinned }),
+        2 => (author.clone(), interest).prop_map(|(author, why)| Op::Follow { author, why }),
         2 => (peer.clone(), 0_usize..8).prop_map(|(peer, swarm)| Op::Join { peer, swarm }),
         1 => peer.clone().prop_map(|peer| Op::Leave { peer }),
         2 => (peer.clone(), 0_u8..4).prop_map(|(peer, id)| Op::Greet { peer, id }),
@@ -58,8 +59,12 @@ fn swarm(n: usize) -> InfoHash {
 
 fn check_invariants(state: &State) {
     assert!(state.topics.len() <= TOPICS);
-    let unpinned: BTreeMap<_, _> =
-        state.topics.iter().filter(|(_, topic)| !topic.pinned).map(|(target, topic)| (topic.used, *target)).collect();
+    let unpinned: BTreeMap<_, _> = state
+        .topics
+        .iter()
+        .filter(|(_, topic)| !topic.pinned)
+        .map(|(target, topic)| (topic.place(), *target))
+        .collect();
     assert_eq!(state.by_use, unpinned);
     for (swarm, targets) in &state.swarms {
         assert!(!targets.is_empty() && targets.len() <= MAX_RECORDS);
@@ -93,9 +98,9 @@ proptest! {
         let mut changed = false;
         for op in ops {
             let effects = match op {
-                Op::Follow { author, pinned } => {
+                Op::Follow { author, why } => {
                     let key = *item(author, 0, 0).key();
-                    state.follow(key, Salt::default(), pinned, now)
+                    state.follow(key, Salt::default(), why, now)
                 }
                 Op::Join { peer, swarm: n } => {
                     state.left(peer);

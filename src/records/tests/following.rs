@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 use tokio::sync::Notify;
 
 use super::*;
+use crate::wire::id::PublicKey;
 
 /// Keeps what it is told.
 #[derive(Default)]
@@ -206,4 +207,39 @@ async fn what_was_fetched_is_put_like_any_other_version() {
     tokio::time::sleep(seconds(4200)).await;
     assert_eq!(node.dht.held(&version(1).target()), Some(version(1)), "it is published every hour from now on");
     assert_eq!(node.dht.held(&other.target()), None);
+}
+
+/// Keeps the sequence numbers of what clients wanted, 0 where none was known.
+#[derive(Default)]
+struct Wanted(Mutex<Vec<i64>>);
+
+impl Follower for Wanted {
+    fn newer(self: Arc<Self>, _: &Arc<News>) {}
+
+    fn wanted(&self, _: &PublicKey, _: &Salt, newest: Option<&VerifiedItem>) {
+        self.0.lock().unwrap().push(newest.map_or(0, VerifiedItem::seq));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_at_no_cost_makes_nobody_follow_what_does_not_exist() {
+    let settings = config::Records { lookup_burst: 1, lookups_per_minute: 1, ..config::Records::default() };
+    let node = Node::start_with(settings, tempfile::tempdir().unwrap(), Arc::default()).await;
+    let wanted = Arc::new(Wanted::default());
+    node.records.follow_all(wanted.clone());
+    let asker = Asker::Address("192.0.2.1".parse().unwrap());
+    let ask = async |salt: &[u8], mode| {
+        let options = GetOptions { mode, asker, ..GetOptions::default() };
+        node.records.get(*version(0).key(), Salt::new(salt).unwrap(), options).await.map(|got| got.item.is_some())
+    };
+    assert_eq!(ask(b"made up", Mode::CacheOnly).await, Ok(false));
+    assert!(wanted.0.lock().unwrap().is_empty(), "nobody was asked");
+    assert_eq!(ask(b"one", Mode::CacheFirst).await, Ok(false));
+    assert_eq!(*wanted.0.lock().unwrap(), [0], "perhaps its peers know it");
+    assert_eq!(ask(b"one", Mode::CacheFirst).await, Ok(false), "its absence is known");
+    assert_eq!(ask(b"another", Mode::CacheFirst).await, Err(GetError::OverQuota));
+    assert_eq!(*wanted.0.lock().unwrap(), [0]);
+    assert!(node.records.learn(version(1)).await);
+    assert_eq!(ask(b"", Mode::CacheOnly).await, Ok(true));
+    assert_eq!(*wanted.0.lock().unwrap(), [0, 1], "this one exists");
 }
