@@ -182,11 +182,11 @@ section! {
         /// Most such polls that start in a second, over all records. Past that each record's turn comes later.
         polls_per_second: u32 = 20,
         /// Lookups in the DHT that the requests of one address (IPv6: one /64) may cause. Answers from what this server
-        /// keeps are free. Loopback and the admin listener have no quota.
+        /// keeps are free. Loopback and the admin listener have no quota. 0 for no limit.
         lookups_per_minute: u32 = 60,
         /// How many of them may come at once.
         lookup_burst: u32 = 120,
-        /// Puts of one address that go to the DHT.
+        /// Puts of one address that go to the DHT. 0 for no limit.
         puts_per_minute: u32 = 20,
         /// How many of them may come at once.
         put_burst: u32 = 60,

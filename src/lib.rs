@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod pins;
+pub mod rate;
 pub mod records;
 pub mod tasks;
 pub mod tracker;

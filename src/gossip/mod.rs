@@ -4,7 +4,6 @@
 //! bridge greets every peer, of torrents and of topic swarms, and hands the extension's messages to an [`Exchange`]. Local
 //! discovery (`local`) tells the bridge's dialler who is near.
 
-mod bucket;
 pub mod local;
 #[cfg(test)]
 mod simulation;

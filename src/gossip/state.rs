@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::bucket::{Bucket, Rate};
+use crate::rate::{Bucket, Rate};
 use crate::wire::id::{InfoHash, PublicKey, Target};
 use crate::wire::item::{Salt, SignedItem, VerifiedItem, mutable_target};
 use crate::wire::pointer;
@@ -329,7 +329,7 @@ impl State {
                     theirs.version = Some(*version);
                     return Next::Send { id, kind: "record", payload: record_exchange::bring(item.as_signed()) };
                 }
-                Err(at) => wait = Some(wait.map_or(at, |wait| wait.min(at))),
+                Err(at) => wait = Some(wait.map_or(at.into(), |wait| wait.min(at.into()))),
             }
         }
         Next::Wait(wait)

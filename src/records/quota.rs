@@ -1,13 +1,13 @@
 //! How much of the DHT each address may use. Pure: time is an argument.
 //!
-//! A token bucket per address, kept as the one moment at which it will be full again: an address that has not asked for a
-//! while costs nothing, and is forgotten.
+//! A bucket for each address: one that has not asked for a while has a full one, and is forgotten.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::net::host;
+use crate::rate::{Bucket, Rate};
 
 /// Most addresses remembered, some 60 bytes each. Those whose bucket is full again make room; if there are none, newcomers
 /// are refused.
@@ -37,43 +37,40 @@ impl Asker {
     }
 }
 
-/// Buckets that hold `burst` and gain one every `refill`.
+/// A bucket for each address.
 #[derive(Debug)]
 pub(super) struct Quota {
-    refill: Duration,
-    burst: u32,
-    full_at: HashMap<IpAddr, Instant>,
+    rate: Rate,
+    buckets: HashMap<IpAddr, Bucket>,
     swept: Option<Instant>,
 }
 
 impl Quota {
-    /// `per_minute` in the long run, `burst` at once.
+    /// `per_minute` in the long run, `burst` at once, one at least. `per_minute` 0 for no limit.
     pub(super) fn new(per_minute: u32, burst: u32) -> Self {
-        let refill = Duration::from_secs(60) / per_minute.max(1);
-        Self { refill, burst: burst.max(1), full_at: HashMap::new(), swept: None }
+        let rate = Rate::in_the_time(per_minute, Duration::from_secs(60), burst.max(1));
+        Self { rate, buckets: HashMap::new(), swept: None }
     }
 
     /// Takes one out of the asker's bucket, if there is one.
     pub(super) fn take(&mut self, asker: Asker, now: Instant) -> bool {
         let Some(address) = asker.counted() else { return true };
-        if !self.full_at.contains_key(&address) && !self.has_room(now) {
+        if self.rate == Rate::UNLIMITED {
+            return true;
+        }
+        if !self.buckets.contains_key(&address) && !self.has_room(now) {
             return false;
         }
-        let full_at = self.full_at.get(&address).copied().unwrap_or(now).max(now) + self.refill;
-        if full_at > now + self.refill * self.burst {
-            return false;
-        }
-        self.full_at.insert(address, full_at);
-        true
+        self.buckets.entry(address).or_default().take(self.rate, now).is_ok()
     }
 
     fn has_room(&mut self, now: Instant) -> bool {
         let may_sweep = self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_EVERY);
-        if self.full_at.len() >= CAPACITY && may_sweep {
+        if self.buckets.len() >= CAPACITY && may_sweep {
             self.swept = Some(now);
-            self.full_at.retain(|_, full_at| *full_at > now);
+            self.buckets.retain(|_, bucket| !bucket.is_full(now));
         }
-        self.full_at.len() < CAPACITY
+        self.buckets.len() < CAPACITY
     }
 }
 
@@ -102,6 +99,13 @@ mod tests {
     }
 
     #[test]
+    fn zero_a_minute_is_no_limit() {
+        let (mut quota, start) = (Quota::new(0, 3), Instant::now());
+        assert!((0..10_000).all(|_| quota.take(asker("192.0.2.1"), start)));
+        assert!(quota.buckets.is_empty(), "nobody is counted");
+    }
+
+    #[test]
     fn the_table_is_bounded() {
         let (mut quota, start) = (Quota::new(60, 3), Instant::now());
         let address = |n: usize| Asker::Address(IpAddr::from((n as u32 + (11 << 24)).to_be_bytes()));
@@ -112,6 +116,6 @@ mod tests {
             quota.take(address(CAPACITY), start + Duration::from_millis(1500)),
             "the others' buckets are full again"
         );
-        assert_eq!(quota.full_at.len(), 1);
+        assert_eq!(quota.buckets.len(), 1);
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::rate::{Bucket, Rate};
 use super::table::lifetime;
 use crate::net::host;
+use crate::rate::{Bucket, Rate};
 use crate::{config, metrics};
 
 /// Addresses remembered before those are looked for that need not be. Some 200 bytes each.
@@ -40,7 +40,7 @@ struct State {
     sweep_at: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Address {
     sockets: usize,
     /// Web peers that its sockets bring.
@@ -57,9 +57,9 @@ impl Admission {
             sockets: settings.max_sockets,
             sockets_per_address: settings.max_sockets_per_address,
             peers_per_address: settings.max_peers_per_address,
-            announces: Rate::per_second(settings.max_announces_per_second),
-            offers: Rate::per_second(settings.max_offers_per_second),
-            natives: Rate::in_the_time(settings.max_peers_per_address, lifetime(settings.native_interval)),
+            announces: per_second(settings.max_announces_per_second),
+            offers: per_second(settings.max_offers_per_second),
+            natives: anew_in(lifetime(settings.native_interval), settings.max_peers_per_address),
         };
         Self { limits, state: Mutex::default(), metrics }
     }
@@ -100,14 +100,14 @@ impl Admission {
     pub(super) fn announce(&self, now: Instant, ip: IpAddr) -> bool {
         let mut state = self.state();
         let address = self.address(&mut state, now, ip);
-        address.is_none_or(|address| address.announces.take(now, self.limits.announces, 1) == 1)
+        address.is_none_or(|address| address.announces.take(self.limits.announces, now).is_ok())
     }
 
     /// How many of so many offers `ip` may make now.
     pub(super) fn offers(&self, now: Instant, ip: IpAddr, wanted: usize) -> usize {
         let mut state = self.state();
         let address = self.address(&mut state, now, ip);
-        address.map_or(wanted, |address| address.offers.take(now, self.limits.offers, wanted))
+        address.map_or(wanted, |address| address.offers.take_up_to(wanted, self.limits.offers, now))
     }
 
     /// Counts one more web peer from `ip`, if it may bring one.
@@ -125,7 +125,7 @@ impl Admission {
     pub(super) fn bring_native(&self, now: Instant, ip: IpAddr) -> bool {
         let mut state = self.state();
         let address = self.address(&mut state, now, ip);
-        address.is_none_or(|address| address.natives.take(now, self.limits.natives, 1) == 1)
+        address.is_none_or(|address| address.natives.take(self.limits.natives, now).is_ok())
     }
 
     /// Web peers from `ip` are gone.
@@ -139,28 +139,35 @@ impl Admission {
     /// What is known of an address; nothing of those that are not counted.
     fn address<'a>(&self, state: &'a mut State, now: Instant, ip: IpAddr) -> Option<&'a mut Address> {
         let key = counted_address(ip)?;
-        let Limits { announces, offers, natives, .. } = self.limits;
         if state.addresses.len() >= state.sweep_at.max(SWEEP_AT_LEAST) && !state.addresses.contains_key(&key) {
             state.addresses.retain(|_, address| {
                 address.sockets + address.peers > 0
-                    || !address.announces.is_full(now, announces)
-                    || !address.offers.is_full(now, offers)
-                    || !address.natives.is_full(now, natives)
+                    || !address.announces.is_full(now)
+                    || !address.offers.is_full(now)
+                    || !address.natives.is_full(now)
             });
             state.sweep_at = 2 * state.addresses.len();
         }
-        Some(state.addresses.entry(key).or_insert_with(|| Address {
-            sockets: 0,
-            peers: 0,
-            announces: Bucket::full(now, announces),
-            offers: Bucket::full(now, offers),
-            natives: Bucket::full(now, natives),
-        }))
+        Some(state.addresses.entry(key).or_default())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Seconds' worth that may pass at once: a page with a hundred torrents announces them all when it is opened.
+const BURST_SECONDS: u32 = 20;
+
+/// Zero for no limit.
+fn per_second(amount: u32) -> Rate {
+    Rate::in_the_time(amount, Duration::from_secs(1), amount.saturating_mul(BURST_SECONDS))
+}
+
+/// So many at once, and as many again in the course of `time`.
+fn anew_in(time: Duration, amount: usize) -> Rate {
+    let burst = u32::try_from(amount).unwrap_or(u32::MAX);
+    Rate { burst, every: time / burst.max(1) }
 }
 
 /// The address that limits count by: each host's own, and loopback, which is a proxy of
@@ -171,8 +178,6 @@ fn counted_address(ip: IpAddr) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -228,6 +233,16 @@ mod tests {
         admission.take_back(a, 2);
         assert!(admission.bring(now, a));
         assert!((0..1_000).all(|_| admission.announce(now, own) && admission.bring_native(now, own)));
+    }
+
+    #[test]
+    fn zero_is_no_limit_for_what_is_counted_by_the_second() {
+        let settings =
+            config::Tracker { max_announces_per_second: 0, max_offers_per_second: 0, ..config::Tracker::default() };
+        let admission = Admission::new(&settings, Arc::new(metrics::Tracker::detached()));
+        let (now, ip) = (Instant::now(), "1.1.1.1".parse().unwrap());
+        assert!((0..10_000).all(|_| admission.announce(now, ip)));
+        assert_eq!(admission.offers(now, ip, 1_000_000), 1_000_000);
     }
 
     #[test]

@@ -16,7 +16,6 @@ mod dense;
 mod frames;
 mod http;
 mod outbox;
-mod rate;
 mod shard;
 mod sockets;
 mod swarm;

@@ -15,8 +15,8 @@ use rand::RngExt;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, interval, sleep_until};
 
-use super::bucket::{Bucket, Rate};
 use crate::metrics;
+use crate::rate::{Bucket, Rate};
 use crate::tasks::Tasks;
 use crate::wire::hex;
 use crate::wire::id::InfoHash;

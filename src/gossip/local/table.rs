@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::gossip::bucket::{Bucket, Rate};
+use crate::rate::{Bucket, Rate};
 use crate::wire::id::InfoHash;
 use crate::wire::local_discovery::{LocalAnnounce, MAX_INFO_HASHES};
 
@@ -83,7 +83,7 @@ impl Table {
             return None;
         }
         if let Err(at) = self.announces.take(ANNOUNCES, now) {
-            self.held_until = Some(at);
+            self.held_until = Some(at.into());
             return None;
         }
         due.sort_unstable();
