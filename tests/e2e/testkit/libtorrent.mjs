@@ -84,10 +84,11 @@ export class Libtorrent {
    * Seeds the folder, or the file, where it lies.
    * @param {string} dir
    * @param {number} [pieceSize]
+   * @param {boolean} [hybrid]  of version 2 too (BEP 52); the info hash is that of version 1
    * @returns {Promise<{ info_hash: string, pieces: number, size: number }>}
    */
-  seed(dir, pieceSize = 16384) {
-    return this.#do('seed', { dir, piece_size: pieceSize })
+  seed(dir, pieceSize = 16384, hybrid = false) {
+    return this.#do('seed', { dir, piece_size: pieceSize, hybrid })
   }
 
   /** @param {string} infoHash */

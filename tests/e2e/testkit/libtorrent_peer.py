@@ -74,15 +74,16 @@ class Peer:
         for host, port in nodes:
             self.session.add_dht_node((host, port))
 
-    def do_seed(self, dir, piece_size=16384):
-        """Makes a torrent of the folder and seeds it where it lies."""
+    def do_seed(self, dir, piece_size=16384, hybrid=False):
+        """Makes a torrent of the folder and seeds it where it lies; a hybrid one (BEP 52) has version 2 besides."""
         files = lt.file_storage()
         lt.add_files(files, dir)
-        torrent = lt.create_torrent(files, piece_size, lt.create_torrent.v1_only)
+        versions = 0 if hybrid else lt.create_torrent.v1_only
+        torrent = lt.create_torrent(files, piece_size, versions)
         lt.set_piece_hashes(torrent, os.path.dirname(dir))
         info = lt.torrent_info(torrent.generate())
         self.add({"ti": info, "save_path": os.path.dirname(dir), "flags": lt.torrent_flags.seed_mode})
-        return {"info_hash": str(info.info_hash()), "pieces": info.num_pieces(), "size": info.total_size()}
+        return {"info_hash": str(info.info_hashes().v1), "pieces": info.num_pieces(), "size": info.total_size()}
 
     def do_download(self, info_hash, dir, trackers=()):
         params = lt.parse_magnet_uri("magnet:?xt=urn:btih:" + info_hash)
@@ -99,7 +100,7 @@ class Peer:
         handle = self.session.add_torrent(params)
         handle.unset_flags(lt.torrent_flags.auto_managed)
         handle.resume()
-        self.torrents[str(handle.info_hash())] = handle
+        self.torrents[str(handle.info_hashes().v1)] = handle
 
     def do_announce(self, info_hash):
         self.torrents[info_hash].force_dht_announce()
