@@ -149,15 +149,15 @@ impl Engine {
         };
         noted.map_err(|error| EngineError(format!("cannot write {}: {error}", bitfield.display())))?;
         let have: Have = Arc::new(watch::channel(PieceSet::none(metainfo.pieces())).0);
-        let folder = Folder::new(metainfo, root.clone(), access, have.clone(), self.open.clone());
-        let trouble = folder.trouble();
+        let files = Folder::new(metainfo, root.clone(), access, have.clone(), self.open.clone());
+        let trouble = files.trouble();
         let options = AddTorrentOptions {
             overwrite: true,
             // Never used for a path: our storage knows its own.
             output_folder: Some(root.to_string_lossy().into_owned()),
             disable_trackers: true,
             preferred_id: Some(self.next_id.fetch_add(1, Ordering::Relaxed)),
-            storage_factory: Some(folder.boxed()),
+            storage_factory: Some(files.clone().boxed()),
             ..Default::default()
         };
         let added = self.session.add_torrent(AddTorrent::from_bytes(metainfo.to_torrent()), Some(options)).await;
@@ -172,7 +172,7 @@ impl Engine {
                 have.insert(piece);
             })
         });
-        Ok(Running { torrent, trouble, have, addr: self.addr, preferences: self.preferences.clone() })
+        Ok(Running { torrent, trouble, have, files, addr: self.addr, preferences: self.preferences.clone() })
     }
 
     /// Forgets a torrent, if it is there. Its files stay.
@@ -190,6 +190,7 @@ pub(super) struct Running {
     torrent: Arc<ManagedTorrent>,
     trouble: Arc<Notify>,
     have: Have,
+    files: Folder,
     addr: SocketAddr,
     preferences: Arc<Semaphore>,
 }
@@ -204,6 +205,11 @@ impl Running {
     /// The pieces on disk, now and as they come.
     pub(super) fn have(&self) -> watch::Receiver<PieceSet> {
         self.have.subscribe()
+    }
+
+    /// What is on disk.
+    pub(super) fn files(&self) -> Folder {
+        self.files.clone()
     }
 
     /// Where the engine takes peers.

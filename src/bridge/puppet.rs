@@ -42,6 +42,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Puppet<S> {
         self.stream.write_all(&message.encode()).await.unwrap();
     }
 
+    /// Says several things in one breath.
+    pub(super) async fn say_all(&mut self, messages: &[Message<'_>]) {
+        let all: Vec<u8> = messages.iter().flat_map(Message::encode).collect();
+        self.write(&all).await;
+    }
+
+    pub(super) async fn write(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
     /// Sends an extension handshake.
     pub(super) async fn hello(&mut self, metadata_size: Option<usize>) {
         let extensions = BTreeMap::from([("ut_metadata".to_owned(), UT_METADATA)]);

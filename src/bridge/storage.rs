@@ -3,7 +3,9 @@
 
 use std::any::TypeId;
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,13 +16,16 @@ use librqbit::storage::filesystem::FilesystemStorageFactory;
 use librqbit::storage::{BoxStorageFactory, StorageFactory, StorageFactoryExt, TorrentStorage};
 use librqbit::{ManagedTorrentShared, TorrentMetadata};
 use librqbit_core::lengths::ValidPieceIndex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::pieces::Have;
 use crate::wire::metainfo::Metainfo;
 
 /// Files open at once over all torrents. The usual limit of a process is 1,024 descriptors, and peers need them too.
 const MAX_OPEN_FILES: usize = 256;
+
+/// Reads for peers at once over all torrents. Each takes a thread while it lasts.
+const MAX_READS: usize = 16;
 
 /// Whether a torrent's files may be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +45,8 @@ struct Inner {
     root: PathBuf,
     /// In the order of the torrent; `None` for files that are not stored.
     files: Vec<Option<(PathBuf, u64)>>,
+    /// Where each begins in the torrent, and where the last one ends.
+    starts: Vec<u64>,
     access: Access,
     have: Have,
     open: OpenFiles,
@@ -55,10 +62,16 @@ impl Folder {
             (!file.virtual_file).then_some((path, file.length))
         });
         let files = stored.collect();
+        let ends = metainfo.files().iter().scan(0, |end, file| {
+            *end += file.length;
+            Some(*end)
+        });
+        let starts = std::iter::once(0).chain(ends).collect();
         Self(Arc::new(Inner {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             root,
             files,
+            starts,
             access,
             have,
             open,
@@ -69,6 +82,34 @@ impl Folder {
     /// Told when the disk refuses something.
     pub(super) fn trouble(&self) -> Arc<Notify> {
         self.0.trouble.clone()
+    }
+
+    /// One of the reads that may go on at once.
+    pub(super) fn reads(&self) -> Arc<Semaphore> {
+        self.0.open.reads.clone()
+    }
+
+    /// Fills `buffer` with what is at `position` of the torrent. Padding is zeros (BEP 47) and not stored.
+    ///
+    /// # Errors
+    /// The disk's; the end of the torrent.
+    pub(super) fn read(&self, mut position: u64, mut buffer: &mut [u8]) -> io::Result<()> {
+        while !buffer.is_empty() {
+            // The last that begins here or before: empty files begin where the next one does.
+            let file = self.0.starts.partition_point(|start| *start <= position) - 1;
+            let end = self.0.starts.get(file + 1).ok_or(io::ErrorKind::UnexpectedEof)?;
+            let length = usize::try_from(end - position).unwrap_or(usize::MAX).min(buffer.len());
+            let (part, rest) = buffer.split_at_mut(length);
+            match self.0.files[file] {
+                None => part.fill(0),
+                Some(_) => {
+                    let opened = self.file(file).map_err(io::Error::other)?;
+                    opened.read_exact_at(part, position - self.0.starts[file])?;
+                }
+            }
+            (position, buffer) = (position + length as u64, rest);
+        }
+        Ok(())
     }
 
     /// Makes folders and empty files, or, where nothing may be made, checks that all is there.
@@ -181,10 +222,17 @@ impl TorrentStorage for Folder {
 }
 
 /// Descriptors, shared by all torrents; the least recently used is closed.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct OpenFiles {
     /// A std mutex: the engine's threads hold it for one look-up, and for opening a file that is not open.
     table: Arc<Mutex<OpenTable>>,
+    reads: Arc<Semaphore>,
+}
+
+impl Default for OpenFiles {
+    fn default() -> Self {
+        Self { table: Arc::default(), reads: Arc::new(Semaphore::new(MAX_READS)) }
+    }
 }
 
 #[derive(Default)]
@@ -215,6 +263,12 @@ impl OpenFiles {
     fn forget(&self, id: u64) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.files.retain(|(owner, _), _| *owner != id);
+    }
+}
+
+impl fmt::Debug for Folder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Folder").field("root", &self.0.root).finish_non_exhaustive()
     }
 }
 
@@ -251,6 +305,22 @@ mod tests {
         assert_eq!(fs::read(dir.path().join("sub/0")).unwrap(), b"data");
         fs::write(dir.path().join("sub/0"), b"longer").unwrap();
         assert!(originals.prepare().is_err(), "the length differs");
+    }
+
+    #[test]
+    fn what_is_read_may_lie_in_several_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let several = folder(dir.path(), Access::ReadWrite, &OpenFiles::default(), 3);
+        several.prepare().unwrap();
+        for (file, content) in [b"0123", b"4567", b"89ab"].into_iter().enumerate() {
+            several.pwrite_all(file, 0, content).unwrap();
+        }
+        for (position, expected) in [(0, "0123456789ab"), (3, "3456789"), (4, "4567"), (11, "b"), (12, "")] {
+            let mut read = vec![0; expected.len()];
+            several.read(position, &mut read).unwrap();
+            assert_eq!(String::from_utf8(read).unwrap(), expected, "at {position}");
+        }
+        assert!(several.read(10, &mut [0; 3]).is_err(), "past the end");
     }
 
     #[test]

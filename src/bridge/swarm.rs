@@ -15,6 +15,7 @@ use super::cache::Kept;
 use super::engine::Running;
 use super::pieces::PieceSet;
 use super::policy::{Day, Refusal};
+use super::storage::Folder;
 use super::traffic::Traffic;
 use super::visitors::Visitors;
 use crate::gossip::Gossip;
@@ -80,6 +81,8 @@ pub(super) struct Live {
     pub(super) have: watch::Receiver<PieceSet>,
     /// Where the files lie.
     pub(super) root: PathBuf,
+    /// The same, for reading blocks.
+    pub(super) files: Folder,
     /// Keeps them from being evicted; absent where they are the user's own.
     pub(super) kept: Option<Arc<Kept>>,
     /// The engine's own handle, for those who want a part before others.

@@ -185,6 +185,7 @@ async fn go_live(
         engine: running.addr(),
         have: running.have(),
         root: root.clone(),
+        files: running.files(),
         kept: kept.clone(),
         running: Some(running.clone()),
     }));

@@ -104,6 +104,13 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         timeout(WRITE_DEADLINE, written).await.map_err(|_| Ending::Stuck)?.map_err(Ending::from)
     }
 
+    /// Gives back the memory of what was written. For writers that may have nothing to write for long.
+    pub(super) fn release(&mut self) {
+        if self.unwritten.is_empty() {
+            self.unwritten = BytesMut::new();
+        }
+    }
+
     /// Closes the stream, so that the peer learns it at once.
     pub(super) async fn close(&mut self) {
         let _: Result<io::Result<()>, _> = timeout(Duration::from_secs(1), self.io.shutdown()).await;

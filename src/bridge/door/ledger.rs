@@ -1,4 +1,4 @@
-//! What the engine and a peer have asked of each other and not got. Pure; time is handed in.
+//! What the engine has asked of a peer and not got. Pure; time is handed in.
 //!
 //! The engine asks once and waits for ever, and an engine that ran out of pieces to ask for looks again only every five
 //! seconds. Peers, on the other hand, forget requests: any peer that chokes us does (BEP 3), and a page that is still
@@ -33,8 +33,6 @@ pub(super) enum Due {
 
 #[derive(Debug)]
 pub(super) struct Ledger {
-    /// Blocks the peer asked of the engine, in their order.
-    by_peer: VecDeque<Block>,
     /// Blocks asked of the peer, in their order.
     of_peer: VecDeque<Asked>,
     /// The peer has had something we lack since then, and the engine asked for nothing since.
@@ -58,18 +56,7 @@ struct Asked {
 
 impl Ledger {
     pub(super) fn new(now: Instant) -> Self {
-        Self { by_peer: VecDeque::new(), of_peer: VecDeque::new(), news: None, forgot: false, active: now }
-    }
-
-    /// The peer asks for a block.
-    pub(super) fn peer_asks(&mut self, block: Block) {
-        self.by_peer.push_back(block);
-    }
-
-    /// The engine gives a block; whether the peer waits for it.
-    pub(super) fn engine_gives(&mut self, index: u32, begin: u32) -> bool {
-        let at = self.by_peer.iter().position(|block| (block.index, block.begin) == (index, begin));
-        at.and_then(|at| self.by_peer.remove(at)).is_some()
+        Self { of_peer: VecDeque::new(), news: None, forgot: false, active: now }
     }
 
     /// The engine asks for a block; whether the peer is to be asked, which it is not if the block is on its way.
@@ -126,12 +113,11 @@ impl Ledger {
         [anew, let_go].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// The engine meets the peer anew: it waits for nothing yet. Returns what the peer waits for, in its order.
-    pub(super) fn met_anew(&mut self, now: Instant) -> impl Iterator<Item = Block> + '_ {
+    /// The engine meets the peer anew: it waits for nothing yet.
+    pub(super) fn met_anew(&mut self, now: Instant) {
         self.of_peer.retain(|asked| !asked.forgotten && asked.skipped.is_none_or(|skipped| skipped + LOST > now));
         self.of_peer.iter_mut().for_each(|asked| asked.wanted = false);
         (self.news, self.forgot) = (None, false);
-        self.by_peer.iter().copied()
     }
 }
 
@@ -156,13 +142,11 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_given_to_whoever_waits_for_them() {
+    fn blocks_are_given_to_an_engine_that_waits_for_them() {
         let now = Instant::now();
         let mut ledger = asking(0..2, now);
         assert!(!ledger.engine_asks(block(1), now), "it is on its way");
         assert!(ledger.peer_gives(0, 0, now) && !ledger.peer_gives(0, 0, now) && !ledger.peer_gives(7, 0, now));
-        ledger.peer_asks(block(5));
-        assert!(ledger.engine_gives(5, 0) && !ledger.engine_gives(5, 0));
     }
 
     #[test]
@@ -171,8 +155,7 @@ mod tests {
         let mut ledger = asking(0..4, now);
         assert!(ledger.peer_gives(1, 0, now + TICK));
         assert_eq!(ledger.due(), Some((now + TICK + LOST, Due::MeetAnew)));
-        ledger.peer_asks(block(9));
-        assert_eq!(ledger.met_anew(now + TICK + LOST).collect::<Vec<_>>(), [block(9)]);
+        ledger.met_anew(now + TICK + LOST);
         assert!(ledger.engine_asks(block(0), now), "it was lost");
         assert!(!ledger.engine_asks(block(2), now), "it is on its way");
         assert!(ledger.peer_gives(2, 0, now) && !ledger.peer_gives(3, 0, now), "the engine has not asked for 3 again");
@@ -196,7 +179,7 @@ mod tests {
         assert_eq!(ledger.due(), None, "a peer may choke us for as long as it likes");
         ledger.peer_unchokes();
         assert_eq!(ledger.due(), Some((now, Due::MeetAnew)));
-        assert_eq!(ledger.met_anew(now).count(), 0);
+        ledger.met_anew(now);
         assert!(ledger.engine_asks(block(0), now));
         let mut idle = Ledger::new(now);
         idle.peer_chokes();
@@ -216,7 +199,7 @@ mod tests {
         assert_eq!(ledger.due(), Some((now + TICK * 2 + UNRESPONSIVE, Due::LetGo)));
         assert!(ledger.peer_gives(0, 0, now + TICK * 4));
         assert_eq!(ledger.due(), Some((now + TICK * 4 + UNUSED_NEWS, Due::MeetAnew)));
-        assert_eq!(ledger.met_anew(now).count(), 0);
+        ledger.met_anew(now);
         assert_eq!(ledger.due(), None);
     }
 
@@ -225,8 +208,6 @@ mod tests {
     enum Event {
         EngineAsks(u32),
         PeerGives(u32),
-        PeerAsks(u32),
-        EngineGives(u32),
         Choke,
         Unchoke,
         News,
@@ -237,9 +218,7 @@ mod tests {
         let block = 0_u32..6;
         prop_oneof![
             4 => block.clone().prop_map(Event::EngineAsks),
-            4 => block.clone().prop_map(Event::PeerGives),
-            1 => block.clone().prop_map(Event::PeerAsks),
-            1 => block.prop_map(Event::EngineGives),
+            4 => block.prop_map(Event::PeerGives),
             1 => Just(Event::Choke),
             1 => Just(Event::Unchoke),
             1 => Just(Event::News),
@@ -248,13 +227,12 @@ mod tests {
     }
 
     proptest! {
-        /// Against the plainest model: the set of what the engine of the moment waits for, and the list of what the peer
-        /// waits for.
+        /// Against the plainest model: the set of what the engine of the moment waits for.
         #[test]
         fn whoever_waits_gets_it_and_nobody_else(events in prop::collection::vec(event(), 0..200)) {
             let mut now = Instant::now();
             let mut ledger = Ledger::new(now);
-            let (mut engine_waits, mut peer_waits) = (BTreeSet::new(), Vec::new());
+            let mut engine_waits = BTreeSet::new();
             for event in events {
                 match event {
                     Event::EngineAsks(n) => {
@@ -265,14 +243,6 @@ mod tests {
                     Event::PeerGives(n) => {
                         prop_assert_eq!(ledger.peer_gives(n, 0, now), engine_waits.remove(&n));
                     }
-                    Event::PeerAsks(n) => {
-                        ledger.peer_asks(block(n));
-                        peer_waits.push(block(n));
-                    }
-                    Event::EngineGives(n) => {
-                        let at = peer_waits.iter().position(|waits| *waits == block(n));
-                        prop_assert_eq!(ledger.engine_gives(n, 0), at.map(|at| peer_waits.remove(at)).is_some());
-                    }
                     Event::Choke => ledger.peer_chokes(),
                     Event::Unchoke => ledger.peer_unchokes(),
                     Event::News => ledger.peer_has_news(now),
@@ -280,7 +250,7 @@ mod tests {
                 }
                 if ledger.due().is_some_and(|(at, due)| at <= now && due == Due::MeetAnew) {
                     engine_waits.clear();
-                    prop_assert_eq!(&ledger.met_anew(now).collect::<Vec<_>>(), &peer_waits);
+                    ledger.met_anew(now);
                     let again = ledger.due().is_some_and(|(at, due)| at <= now && due == Due::MeetAnew);
                     prop_assert!(!again, "it would meet the peer anew for ever");
                 }

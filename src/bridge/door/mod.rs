@@ -9,6 +9,7 @@ mod extensions;
 mod frames;
 mod hold;
 mod ledger;
+mod orders;
 mod remote;
 mod splice;
 #[cfg(test)]
@@ -94,6 +95,9 @@ pub(super) enum Ending {
     /// The torrent was left.
     #[error("the torrent was left")]
     TorrentLeft,
+    /// What the peer asked for cannot be read.
+    #[error("the disk: {0}")]
+    Disk(#[source] io::Error),
 }
 
 impl Ending {
@@ -115,6 +119,7 @@ impl Ending {
             Self::Refused(refusal) => refusal.label(),
             Self::Released => "released",
             Self::TorrentLeft => "torrent_left",
+            Self::Disk(_) => "disk",
         }
     }
 }

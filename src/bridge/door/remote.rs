@@ -101,8 +101,10 @@ pub(super) struct Remote {
 pub(super) enum Verdict {
     /// The engine gets it.
     Pass,
-    /// The engine gets it, and will answer with a block.
-    PassRequest(Block),
+    /// The door answers it with a block.
+    Give(Block),
+    /// It takes such a request back.
+    Withdraw(Block),
     /// The engine gets it, if it waits for it: a block.
     PassBlock {
         /// Its piece.
@@ -169,17 +171,16 @@ impl Remote {
                 if self.has.count() > 0 { Verdict::Pass } else { Verdict::Drop }
             }
             Message::Request(block) if self.shape.is_block(block) && ours.contains(block.index as usize) => {
-                Verdict::PassRequest(block)
+                Verdict::Give(block)
             }
             Message::Request(_) => Verdict::Refuse,
             Message::Piece { index, begin, data } if data.len() <= BLOCK_LEN as usize => {
                 Verdict::PassBlock { index, begin, len: data.len() }
             }
             Message::Piece { .. } => return Err(Ending::Misbehaved("a block longer than any that was asked for")),
-            // The engine ignores cancels, and is kept awake by the door's own keep-alives.
-            Message::KeepAlive | Message::Cancel(_) | Message::Extended { .. } | Message::Unknown { .. } => {
-                Verdict::Drop
-            }
+            Message::Cancel(block) => Verdict::Withdraw(block),
+            // The engine is kept awake by the door's own keep-alives.
+            Message::KeepAlive | Message::Extended { .. } | Message::Unknown { .. } => Verdict::Drop,
         })
     }
 }
@@ -240,12 +241,12 @@ mod tests {
         let ours = PieceSet::from_bitfield(&[0xa0], 3).unwrap();
         let block = |index, begin, length| Block { index, begin, length };
         let request = |index, begin, length| Message::Request(block(index, begin, length));
-        let pass = |index, begin, length| Some(Verdict::PassRequest(block(index, begin, length)));
+        let given = |index, begin, length| Some(Verdict::Give(block(index, begin, length)));
         let data = vec![0; BLOCK_LEN as usize + 1];
         let table = [
-            (request(0, 0, 16_384), pass(0, 0, 16_384)),
-            (request(0, 32_768, 7_232), pass(0, 32_768, 7_232)),
-            (request(2, 0, 10_000), pass(2, 0, 10_000)),
+            (request(0, 0, 16_384), given(0, 0, 16_384)),
+            (request(0, 32_768, 7_232), given(0, 32_768, 7_232)),
+            (request(2, 0, 10_000), given(2, 0, 10_000)),
             (request(0, 32_768, 16_384), Some(Verdict::Refuse)),
             (request(2, 0, 16_384), Some(Verdict::Refuse)),
             (request(0, 1, 16_384), Some(Verdict::Refuse)),
@@ -259,7 +260,7 @@ mod tests {
                 Some(Verdict::PassBlock { index: 0, begin: 0, len: 16_384 }),
             ),
             (Message::Piece { index: 0, begin: 0, data: &data }, None),
-            (Message::Cancel(Block { index: 0, begin: 0, length: 1 }), Some(Verdict::Drop)),
+            (Message::Cancel(block(0, 0, 1)), Some(Verdict::Withdraw(block(0, 0, 1)))),
             (Message::Unknown { id: 9, payload: &[0, 0] }, Some(Verdict::Drop)),
             (Message::Bitfield(&[0]), Some(Verdict::Drop)),
             (Message::Have(2), Some(Verdict::Pass)),

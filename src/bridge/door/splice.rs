@@ -1,10 +1,11 @@
 //! A peer joined to the engine: two streams of frames, each message judged on its way.
 //!
 //! The engine sees a peer with no extensions at all. What the engine says of its pieces is not passed on, since it
-//! forgets some of it; peers are told from [`Live::have`], in which nothing can be missed.
+//! forgets some of it; peers are told from [`Live::have`], in which nothing can be missed. Nor is the engine asked for
+//! blocks: what the peer wants of the pieces that are here, [`orders`](super::orders) gives it.
 //!
 //! When the engine and the peer wait for each other in vain, which [`ledger`](super::ledger) notices, the engine meets
-//! the peer anew: over another loopback connection, with all that is known and pending replayed.
+//! the peer anew: over another loopback connection, with all that is known replayed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,13 +14,14 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, Interval, interval_at, sleep, sleep_until, timeout};
 
 use super::blame::Blame;
-use super::extensions::{Extensions, MAX_REQUESTS, Said};
+use super::extensions::{Extensions, Said};
 use super::frames::{FrameReader, FrameWriter};
 use super::ledger::{Due, Ledger};
+use super::orders::{Orders, Reader};
 use super::remote::{Remote, Shape, Verdict, Waiting};
 use super::{Connection, Ending, HANDSHAKE_DEADLINE, IDLE, KEEP_ALIVE, told};
 use crate::bridge::pieces::PieceSet;
@@ -56,7 +58,7 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     let mut told_of = have.borrow_and_update().clone();
     Message::Bitfield(told_of.as_bitfield()).write(peer.writer.batch());
     let pending = Pending::new();
-    let requests = Semaphore::new(MAX_REQUESTS as usize);
+    let (orders, mut reader) = (Orders::new(), Reader::new(live));
     let mut blame = Blame::default();
     let (replies, mut replies_rx) = mpsc::channel(REPLIES);
     let bytes = |direction| swarm.metrics.bytes.with_label_values(&[peer.transport.label(), direction]);
@@ -73,7 +75,7 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             exchange,
             metadata: live.metainfo.info(),
             have: live.have.clone(),
-            requests: &requests,
+            orders: &orders,
             pending: &pending,
             blame: &mut blame,
             replies: &replies,
@@ -89,7 +91,8 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             have: &mut have,
             told: &mut told_of,
             exchange,
-            requests: &requests,
+            orders: &orders,
+            reader: &mut reader,
             pending: &pending,
             replies: &mut replies_rx,
             bytes: &bytes_out,
@@ -185,7 +188,7 @@ async fn meet_engine(
 fn remote_greeting(theirs: Handshake, remote: &Remote, pending: &Pending, out: &mut BytesMut) {
     out.extend_from_slice(&Handshake { reserved: Reserved::default(), ..theirs }.encode());
     remote.replay(out);
-    pending.lock().met_anew(Instant::now()).for_each(|block| Message::Request(block).write(out));
+    pending.lock().met_anew(Instant::now());
 }
 
 /// From the peer to the engine.
@@ -197,8 +200,7 @@ struct Inward<'a, R> {
     exchange: Option<&'a Exchange>,
     metadata: &'a Bytes,
     have: watch::Receiver<PieceSet>,
-    /// One permit for each request the peer may still make.
-    requests: &'a Semaphore,
+    orders: &'a Orders,
     pending: &'a Pending,
     blame: &'a mut Blame,
     replies: &'a mpsc::Sender<Bytes>,
@@ -257,10 +259,17 @@ impl<R: AsyncRead + Unpin> Inward<'_, R> {
         let now = Instant::now();
         let passes = match verdict {
             Verdict::Pass => true,
-            Verdict::PassRequest(block) => {
-                self.may_request().await?;
-                self.pending.lock().peer_asks(block);
-                true
+            Verdict::Give(block) => {
+                if !self.orders.has_room() {
+                    // Reading stops until the peer has taken some: what the engine is to hear must not wait for that.
+                    self.to.flush().await.map_err(|_| Ending::Released)?;
+                }
+                self.orders.place(block).await;
+                false
+            }
+            Verdict::Withdraw(block) => {
+                self.orders.cancel(block);
+                false
             }
             Verdict::PassBlock { index, begin, len } => {
                 self.bytes.inc_by(len as u64);
@@ -295,17 +304,6 @@ impl<R: AsyncRead + Unpin> Inward<'_, R> {
         }
         Ok(())
     }
-
-    /// Waits, and so stops reading, until the peer has taken some of what it asked for.
-    async fn may_request(&mut self) -> Result<(), Ending> {
-        if let Ok(permit) = self.requests.try_acquire() {
-            permit.forget();
-            return Ok(());
-        }
-        self.to.flush().await.map_err(|_| Ending::Released)?;
-        self.requests.acquire().await.map_err(|_| Ending::Released)?.forget();
-        Ok(())
-    }
 }
 
 /// From the engine, and from ourselves, to the peer.
@@ -316,7 +314,8 @@ struct Outward<'a, W> {
     /// The pieces the peer was told of.
     told: &'a mut PieceSet,
     exchange: Option<&'a Exchange>,
-    requests: &'a Semaphore,
+    orders: &'a Orders,
+    reader: &'a mut Reader,
     pending: &'a Pending,
     replies: &'a mut mpsc::Receiver<Bytes>,
     bytes: &'a prometheus::IntCounter,
@@ -336,6 +335,9 @@ impl<W: AsyncWrite + Unpin> Outward<'_, W> {
 
     async fn step(&mut self, keep_alive: &mut Interval) -> Result<(), Ending> {
         self.to.flush().await?;
+        if self.reader.is_idle(self.orders) {
+            self.to.release();
+        }
         tokio::select! {
             // News and replies first: they are small, and a busy engine must not keep them waiting.
             biased;
@@ -346,6 +348,11 @@ impl<W: AsyncWrite + Unpin> Outward<'_, W> {
             Some(reply) = self.replies.recv() => self.to.batch().extend_from_slice(&reply),
             frame = told(self.exchange) => self.to.batch().extend_from_slice(&frame),
             frame = self.from.frame() => self.take(&frame.map_err(|_| Ending::Released)?)?,
+            given = self.reader.fill(self.orders, self.to.batch()) => {
+                let given = given.map_err(Ending::Disk)?;
+                self.bytes.inc_by(given as u64);
+                self.swarm.sent(given);
+            }
             _ = keep_alive.tick() => Message::KeepAlive.write(self.to.batch()),
         }
         while self.to.batch().len() < BATCH {
@@ -365,17 +372,13 @@ impl<W: AsyncWrite + Unpin> Outward<'_, W> {
 
     fn take(&mut self, frame: &Frame) -> Result<(), Ending> {
         let passes = match frame.message()? {
-            Message::KeepAlive | Message::Have(_) | Message::Bitfield(_) | Message::Extended { .. } => false,
+            // Blocks are given by the door: the engine was asked for none.
+            Message::KeepAlive
+            | Message::Have(_)
+            | Message::Bitfield(_)
+            | Message::Piece { .. }
+            | Message::Extended { .. } => false,
             Message::Request(block) => self.pending.update(|pending| pending.engine_asks(block, Instant::now())),
-            Message::Piece { index, begin, data } => {
-                let awaited = self.pending.lock().engine_gives(index, begin);
-                if awaited {
-                    self.requests.add_permits(1);
-                    self.bytes.inc_by(data.len() as u64);
-                    self.swarm.sent(data.len());
-                }
-                awaited
-            }
             _ => true,
         };
         if passes {

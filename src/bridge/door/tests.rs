@@ -1,10 +1,10 @@
 //! Scripted peers at the door.
 
-use std::path::PathBuf;
+use std::fs;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -13,13 +13,13 @@ use tokio::time::timeout;
 use super::*;
 use crate::bridge::pieces::PieceSet;
 use crate::bridge::puppet::{DEADLINE, Puppet, blocks};
+use crate::bridge::storage::{Access, Folder, OpenFiles};
 use crate::bridge::swarm::{Live, Stage, tests::swarm};
 use crate::metrics;
 use crate::wire::extension::MetadataMessage;
 use crate::wire::id::PeerId;
 use crate::wire::metainfo::Metainfo;
 use crate::wire::peer::{Frame, HANDSHAKE_LEN, Message};
-use extensions::MAX_REQUESTS;
 
 const PEER: PeerId = PeerId([9; 20]);
 
@@ -155,29 +155,35 @@ async fn lying_about_metadata_ends_the_visit_and_hinders_nobody() {
     assert_eq!(swarm.fetches.available_permits(), 2, "the silent one still has its turn");
 }
 
-/// A torrent whose engine is the test.
+/// A torrent whose engine is the test. On disk each piece is filled with its number.
 struct Spliced {
     swarm: Arc<Swarm>,
     _metadata: mpsc::Receiver<Bytes>,
-    have: watch::Sender<PieceSet>,
+    have: Arc<watch::Sender<PieceSet>>,
     engine: TcpListener,
+    dir: tempfile::TempDir,
 }
 
 impl Spliced {
     async fn new(metainfo: &Arc<Metainfo>) -> Self {
         let (swarm, metadata) = swarm(metainfo.info_hash());
         let engine = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (have, watched) = watch::channel(PieceSet::none(metainfo.pieces()));
+        let have = Arc::new(watch::channel(PieceSet::none(metainfo.pieces())).0);
+        let dir = tempfile::tempdir().unwrap();
+        let content: Vec<u8> = (0..metainfo.pieces()).flat_map(|piece| [piece as u8; 16_384]).collect();
+        fs::write(dir.path().join("file"), content).unwrap();
+        let (root, open) = (dir.path().to_owned(), OpenFiles::default());
         let live = Live {
             metainfo: metainfo.clone(),
             engine: engine.local_addr().unwrap(),
-            have: watched,
-            root: PathBuf::new(),
+            have: have.subscribe(),
+            files: Folder::new(metainfo, root.clone(), Access::ReadWrite, have.clone(), open),
+            root,
             kept: None,
             running: None,
         };
         swarm.enter(Stage::Live(live));
-        Self { swarm, _metadata: metadata, have, engine }
+        Self { swarm, _metadata: metadata, have, engine, dir }
     }
 
     /// The engine's end of the next splice, greeted.
@@ -259,26 +265,59 @@ async fn messages_pass_between_peer_and_engine_and_extensions_do_not() {
     assert_eq!(peer.next().await, None, "the peer is told at once");
 }
 
+/// The piece of the next block.
+async fn block<S: AsyncRead + AsyncWrite + Unpin>(peer: &mut Puppet<S>) -> u32 {
+    let given = |_: &Frame, message: Message<'_>| match message {
+        Message::Piece { index, begin: 0, data } => {
+            assert!(data.len() == 16_384 && data.iter().all(|byte| u32::from(*byte) == index % 256), "of {index}");
+            Some(index)
+        }
+        _ => None,
+    };
+    peer.hear(given).await
+}
+
 #[tokio::test]
-async fn a_peer_cannot_ask_for_more_than_it_takes() {
+async fn blocks_are_given_in_their_order_and_only_those_that_are_here_and_wanted() {
     let metainfo = metainfo(1000);
     let torrent = Spliced::new(&metainfo).await;
     torrent.have.send_modify(|have| (0..999).for_each(|piece| assert!(have.insert(piece))));
-    let (mut peer, _visit) = puppet(&torrent.swarm, PEER).await;
-    let mut engine = torrent.engine().await;
-    // What nobody has is not passed on and counts for nothing.
-    peer.say(Message::Request(blocks(&metainfo, 999).next().unwrap())).await;
+    let (mut peer, visit) = puppet(&torrent.swarm, PEER).await;
+    let _engine = torrent.engine().await;
+    let wanted = |piece| blocks(&metainfo, piece).next().unwrap();
+    // What nobody has is not given and counts for nothing.
+    peer.say(Message::Request(wanted(999))).await;
     for piece in 0..999 {
-        peer.say(Message::Request(blocks(&metainfo, piece).next().unwrap())).await;
+        peer.say(Message::Request(wanted(piece))).await;
     }
-    for piece in 0..MAX_REQUESTS as usize {
-        engine.expect(Message::Request(blocks(&metainfo, piece).next().unwrap())).await;
+    for piece in 0..999 {
+        assert_eq!(block(&mut peer).await, piece);
     }
-    let more = timeout(Duration::from_millis(100), engine.next()).await;
-    assert!(more.is_err(), "more than the bound came through");
-    engine.say(Message::Piece { index: 0, begin: 0, data: &[7; 16_384] }).await;
-    peer.hear(|_, message| matches!(message, Message::Piece { .. }).then_some(())).await;
-    engine.expect(Message::Request(blocks(&metainfo, MAX_REQUESTS as usize).next().unwrap())).await;
+    // Cancelled in one breath with being asked for, so that it is not on its way yet.
+    let breath = [Message::Request(wanted(5)), Message::Request(wanted(6)), Message::Cancel(wanted(6))];
+    peer.say_all(&[&breath[..], &[Message::Request(wanted(7))]].concat()).await;
+    assert_eq!((block(&mut peer).await, block(&mut peer).await), (5, 7));
+
+    fs::write(torrent.dir.path().join("file"), b"cut off").unwrap();
+    peer.say(Message::Request(wanted(8))).await;
+    assert_eq!(ending(visit).await, "disk");
+}
+
+#[tokio::test]
+async fn a_peer_cannot_ask_for_more_than_it_takes() {
+    let metainfo = metainfo(1);
+    let torrent = Spliced::new(&metainfo).await;
+    torrent.have.send_modify(|have| assert!(have.insert(0)));
+    let (mut peer, _visit) = puppet(&torrent.swarm, PEER).await;
+    let _engine = torrent.engine().await;
+    let request = Message::Request(blocks(&metainfo, 0).next().unwrap()).encode();
+    // It does not read. What it is given fills the way to it, then what it may ask for is used up, and then nobody listens.
+    let asking = async {
+        for _ in 0..200_000 {
+            peer.write(&request).await;
+        }
+    };
+    assert!(timeout(Duration::from_millis(300), asking).await.is_err(), "all of it was taken in");
 }
 
 #[tokio::test]
@@ -320,19 +359,18 @@ async fn news_that_the_engine_does_not_use_make_it_meet_the_peer_anew() {
     torrent.have.send_modify(|have| assert!(have.insert(0)));
     let (mut peer, _visit) = puppet(&torrent.swarm, PEER).await;
     let mut engine = torrent.engine().await;
-    let wanted = blocks(&metainfo, 0).next().unwrap();
-    for message in [Message::Interested, Message::Request(wanted), Message::Have(1), Message::Unchoke] {
+    for message in [Message::Interested, Message::Have(1), Message::Unchoke] {
         peer.say(message).await;
         engine.expect(message).await;
     }
-    // It is asked for nothing: the next engine is told everything, and what the peer waits for.
+    // It is asked for nothing: the next engine is told everything.
     assert_eq!(engine.next().await, None);
     let mut engine = torrent.engine().await;
-    for message in [Message::Bitfield(&[0x40]), Message::Unchoke, Message::Interested, Message::Request(wanted)] {
+    for message in [Message::Bitfield(&[0x40]), Message::Unchoke, Message::Interested] {
         engine.expect(message).await;
     }
-    engine.say(Message::Piece { index: 0, begin: 0, data: &[7; 16_384] }).await;
-    peer.hear(|_, message| matches!(message, Message::Piece { index: 0, .. }).then_some(())).await;
+    peer.say(Message::Request(blocks(&metainfo, 0).next().unwrap())).await;
+    assert_eq!(block(&mut peer).await, 0);
 
     // An engine that is asking already is left alone.
     let busy = blocks(&metainfo, 1).next().unwrap();
