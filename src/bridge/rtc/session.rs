@@ -264,7 +264,7 @@ async fn send(data: &dyn DataChannel, outbound: &mut mpsc::Receiver<BytesMut>) {
         let length = message.len();
         // The stack has no event for an acknowledgement, so it is asked.
         while let Ok(outstanding) = data.outstanding_bytes().await {
-            match window.wait(outstanding, Instant::now()) {
+            match window.wait(outstanding, length, Instant::now()) {
                 Some(wait) => sleep(wait).await,
                 None => break,
             }
