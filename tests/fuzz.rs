@@ -1,16 +1,24 @@
-//! Fuzzing on stable Rust: real messages, damaged at random, into every parser that strangers reach the tracker by.
+//! Fuzzing on stable Rust: real messages, damaged at random, into every parser that strangers reach the tracker and the
+//! bridge by.
 //!
 //! Each target runs for `FUZZ_SECONDS` (a fifth of a second unless told) from `FUZZ_SEED`, which is printed. The swarm
-//! table is fuzzed by operations, against a model, in `src/tracker/table/tests/model.rs`; `make fuzz` runs both for long.
+//! table is fuzzed by operations, against a model, in `src/tracker/table/tests/model.rs`, and the bridge's door by whole
+//! conversations in `src/bridge/door/fuzz.rs`; `make fuzz` runs all of them for long.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use swarmgate::wire::extension::{ExtendedHandshake, MetadataMessage};
+use swarmgate::wire::local_discovery::LocalAnnounce;
+use swarmgate::wire::metainfo::Metainfo;
+use swarmgate::wire::peer::{self, Frame, Handshake};
+use swarmgate::wire::record_exchange::{ExchangeMessage, MAX_RECORDS};
 use swarmgate::wire::tracker_ws::Message;
-use swarmgate::wire::{proxy_protocol, tracker_http, tracker_udp, tracker_ws};
+use swarmgate::wire::{proxy_protocol, stun, tracker_http, tracker_udp, tracker_ws};
 
 /// Pieces that parsers treat specially, spliced in where chance has it.
 const TOKENS: [&[u8]; 20] = [
@@ -148,6 +156,101 @@ fn proxy_headers() {
         if let Ok(head) = proxy_protocol::read_head(*head) {
             assert!(head.rest <= proxy_protocol::MAX_REST);
             let _ = head.source(rest);
+        }
+    });
+}
+
+/// Longest message that a reader takes here.
+const LONGEST: usize = 1 << 10;
+
+#[test]
+fn peer_wire() {
+    let greeting = [peer::PROTOCOL.as_slice(), &[0, 0, 0, 0, 0, 0x10, 0, 4], &[7; 40]].concat();
+    let messages = [
+        b"\0\0\0\0\0\0\0\x01\x01\0\0\0\x05\x04\0\0\0\x02\0\0\0\x03\x05\xf0\x80".as_slice(),
+        b"\0\0\0\x0d\x06\0\0\0\x01\0\0\x40\0\0\0\x40\0\0\0\0\x0b\x07\0\0\0\x01\0\0\0\0\xaa\xbb",
+        b"\0\0\0\x1b\x14\0d1:md11:ut_metadatai3eee\0\0\0\x03\x09\x1a\xe1",
+    ];
+    fuzz("peer wire", &[greeting, messages.concat(), messages[0].repeat(9)], |bytes| {
+        if let Some(Ok(greeting)) = bytes.first_chunk().map(Handshake::decode) {
+            assert_eq!(greeting.encode(), bytes[..peer::HANDSHAKE_LEN], "what was understood is what was said");
+        }
+        let mut buffer = BytesMut::from(bytes);
+        while let Ok(Some(frame)) = Frame::split(&mut buffer, LONGEST) {
+            assert!(frame.as_bytes().len() <= 4 + LONGEST);
+            if let Ok(message) = frame.message() {
+                assert_eq!(message.encode(), frame.as_bytes(), "{message:?}");
+            }
+            assert!(frame.extended_payload().len() <= frame.as_bytes().len());
+        }
+    });
+}
+
+#[test]
+fn extension_messages() {
+    let record = format!("d1:k32:{}8:msg_typei1e3:seqi7e3:sig64:{}1:v3:i5ee", "k".repeat(32), "s".repeat(64));
+    let have = format!("d8:msg_typei0e1:rld1:h20:{}1:k32:{}3:seqi7eeee", "h".repeat(20), "k".repeat(32));
+    let seeds = texts(&[
+        "d1:md11:ut_metadatai3e6:ut_pexi1e9:sg_recordi5ee13:metadata_sizei31235e1:pi6881e4:reqqi250e1:v13:Swarmgate 0.1e",
+        "d8:msg_typei1e5:piecei0e10:total_sizei34256eexxxxxxxx",
+        "d8:msg_typei0e5:piecei1ee",
+        &record,
+        &have,
+    ]);
+    fuzz("extension messages", &seeds, |bytes| {
+        if let Ok(hello) = ExtendedHandshake::decode(bytes) {
+            assert!(hello.client.as_ref().is_none_or(|name| name.len() <= 3 * 64) && hello.extensions.len() < 200);
+            assert_eq!(ExtendedHandshake::decode(&hello.encode()).map(|again| again.extensions), Ok(hello.extensions));
+        }
+        if let Ok(message @ (MetadataMessage::Request { .. } | MetadataMessage::Data { .. })) =
+            MetadataMessage::decode(bytes)
+        {
+            assert_eq!(MetadataMessage::decode(&message.encode()), Ok(message));
+        }
+        if let Ok(ExchangeMessage::Have(records)) = ExchangeMessage::decode(bytes) {
+            assert!(records.len() <= MAX_RECORDS);
+        }
+    });
+}
+
+#[test]
+fn metainfo() {
+    let pieces = "p".repeat(40);
+    let (single, several) = (
+        format!("d6:lengthi70000e4:name1:x12:piece lengthi65536e6:pieces40:{pieces}e"),
+        format!(
+            "d5:filesld6:lengthi65536e4:pathl1:a1:beed4:attr1:p6:lengthi9e4:pathl4:.pad1:9eee4:name1:x12:piece \
+             lengthi65536e6:pieces40:{pieces}7:privatei1ee"
+        ),
+    );
+    let seeds = texts(&[&single, &several, &format!("d8:announce9:udp://a:14:info{single}e")]);
+    fuzz("metainfo", &seeds, |bytes| {
+        for info in [Metainfo::from_info(bytes.to_vec().into()), Metainfo::from_torrent(bytes)].into_iter().flatten() {
+            let total: u64 = info.files().iter().map(|file| file.length).sum();
+            assert_eq!(info.total_length(), total);
+            assert_eq!(info.pieces() as u64, total.div_ceil(u64::from(info.piece_length())));
+            for part in info.files().iter().flat_map(|file| &file.path) {
+                let is_name = !part.is_empty() && part != "." && part != "..";
+                assert!(is_name && !part.contains(['/', '\\', '\0']), "{part:?} would be a path");
+            }
+        }
+    });
+}
+
+#[test]
+fn peer_datagrams() {
+    let mut request = vec![0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42];
+    request.extend([7; 12]);
+    let named = [&[0, 1, 0, 8, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12], b"\0\x06\0\x03a:b\0"].concat();
+    let search = b"BT-SEARCH * HTTP/1.1\r\nHost: 239.192.152.143:6771\r\nPort: 6881\r\nInfohash: \
+        0123456789abcdef0123456789abcdef01234567\r\ncookie: x\r\n\r\n\r\n";
+    fuzz("peer datagrams", &[request, named, search.to_vec()], |bytes| {
+        if let Some(answer) = stun::answer(bytes, ([192, 0, 2, 1], 7).into()) {
+            assert!(answer.len() <= bytes.len() + 12, "an answer amplifies nothing");
+        }
+        assert!(stun::local_ufrag(bytes).is_none_or(|name| name.len() < bytes.len()));
+        if let Some(announce) = LocalAnnounce::decode(bytes) {
+            assert!(LocalAnnounce::decode(&announce.encode("239.192.152.143:6771")).is_some());
         }
     });
 }

@@ -7,6 +7,8 @@
 mod blame;
 mod extensions;
 mod frames;
+#[cfg(test)]
+mod fuzz;
 mod hold;
 mod ledger;
 mod orders;
