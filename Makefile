@@ -2,7 +2,7 @@
 # make test: every test, with what it needs (Debian packages, npm packages) installed first.
 
 .DELETE_ON_ERROR:
-.PHONY: run test check fmt bench bench-bridge bench-dht bench-tracker bench-tracker-udp bench-table bench-records bench-pins interop fuzz schemathesis
+.PHONY: run test check fmt bench bench-bridge bench-distance bench-peers bench-again bench-dht bench-tracker bench-tracker-udp bench-table bench-records bench-pins interop fuzz schemathesis
 
 WEB_SOURCES := $(shell find web-demo -type f -not -path '*/node_modules/*' -not -path 'web-demo/dist/*' -not -path 'web-demo/packages/*/dist/*')
 
@@ -31,9 +31,11 @@ bench: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
 	cargo build --release
 	SWARMGATE_BIN=$(CURDIR)/target/release/swarmgate node benches/page_open.mjs
 
-# Real messages, damaged, into every parser of the tracker, and random operations on its table; a minute each or so.
+# Real messages, damaged, into every parser of the tracker and the bridge, damaged conversations through the bridge's door,
+# and random operations on the tracker's table; a minute each or so.
 fuzz:
 	FUZZ_SEED=$${FUZZ_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} FUZZ_SECONDS=$${FUZZ_SECONDS:-60} cargo test --release --test fuzz -- --nocapture
+	FUZZ_SEED=$${FUZZ_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} FUZZ_SECONDS=$${FUZZ_SECONDS:-60} cargo test --release --lib bridge::door::fuzz -- --nocapture
 	PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --release --lib -- tracker::table::tests::model dht::fuzz
 
 # Others' programs for mutable torrents, by which ours is tried both ways.
@@ -57,6 +59,26 @@ bench-bridge: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
 	mkdir -p target/bench && rm -rf target/bench/hybrid && cp -r benches/hybrid target/bench/hybrid
 	npm install --prefix target/bench/hybrid --ignore-scripts --no-audit --no-fund --no-package-lock
 	SWARMGATE_BIN=$(CURDIR)/target/release/swarmgate node benches/bridge.mjs
+
+# A page far away, on an emulated path between two network namespaces. Needs root; takes an hour, its parts less.
+bench-distance: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
+	tests/install-tools
+	cargo build --release
+	cargo build --release --manifest-path benches/pathemu/Cargo.toml --target-dir target/bench/pathemu
+	SWARMGATE_BIN=$(CURDIR)/target/release/swarmgate node benches/distance.mjs
+
+# Five hundred WebRTC peers on the one port.
+bench-peers: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
+	tests/install-tools
+	cargo build --release
+	cargo build --example rtcload
+	SWARMGATE_BIN=$(CURDIR)/target/release/swarmgate node benches/peers.mjs
+
+# Fifty transfers in a row of each direction, none of which may get stuck.
+bench-again: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
+	tests/install-tools
+	cargo build --release
+	SWARMGATE_BIN=$(CURDIR)/target/release/swarmgate node benches/again.mjs
 
 # The generator, and a Pkarr relay as a peer. Where that cannot be built, it is left out.
 bench-records: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json

@@ -16,9 +16,9 @@ import { noise, sha256, sha256OfFile } from '../tests/e2e/testkit/content.mjs'
 import { Lab } from '../tests/e2e/testkit/lab.mjs'
 import { aria2ByInfoHash } from '../tests/e2e/testkit/native_clients.mjs'
 import { eventually, within } from '../tests/e2e/testkit/wait.mjs'
-import { ForeignTracker, seedNoise } from '../tests/e2e/testkit/webtorrent.mjs'
+import { ForeignTracker, seedNoise, timed } from '../tests/e2e/testkit/webtorrent.mjs'
+import { processorTime } from './kit.mjs'
 
-/** @typedef {import('../tests/e2e/testkit/webtorrent.mjs').Page} Page */
 /** @typedef {{ mbs: number, first?: number, cpu?: number, memory?: number }} Figures */
 
 const { values } = parseArgs({
@@ -179,28 +179,6 @@ function exists(path) {
     () => true,
     () => false,
   )
-}
-
-/**
- * Downloads in a page: seconds until the first peer, and from then until everything is there.
- * @param {Page} page @param {string} link @returns {Promise<{ first: number, transfer: number }>}
- */
-function timed(page, link) {
-  return page.evaluate(async (link) => {
-    const { client } = /** @type {any} */ (window)
-    const begun = performance.now()
-    const torrent = client.add(link)
-    await new Promise((resolve) => torrent.once('wire', resolve))
-    const met = performance.now()
-    await new Promise((resolve) => torrent.once('done', resolve))
-    return { first: (met - begun) / 1000, transfer: (performance.now() - met) / 1000 }
-  }, link)
-}
-
-/** Seconds of processor time that a process has used. @param {number} pid */
-async function processorTime(pid) {
-  const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).replace(/^.*\) /, '').split(' ')
-  return (Number(fields[11]) + Number(fields[12])) / 100
 }
 
 /** Peak resident memory in MB. @param {number} pid */

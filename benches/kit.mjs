@@ -58,6 +58,12 @@ class Running {
   }
 }
 
+/** Seconds of processor time that a process has used. @param {number} pid */
+export async function processorTime(pid) {
+  const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).replace(/^.*\) /, '').split(' ')
+  return (Number(fields[11]) + Number(fields[12])) / 100
+}
+
 /** The figure in the middle, and between which it was. @param {number[]} samples */
 export function spread(samples) {
   const sorted = samples.toSorted((a, b) => a - b)

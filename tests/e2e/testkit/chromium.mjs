@@ -26,9 +26,9 @@ export function withoutPeers() {
 }
 
 export class Browser {
-  /** @param {string} [executablePath] @param {() => void} [script]  run in every page before its own */
-  static async start(executablePath = EXECUTABLE, script = () => {}) {
-    return new Browser(await chromium.launch({ executablePath, args: ARGS, headless: true }), script)
+  /** @param {string} [executablePath] @param {() => void} [script]  run in every page before its own @param {string[]} [args]  besides those that every trial needs */
+  static async start(executablePath = EXECUTABLE, script = () => {}, args = []) {
+    return new Browser(await chromium.launch({ executablePath, args: [...ARGS, ...args], headless: true }), script)
   }
 
   /** @param {import('playwright-core').Browser} browser @param {() => void} script */

@@ -78,14 +78,15 @@ export class Lab {
     return this.keep(program, { stop: () => program.stop(), account: () => `swarmgate ${args[0]}\n${program.stderr}` })
   }
 
-  /** @param {string} [executable] @param {() => void} [script]  run in every page before its own */
-  async browser(executable, script) {
-    const browser = await Browser.start(executable, script)
+  /** @param {string} [executable] @param {() => void} [script]  run in every page before its own @param {string[]} [args] */
+  async browser(executable, script, args) {
+    const browser = await Browser.start(executable, script, args)
     return this.keep(browser, { stop: () => browser.stop(), account: () => `pages\n${browser.log.join('\n')}` })
   }
 
-  async webTorrentSite() {
-    const site = await WebTorrentSite.start()
+  /** @param {string} [host] */
+  async webTorrentSite(host) {
+    const site = await WebTorrentSite.start(host)
     return this.keep(site, site)
   }
 

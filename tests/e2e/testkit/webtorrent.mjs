@@ -13,14 +13,14 @@ const BUNDLE = createRequire(import.meta.url).resolve('webtorrent/dist/webtorren
 
 /** A web site of its own: an empty page and the WebTorrent bundle. */
 export class WebTorrentSite {
-  static async start() {
+  static async start(host = '127.0.0.1') {
     const bundle = await readFile(BUNDLE)
     const server = createServer((request, response) => {
       const script = request.url === '/webtorrent.js'
       response.setHeader('content-type', script ? 'text/javascript' : 'text/html')
       response.end(script ? bundle : '<!doctype html><title>WebTorrent</title>')
     })
-    server.listen(0, '127.0.0.1')
+    server.listen(0, host)
     await within(5, 'web site', once(server, 'listening'))
     return new WebTorrentSite(server)
   }
@@ -30,14 +30,18 @@ export class WebTorrentSite {
     this.server = server
   }
 
+  get origin() {
+    const { address, port } = /** @type {import('node:net').AddressInfo} */ (this.server.address())
+    return `http://${address}:${port}`
+  }
+
   /**
    * A page with `window.client`, a WebTorrent client.
    * @param {import('./chromium.mjs').Browser} browser
    * @returns {Promise<Page>}
    */
   async open(browser) {
-    const { port } = /** @type {import('node:net').AddressInfo} */ (this.server.address())
-    const page = await browser.open(`http://127.0.0.1:${port}/`)
+    const page = await browser.open(`${this.origin}/`)
     await page.evaluate(async () => {
       const bundle = '/webtorrent.js'
       const { default: WebTorrent } = await import(bundle)
@@ -120,18 +124,35 @@ export function download(page, magnet) {
   }, magnet)
 }
 
+/**
+ * Downloads in a page: seconds until the first peer, and from then until everything is there.
+ * @param {Page} page @param {string} link @returns {Promise<{ first: number, transfer: number }>}
+ */
+export function timed(page, link) {
+  return page.evaluate(async (link) => {
+    const { client } = /** @type {any} */ (window)
+    const begun = performance.now()
+    const torrent = client.add(link)
+    await new Promise((resolve) => torrent.once('wire', resolve))
+    const met = performance.now()
+    await new Promise((resolve) => torrent.once('done', resolve))
+    return { first: (met - begun) / 1000, transfer: (performance.now() - met) / 1000 }
+  }, link)
+}
+
 /** A tracker that introduces pages to each other and to nobody else. */
 export class ForeignTracker {
-  static async start() {
+  static async start(host = '127.0.0.1') {
     const tracker = new Tracker({ udp: false, http: true, ws: true, stats: false })
-    await within(10, 'tracker', new Promise((resolve) => tracker.listen(0, '127.0.0.1', () => resolve(undefined))))
+    await within(10, 'tracker', new Promise((resolve) => tracker.listen(0, host, () => resolve(undefined))))
     return new ForeignTracker(tracker)
   }
 
   /** @param {any} tracker */
   constructor(tracker) {
     this.tracker = tracker
-    this.socket = `ws://127.0.0.1:${tracker.http.address().port}/`
+    const { address, port } = tracker.http.address()
+    this.socket = `ws://${address}:${port}/`
   }
 
   async stop() {
