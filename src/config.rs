@@ -181,6 +181,10 @@ section! {
         poll_slowest: Duration = Duration::from_secs(60),
         /// Most such polls that start in a second, over all records. Past that each record's turn comes later.
         polls_per_second: u32 = 20,
+        /// How often records that were put here, and those of pinned sites, are put in the DHT again, whose nodes may forget
+        /// them after two hours (BEP 44).
+        #[serde(with = "humantime_serde")]
+        republish_every: Duration = Duration::from_secs(3600),
         /// Lookups in the DHT that the requests of one address (IPv6: one /64) may cause. Answers from what this server
         /// keeps are free. Loopback and the admin listener have no quota. 0 for no limit.
         lookups_per_minute: u32 = 60,

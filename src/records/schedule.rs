@@ -11,15 +11,17 @@ use rand::{Rng, RngExt};
 use super::book::Change;
 use crate::wire::id::Target;
 
-/// BEP 44's hour.
-const INTERVAL: Duration = Duration::from_secs(3600);
+/// At least this far apart, whatever the configuration says: a put takes seconds.
+const SHORTEST: Duration = Duration::from_secs(1);
 
 /// After a put that no node took. The server may just have started, or lost its network.
 const RETRY: Duration = Duration::from_secs(60);
 
 /// Due times, one for each target.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Schedule {
+    /// BEP 44's hour.
+    interval: Duration,
     due: BTreeSet<(Instant, Target)>,
     at: HashMap<Target, Instant>,
     /// When each that is scheduled was published last, and how many nodes took it.
@@ -27,16 +29,22 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// After a start nobody knows when the records were published last: they come due spread over the hour.
-    pub(super) fn loaded(&mut self, target: Target, now: Instant, rng: &mut impl Rng) {
-        self.set(target, now + INTERVAL.mul_f64(rng.random_range(0.0..1.0)));
+    /// Nothing is due; what will be is published every `interval`.
+    pub(super) fn new(interval: Duration) -> Self {
+        let interval = interval.max(SHORTEST);
+        Self { interval, due: BTreeSet::new(), at: HashMap::new(), last: HashMap::new() }
     }
 
-    /// After a put that `stored` nodes took: in about an hour (a tenth more or less, so that what was published together
+    /// After a start nobody knows when the records were published last: they come due spread over the interval.
+    pub(super) fn loaded(&mut self, target: Target, now: Instant, rng: &mut impl Rng) {
+        self.set(target, now + self.interval.mul_f64(rng.random_range(0.0..1.0)));
+    }
+
+    /// After a put that `stored` nodes took: in about an interval (a tenth more or less, so that what was published together
     /// drifts apart), or soon if there were none.
     pub(super) fn published(&mut self, target: Target, stored: usize, now: Instant, rng: &mut impl Rng) {
         self.last.insert(target, (now, stored));
-        let interval = if stored == 0 { RETRY } else { INTERVAL };
+        let interval = if stored == 0 { RETRY.min(self.interval) } else { self.interval };
         self.set(target, now + interval.mul_f64(rng.random_range(0.9..1.1)));
     }
 
@@ -108,7 +116,8 @@ mod tests {
 
     #[test]
     fn hourly_spread_and_soon_after_a_failure() {
-        let (mut schedule, mut rng, start) = (Schedule::default(), StdRng::seed_from_u64(1), Instant::now());
+        let (mut schedule, mut rng, start) =
+            (Schedule::new(Duration::from_secs(3600)), StdRng::seed_from_u64(1), Instant::now());
         let minutes = |n: u64| start + Duration::from_secs(60 * n);
         for n in 0..100 {
             schedule.loaded(Target([n; 20]), start, &mut rng);

@@ -80,8 +80,9 @@ impl Records {
         tasks: &Tasks,
     ) -> Result<Self, StartError> {
         let (directory, capacity, started) = (data_dir.to_owned(), settings.max_records, now());
+        let mut schedule = Schedule::new(settings.republish_every);
         let opened = tokio::task::spawn_blocking(move || {
-            let (mut book, mut schedule, mut changes) = (Book::new(capacity), Schedule::default(), Vec::new());
+            let (mut book, mut changes) = (Book::new(capacity), Vec::new());
             let (connection, damaged) = store::open(&directory, |entry| {
                 if entry.put_here {
                     schedule.loaded(entry.item.target(), started, &mut rand::rng());

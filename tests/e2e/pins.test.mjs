@@ -7,11 +7,11 @@ import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { trial } from './testkit/lab.mjs'
 import { PinApi } from './testkit/pin_api.mjs'
-import { Key } from './testkit/record.mjs'
-import { seedInto } from './testkit/seeding.mjs'
+import { Key, pointer, target } from './testkit/record.mjs'
+import { authored, seedInto } from './testkit/seeding.mjs'
 import { writeSite } from './testkit/site.mjs'
 import { run, Server } from './testkit/swarmgate.mjs'
-import { within } from './testkit/wait.mjs'
+import { eventually, within } from './testkit/wait.mjs'
 
 trial('the author publishes twice and goes away; readers get the newest version from the pin', async (lab) => {
   const dht = await lab.dht()
@@ -74,7 +74,57 @@ trial('the author publishes twice and goes away; readers get the newest version 
   assert.equal((await command('pin', 'status', key)).code, 3)
 })
 
+trial(
+  'the author gone, the DHT holds the record for as long as the pin is there: foreign nodes, that forget and that come later',
+  async (lab) => {
+    const { dht, seeder, key, infoHash } = await authored(lab)
+    const at = target(key.public)
+    const signed = Buffer.from(dht.nodes.flatMap((node) => node.holds(at) ?? [])[0]?.sig ?? '')
+    // An hour takes two seconds.
+    const server = await lab.server({ dht, env: { SWARMGATE__RECORDS__REPUBLISH_EVERY: '2s' } })
+    const api = await PinApi.of(server)
+    const { id } = await api.pin({ target: key.hex })
+    await api.until(id, 60, 'pinned site', (pin) => pin.status === 'pinned')
+    await seeder.stop()
+    for (let hours = 2; hours <= 6; hours += 2) {
+      for (const node of dht.nodes) node.forget()
+      const holders = await eventually(20, `copies after ${hours} hours`, () => {
+        const holders = dht.nodes.flatMap((node) => node.holds(at) ?? [])
+        return holders.length >= dht.nodes.length - 2 ? holders : undefined
+      })
+      assert.ok(
+        holders.every(({ seq, sig }) => seq === 1 && signed.equals(sig)),
+        'as the author signed it',
+      )
+    }
+    const { record } = await api.until(id, 20, 'count of holders', (pin) => pin.record.holders >= 6)
+    assert.ok(Date.parse(record.last_put) <= Date.now() && Date.parse(record.next_put) >= Date.parse(record.last_put))
+
+    // Nodes of another kind, which never heard of the author; then those that did hear, and the server, go away.
+    const later = await Promise.all(
+      Array.from({ length: 4 }, () => lab.libtorrent(dht, { dht_upload_rate_limit: 100_000 })),
+    )
+    for (const node of later) await node.joinDht([...later.filter((other) => other !== node), server.dht])
+    await dht.stop()
+    const since = Date.now() + 1_000 // the API's moments are whole seconds
+    await api.until(
+      id,
+      30,
+      'copies with those who came later',
+      ({ record }) => Date.parse(record.last_put) > since && record.holders >= 3 && record.holders <= later.length,
+    )
+    await server.stop()
+    const reader = await lab.libtorrent()
+    await reader.joinDht(later)
+    const found = await reader.getMutable(key.public)
+    assert.deepEqual([found?.seq, found?.sig, found?.v], [1, signed.toString('hex'), pointer(infoHash).toString('hex')])
+  },
+)
+
 trial('killed at ten moments, it loses nothing that it acknowledged', async (lab) => {
+  const seed = Number(process.env['KILL_SEED'] ?? 6)
+  const chance = random(seed)
+  lab.note(`KILL_SEED=${seed}`)
   const dht = await lab.dht()
   const dataDir = await lab.directory()
   const seeder = await lab.libtorrent(dht)
@@ -99,7 +149,7 @@ trial('killed at ten moments, it loses nothing that it acknowledged', async (lab
       assert.equal(ids.get(id), gone ? undefined : name, `round ${round}: pin ${id}`)
     }
     let ended = false
-    const death = pause(Math.random() * 600).then(() => {
+    const death = pause(chance() * 600).then(() => {
       ended = true
       server.child.kill('SIGKILL')
       return server.exit
@@ -111,11 +161,15 @@ trial('killed at ten moments, it loses nothing that it acknowledged', async (lab
         try {
           const pin = await api.pin({ target, name, ...(n === 0 && { priority: 5 }) })
           acknowledged.set(pin.id, { name: pin.name, gone: false })
-          if (target !== real[round] && Math.random() < 0.5) {
+          acknowledged.delete(pin.id) // until the change is answered, it has the one name or the other
+          const changed = await api.ask('PATCH', `/v1/pins/${pin.id}`, { name: `${name} again` })
+          assert.equal(changed.status, 200)
+          acknowledged.set(pin.id, { name: `${name} again`, gone: false })
+          if (target !== real[round] && chance() < 0.5) {
             acknowledged.delete(pin.id) // until it is answered, it may be gone or not
             const { status } = await api.ask('DELETE', `/v1/pins/${pin.id}`)
             assert.equal(status, 204)
-            acknowledged.set(pin.id, { name, gone: true })
+            acknowledged.set(pin.id, { name: '', gone: true })
           }
         } catch (error) {
           if (!ended) throw error
@@ -151,9 +205,12 @@ trial('a flipped byte on disk is found, told, and repaired from the swarm', asyn
   const events = stream.body?.pipeThrough(new TextDecoderStream()).getReader()
   const path = join(dataDir, 'pinned', torrent.info_hash, 'files', 'img', 'harbour.png')
   const whole = await readFile(path)
-  const file = await open(path, 'r+')
-  await file.write(Buffer.from([(whole[70_000] ?? 0) ^ 1]), 0, 1, 70_000)
-  await file.close()
+  const flip = async () => {
+    const file = await open(path, 'r+')
+    await file.write(Buffer.from([(whole[70_000] ?? 0) ^ 1]), 0, 1, 70_000)
+    await file.close()
+  }
+  await flip()
   assert.ok(!(await readFile(path)).equals(whole))
   assert.equal((await api.ask('POST', `/v1/pins/${id}/verify`)).status, 202)
 
@@ -166,6 +223,18 @@ trial('a flipped byte on disk is found, told, and repaired from the swarm', asyn
   assert.ok((await readFile(path)).equals(whole), 'the file is whole again')
   await events?.cancel()
   assert.match(await server.metrics(), /swarmgate_pins_pieces_verified_total\{result="damaged"\} [1-9]/)
+  await server.stop()
+
+  // And without being asked to look.
+  const often = await lab.server({ dht, dataDir, env: { SWARMGATE__PINS__VERIFY_EVERY: '2s' } })
+  const again = new PinApi(`http://${often.ready.web}`, api.token)
+  await again.until(id, 60, 'pinned torrent', (pin) => pin.status === 'pinned')
+  await flip()
+  await eventually(60, 'damage found', async () =>
+    /result="damaged"\} [1-9]/.test(await often.metrics()) ? true : undefined,
+  )
+  await again.until(id, 60, 'repaired torrent', (pin) => pin.status === 'pinned')
+  assert.ok((await readFile(path)).equals(whole), 'whole again')
 })
 
 trial('quotas: the old version stays, and says why, until there is room', async (lab) => {
@@ -267,3 +336,13 @@ trial('events go on where they stopped, also over a restart', async (lab) => {
   const heard = await listen(`http://${again.ready.web}`, number, /event: changed/)
   assert.ok(!heard.includes('event: created'), heard)
 })
+
+/** Numbers from 0 to 1 that are the same for the same seed (mulberry32). @param {number} seed */
+function random(seed) {
+  return () => {
+    seed = (seed + 0x6d2b79f5) | 0
+    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed)
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
+  }
+}

@@ -80,6 +80,16 @@ export class DhtNode {
     )
   }
 
+  /** What this node itself keeps under a target. @param {Buffer} target @returns {{ seq: number, sig: Uint8Array } | undefined} */
+  holds(target) {
+    return this.node._values.get(target.toString('hex'))
+  }
+
+  /** Lets go of every item, as nodes may after two hours (BEP 44). */
+  forget() {
+    this.node._values.clear()
+  }
+
   /**
    * Resolves when somebody announces the info hash to this node.
    * @param {string} infoHash
