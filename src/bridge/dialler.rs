@@ -25,6 +25,13 @@ const MAX_OPENING: usize = 8;
 /// How often our own tracker is asked. It costs a message between two tasks.
 const TRACKER_POLL: Duration = Duration::from_secs(10);
 
+/// How often the DHT is asked for peers of what a pin has whole: they find us, since it is announced, and a thousand pins
+/// are no flood of lookups. Where nobody can connect to us, it is what a newcomer waits for.
+const LEISURE: Duration = Duration::from_secs(600);
+
+/// How long a pin waits before it asks the DHT for the first time: by then it is known what is on disk.
+const PIN_PAUSE: Duration = Duration::from_secs(1);
+
 /// Addresses taken from our own tracker at once.
 const TRACKER_PEERS: usize = 50;
 
@@ -48,8 +55,9 @@ enum Report {
     Ended(SocketAddr, Outcome),
 }
 
-/// Dials peers of `swarm` for as long as it is polled. `given` are addresses that the user named.
-pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAddr>) -> Infallible {
+/// Dials peers of `swarm` for as long as it is polled. `given` are addresses that the user named; `is_pin` has the
+/// DHT asked at leisure for what is all here.
+pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAddr>, is_pin: bool) -> Infallible {
     let mut candidates = Candidates::new(rand::rng().random_range(0.0..0.5));
     for addr in given {
         candidates.add(addr, Source::Given, Instant::now());
@@ -62,6 +70,10 @@ pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAd
     // A topic is often ours alone, and there are many: they are looked up at the pace of swarms that have peers.
     let is_topic = matches!(*swarm.stage.borrow(), Stage::Topic);
     let (mut lookups, mut found_anybody, mut lookup_at) = (0, false, Instant::now());
+    if is_pin {
+        lookup_at += PIN_PAUSE;
+    }
+    let mut was_idle = false;
     let mut tick = interval(TRACKER_POLL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -73,6 +85,16 @@ pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAd
             neighbours = sources.local.as_ref().map(|local| local.join(swarm.info_hash));
         }
         let complete = swarm.stage.borrow().is_complete();
+        let is_idle = complete && is_pin;
+        match (std::mem::replace(&mut was_idle, is_idle), is_idle) {
+            // A start with a thousand torrents is no burst of lookups.
+            (false, true) => lookup_at = Instant::now() + LEISURE.mul_f64(rand::rng().random_range(0.0..1.0)),
+            // What was here is damaged: whoever has it is wanted now.
+            (true, false) => (lookups, lookup_at) = (0, Instant::now()),
+            _ => {}
+        }
+        // Nothing is fetched before it is known what is missing.
+        let checking = matches!(*swarm.stage.borrow(), Stage::Checking(_));
         let wanted = swarm.wants_more();
         while wanted && opening < MAX_OPENING {
             let Some((addr, source)) = candidates.next(complete, Instant::now()) else { break };
@@ -93,7 +115,8 @@ pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAd
                 }
                 None => {
                     lookup = None;
-                    lookup_at = Instant::now() + next_lookup(lookups, found_anybody || is_topic);
+                    let wait = if is_idle { LEISURE } else { next_lookup(lookups, found_anybody || is_topic) };
+                    lookup_at = Instant::now() + wait;
                 }
             },
             addr = next_neighbour(&mut neighbours), if neighbours.is_some() => {
@@ -102,7 +125,7 @@ pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAd
                     candidates.revive(addr, Instant::now());
                 }
             }
-            () = sleep_until(lookup_at), if lookup.is_none() && wanted && !private => {
+            () = sleep_until(lookup_at), if lookup.is_none() && wanted && !private && !checking => {
                 lookups += 1;
                 lookup = Some(sources.dht.get_peers(swarm.info_hash));
             }

@@ -137,6 +137,8 @@ struct Inner {
     encryption: config::Encryption,
     /// Places for peers over all torrents.
     places: Arc<Semaphore>,
+    /// Places for announces to the DHT.
+    announces: Semaphore,
     /// What bridged torrents may pass on in a day.
     day: Arc<Day>,
     visitors: Arc<Visitors>,
@@ -190,6 +192,7 @@ impl Bridge {
             names,
             encryption: bittorrent.encryption,
             places: Arc::new(Semaphore::new(settings.max_peers)),
+            announces: Semaphore::new(torrent::ANNOUNCES),
             visitors: Visitors::new(settings.max_peers_per_address),
             day: Arc::new(Day::new(settings.max_bytes_per_day.as_u64())),
             settings,

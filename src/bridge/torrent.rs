@@ -32,6 +32,10 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(20 * 60);
 /// How soon an announce that no node took is repeated, at first; it doubles.
 const ANNOUNCE_RETRY: Duration = Duration::from_secs(10);
 
+/// Announces to the DHT under way at once: with a few seconds each, a start with a thousand torrents takes minutes, in which
+/// nodes still know where we were before, and not a hundred thousand packets in a moment.
+pub(super) const ANNOUNCES: usize = 16;
+
 /// How often it is looked up whether the operator has come to deny a torrent.
 const LIST_CHECK: Duration = Duration::from_secs(30);
 
@@ -79,6 +83,7 @@ pub(super) async fn run(
         Purpose::Download { peers, .. } | Purpose::Pin { peers, .. } => std::mem::take(peers),
         Purpose::Bridge | Purpose::Topic | Purpose::Seed { .. } => Vec::new(),
     };
+    let is_pin = matches!(purpose, Purpose::Pin { .. });
     let lingers = matches!(purpose, Purpose::Bridge).then_some(bridge.settings.linger);
     let (reason, error) = tokio::select! {
         biased;
@@ -88,7 +93,7 @@ pub(super) async fn run(
         () = swarm.is_over() => ("day_full", None),
         refusal = denied(&bridge, &swarm) => ("denied", Some(TorrentError::Refused(refusal.to_string()))),
         never = web::welcome(swarm.clone(), bridge.endpoint.clone(), inbox.offers, bridge.tasks.clone()) => match never {},
-        never = dialler::run(swarm.clone(), bridge.sources.clone(), given) => match never {},
+        never = dialler::run(swarm.clone(), bridge.sources.clone(), given, is_pin) => match never {},
     };
     // The peers first, then the engine's torrent, then, with the stage, the files' place.
     swarm.token.cancel();
@@ -288,7 +293,10 @@ async fn announce(bridge: &Inner, swarm: &Swarm, running: &Running, purpose: &Pu
 async fn announce_for_good(bridge: &Inner, swarm: &Swarm) -> Infallible {
     let mut retry = ANNOUNCE_RETRY;
     loop {
-        if bridge.sources.dht.announce(swarm.info_hash, swarm.ourselves.port).await > 0 {
+        let turn = bridge.announces.acquire().await;
+        let told = bridge.sources.dht.announce(swarm.info_hash, swarm.ourselves.port).await;
+        drop(turn);
+        if told > 0 {
             retry = ANNOUNCE_RETRY;
             sleep(ANNOUNCE_EVERY).await;
         } else {
