@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::fetch;
@@ -27,6 +28,13 @@ pub(super) struct Joined {
     /// Wakes its task: the ledger may see it differently than before.
     pub(super) look_again: Arc<Notify>,
 }
+
+/// The wall clock has whole seconds, and what is due in the past must not be waited for busily.
+const TICKS_APART: Duration = Duration::from_secs(1);
+
+/// Each step may have planned something sooner than what the clock waits for. Steps come by the hundred at a start, and a
+/// look is over all pins: those within this time are one look. What is planned is seconds away.
+const GATHERED: Duration = Duration::from_millis(200);
 
 /// Records that followers were told of, the newest of each.
 #[derive(Default)]
@@ -67,19 +75,22 @@ pub(super) async fn run(pins: Pins) {
 
 /// The ledger's clock.
 pub(super) async fn clock(pins: Pins) {
+    let mut last = (Unix::now(), Instant::now());
     loop {
-        let now = Unix::now();
-        let due = pins.inner.look(|ledger| ledger.next_tick(now));
-        // A second's resolution is enough, and the floor of a second keeps a due moment from being waited for busily.
-        let wait = due.since(now).max(Duration::from_secs(1));
+        let due = pins.inner.look(|ledger| ledger.next_tick(last.0));
         tokio::select! {
-            () = tokio::time::sleep(wait) => pins.inner.tell(|ledger, now| ledger.tick(now)).await,
-            () = pins.inner.replanned.notified() => {
-                // What was just planned may be due sooner than this sleep; only a pause keeps many steps from being many looks.
-                tokio::time::sleep(Duration::from_millis(200)).await;
+            () = sleep_until(due_at(due, last.1, Unix::now(), Instant::now())) => {
+                last = (Unix::now(), Instant::now());
+                pins.inner.tell(|ledger, now| ledger.tick(now)).await;
             }
+            () = pins.inner.replanned.notified() => tokio::time::sleep(GATHERED).await,
         }
     }
+}
+
+/// When a moment of the wall clock is, as time is measured here; not sooner than a tick's distance after the last.
+fn due_at(due: Unix, last: Instant, now: Unix, here: Instant) -> Instant {
+    (here + due.since(now)).max(last + TICKS_APART)
 }
 
 /// A crash may have left torrents on disk that no pin keeps any more: they become part of the cache.
@@ -176,4 +187,21 @@ fn look_up(pins: &Pins, key: PublicKey, salt: Salt) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However often the clock is asked anew, because something else happened, the moment stays where it is.
+    #[test]
+    fn what_is_due_is_not_put_off_by_what_happens_meanwhile() {
+        let (start, seconds) = (Instant::now(), Duration::from_secs);
+        let at = |due, passed| due_at(Unix(due), start, Unix(1000).after(seconds(passed)), start + seconds(passed));
+        for passed in 0..15 {
+            assert_eq!(at(1015, passed), start + seconds(15), "after {passed} s");
+        }
+        assert_eq!(at(1015, 20), start + seconds(20), "late is now");
+        assert_eq!(at(900, 0), start + TICKS_APART);
+    }
 }

@@ -12,33 +12,40 @@ use super::service::Pins;
 use super::torrents::Phase;
 use crate::wire::id::InfoHash;
 
-/// How often it is looked what is due.
+/// How often it is looked what is due, at least: what was fetched meanwhile has its own moment.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// The pause after reading for some time is this many times as long.
 const REST: u32 = 4;
 
+/// The pause after something that could not be read, since its swarm is being joined or left: it would be the next again.
+const NOT_NOW: Duration = Duration::from_secs(1);
+
 /// Runs until the node stops.
 pub(super) async fn run(pins: Pins) {
     loop {
         let asked = pins.inner.to_verify.lock().expect("nothing panics while holding it").pop_front();
-        let next = asked.or_else(|| overdue(&pins));
+        let (next, wait) = match (asked, oldest(&pins)) {
+            (Some(info_hash), _) => (Some(info_hash), Duration::ZERO),
+            (None, Some((Duration::ZERO, info_hash))) => (Some(info_hash), Duration::ZERO),
+            (None, Some((wait, _))) => (None, wait.min(LOOK_EVERY)),
+            (None, None) => (None, LOOK_EVERY),
+        };
         let Some(info_hash) = next else {
-            let _ = timeout(LOOK_EVERY, pins.inner.verify_now.notified()).await;
+            let _ = timeout(wait, pins.inner.verify_now.notified()).await;
             continue;
         };
         let began = Instant::now();
         if !verify(&pins, info_hash).await {
-            // It is not to be had now, so it would be the next one again at once.
-            sleep(Duration::from_secs(1)).await;
+            sleep(NOT_NOW).await;
         } else if asked.is_none() {
             sleep(began.elapsed() * REST).await;
         }
     }
 }
 
-/// The torrent whose bytes were not looked at for longest, if that is too long.
-fn overdue(pins: &Pins) -> Option<InfoHash> {
+/// The torrent whose bytes were not looked at for longest, and in how long they are to be.
+fn oldest(pins: &Pins) -> Option<(Duration, InfoHash)> {
     let (now, every) = (Unix::now(), pins.inner.settings.verify_every);
     pins.inner.look(|ledger| {
         let complete = ledger.torrents().iter().filter(|(_, torrent)| torrent.phase == Phase::Complete);
@@ -50,7 +57,7 @@ fn overdue(pins: &Pins) -> Option<InfoHash> {
             let verified = pin.versions.iter().find(kept)?.verified.unwrap_or(Unix(0));
             Some((verified, *info_hash))
         });
-        verified.min().filter(|(verified, _)| now.since(*verified) >= every).map(|(_, info_hash)| info_hash)
+        verified.min().map(|(verified, info_hash)| (every.saturating_sub(now.since(verified)), info_hash))
     })
 }
 

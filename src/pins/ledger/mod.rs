@@ -347,10 +347,10 @@ impl Ledger {
         Step { outcome, changes: std::mem::take(&mut self.changes), effects: std::mem::take(&mut self.effects) }
     }
 
-    /// When [`Ledger::tick`] has something to do next, at the latest: retries have their moment, all else is looked at in
-    /// turns.
-    pub(super) fn next_tick(&self, now: Unix) -> Unix {
-        let sweep = now.after(SWEEP);
+    /// When [`Ledger::tick`] has something to do next, at the latest, if it was called at `last`: retries have their moment,
+    /// all else is looked at in turns.
+    pub(super) fn next_tick(&self, last: Unix) -> Unix {
+        let sweep = last.after(SWEEP);
         self.torrents.next_retry().map_or(sweep, |at| at.min(sweep))
     }
 }
