@@ -55,7 +55,7 @@ pub(super) struct List {
 pub(super) struct Revoke {
     /// The token's id: the digits between the first two underscores.
     id: String,
-    /// Delete its pins too. Without this they stay, for the operator to see to.
+    /// Delete its pins too. Without this they stay, within its quota, and it is listed until the last one is gone.
     #[arg(long)]
     with_pins: bool,
     #[command(flatten)]
@@ -113,6 +113,7 @@ impl Revoke {
 
 fn describe(token: &Value) -> String {
     let text = |name: &str| token[name].as_str().unwrap_or("-").to_owned();
-    let expires = token["expires"].as_str().map(|at| format!(", until {at}")).unwrap_or_default();
-    format!("{}  {:<5}  {}{expires}  {}", text("id"), text("scope"), usage::describe(&token["usage"]), text("name"))
+    let ends = |name: &str, word: &str| token[name].as_str().map(|at| format!(", {word} {at}")).unwrap_or_default();
+    let ends = ends("expires", "until") + &ends("revoked", "revoked");
+    format!("{}  {:<5}  {}{ends}  {}", text("id"), text("scope"), usage::describe(&token["usage"]), text("name"))
 }

@@ -27,7 +27,8 @@ pub const FILE: &str = "pins.sqlite";
 const APPLICATION_ID: i64 = 0x5377_506e;
 
 /// Each makes the next layout out of the one before; layout 0 is an empty file.
-const LAYOUTS: &[&str] = &["
+const LAYOUTS: &[&str] = &[
+    "
     CREATE TABLE token (
         id BLOB PRIMARY KEY, hash BLOB NOT NULL, name TEXT NOT NULL, scope TEXT NOT NULL,
         max_bytes INTEGER, max_pins INTEGER, max_pin_bytes INTEGER, created INTEGER NOT NULL, expires INTEGER
@@ -49,7 +50,9 @@ const LAYOUTS: &[&str] = &["
     CREATE TABLE event (
         number INTEGER PRIMARY KEY, at INTEGER NOT NULL, owner BLOB, pin BLOB NOT NULL, kind TEXT NOT NULL,
         status TEXT, reason TEXT, seq INTEGER, info_hash BLOB
-    ) STRICT;"];
+    ) STRICT;",
+    "ALTER TABLE token ADD COLUMN revoked INTEGER",
+];
 
 /// How long another process (a backup, somebody looking inside) may hold the file before a commit fails.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -62,8 +62,10 @@ pub struct Token {
     pub quota: Quota,
     /// When it was made.
     pub created: Unix,
-    /// When it stops working. Its pins stay until they are deleted or expire themselves.
+    /// When it stops working. Its pins stay, within its quota, until they are deleted or expire themselves.
     pub expires: Option<Unix>,
+    /// When the operator ended it. It is remembered while there are pins of it, since its quota still holds for them.
+    pub revoked: Option<Unix>,
 }
 
 impl Token {
@@ -78,14 +80,17 @@ impl Token {
     ) -> (Self, String) {
         let (id, secret) = (TokenId::random(rng), rng.random::<[u8; 32]>());
         let text = format!("{PREFIX}{id}_{}", BASE64URL_NOPAD.encode(&secret));
-        (Self { id, hash: Sha256::digest(secret).into(), name, scope, quota, created: now, expires }, text)
+        (
+            Self { id, hash: Sha256::digest(secret).into(), name, scope, quota, created: now, expires, revoked: None },
+            text,
+        )
     }
 
     /// Whether `secret` is this token's, and it still works. The comparison takes the same time wherever they differ.
     #[must_use]
     pub fn admits(&self, presented: &Presented, now: Unix) -> bool {
         let differ = self.hash.iter().zip(&presented.hash).fold(0, |differ, (a, b)| differ | (a ^ b));
-        differ == 0 && self.expires.is_none_or(|expires| now < expires)
+        differ == 0 && self.revoked.is_none() && self.expires.is_none_or(|expires| now < expires)
     }
 }
 

@@ -121,19 +121,13 @@ impl Ledger {
         change: impl FnOnce(&mut Settings),
         now: Unix,
     ) -> Step<Result<(), RequestError>> {
-        let outcome = self.change_now(who, id, seen, change, now);
+        let found = self.find_revision(who, id, seen).map(drop);
+        let outcome = found.and_then(|()| self.change_now(id, change, now));
         self.finish(outcome, now)
     }
 
-    fn change_now(
-        &mut self,
-        who: Who,
-        id: &PinId,
-        seen: Option<u64>,
-        change: impl FnOnce(&mut Settings),
-        now: Unix,
-    ) -> Result<(), RequestError> {
-        let pin = self.find_revision(who, id, seen)?;
+    fn change_now(&mut self, id: &PinId, change: impl FnOnce(&mut Settings), now: Unix) -> Result<(), RequestError> {
+        let pin = self.pin(*id);
         let mut settings = pin.settings.clone();
         change(&mut settings);
         settings.check(now)?;
@@ -244,25 +238,40 @@ impl Ledger {
         self.finish((), now)
     }
 
-    /// Ends a token. Its pins stay, for the operator to see to, or go with it.
+    /// Ends a token. Its pins go with it, or stay as they are, within its quota, until they are deleted or expire: so long
+    /// it is remembered, and can be ended again, with its pins.
     pub(in crate::pins) fn revoke(
         &mut self,
         id: &TokenId,
         with_pins: bool,
         now: Unix,
     ) -> Step<Result<(), RequestError>> {
-        let outcome = match self.tokens.remove(id) {
+        let outcome = match self.tokens.get_mut(id) {
             None => Err(RequestError::NoSuchToken),
-            Some(_) => {
-                self.changes.push(Change::DeleteToken(*id));
+            Some(token) => {
+                token.revoked.get_or_insert(now);
+                let saved = token.clone();
+                self.changes.push(Change::SaveToken(saved));
                 let pins: Vec<PinId> = self.list(Who::Token(*id), None).map(|pin| pin.id).collect();
                 if with_pins {
                     pins.into_iter().for_each(|pin| self.remove(pin, EventKind::Deleted, now));
                 }
+                self.forget_token(Who::Token(*id));
                 Ok(())
             }
         };
         self.finish(outcome, now)
+    }
+
+    /// Forgets a token that was ended, once nothing of it is pinned.
+    fn forget_token(&mut self, who: Who) {
+        if let Who::Token(id) = who
+            && self.tokens.get(&id).is_some_and(|token| token.revoked.is_some())
+            && self.accounts.usage(who).pins == 0
+        {
+            self.tokens.remove(&id);
+            self.changes.push(Change::DeleteToken(id));
+        }
     }
 
     pub(super) fn remove(&mut self, id: PinId, why: EventKind, now: Unix) {
@@ -275,6 +284,7 @@ impl Ledger {
         self.unindex(&pin);
         self.unfollow(&pin);
         self.freed.insert(pin.owner);
+        self.forget_token(pin.owner);
         self.changes.push(Change::Delete(id));
         self.happened(id, pin.owner, why, now);
     }

@@ -353,7 +353,32 @@ fn a_pin_expires_and_a_token_takes_its_pins_along_only_when_told_to() {
     assert_eq!(trial.ledger.events().after(owner, 0).last().unwrap().kind, EventKind::Expired);
     let step = trial.ledger.revoke(&token, false, trial.now);
     trial.take(step).unwrap();
-    assert!(trial.ledger.find(Who::Operator, &lasting).is_some() && trial.ledger.tokens().is_empty());
+    assert!(trial.ledger.find(Who::Operator, &lasting).is_some());
+    assert_eq!(trial.ledger.tokens()[0].revoked, Some(trial.now), "it is remembered while there are pins of it");
+    let step = trial.ledger.revoke(&token, true, trial.now);
+    trial.take(step).unwrap();
+    assert!(trial.ledger.find(Who::Operator, &lasting).is_none() && trial.ledger.tokens().is_empty());
     let step = trial.ledger.revoke(&token, true, trial.now);
     assert_eq!(trial.take(step), Err(RequestError::NoSuchToken));
+}
+
+#[test]
+fn the_quota_of_an_ended_token_holds_for_the_pins_it_leaves() {
+    let mut trial = Trial::new();
+    let owner = trial.owner(1, Quota { bytes: Some(100), ..Quota::default() });
+    let Who::Token(token) = owner else { unreachable!() };
+    let id = trial.pin(owner, site(1));
+    trial.record(&record(1, 1, 1));
+    trial.fetched(1, 90);
+    let step = trial.ledger.revoke(&token, false, trial.now);
+    trial.take(step).unwrap();
+    trial.record(&record(1, 2, 2));
+    trial.fetched(2, 101);
+    assert_eq!(trial.stands(id), ("degraded", Some("over_quota"), Some(1), Some(2)));
+    trial.record(&record(1, 3, 3));
+    trial.fetched(3, 100);
+    assert_eq!(trial.stands(id), ("pinned", None, Some(3), None), "what fits is followed");
+    let step = trial.ledger.delete(Who::Operator, &id, None, trial.now);
+    trial.take(step).unwrap();
+    assert!(trial.ledger.tokens().is_empty(), "nothing of it is left");
 }

@@ -82,11 +82,11 @@ pub(super) fn delete_pin(connection: &Connection, id: &PinId) -> rusqlite::Resul
 }
 
 pub(super) fn save_token(connection: &Connection, token: &Token) -> rusqlite::Result<()> {
-    let Token { id, hash, name, scope, quota, created, expires } = token;
+    let Token { id, hash, name, scope, quota, created, expires, revoked } = token;
     let number = |limit: Option<u64>| limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
     connection
         .execute(
-            "INSERT OR REPLACE INTO token VALUES (?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO token VALUES (?,?,?,?,?,?,?,?,?,?)",
             params![
                 id.0,
                 hash,
@@ -96,7 +96,8 @@ pub(super) fn save_token(connection: &Connection, token: &Token) -> rusqlite::Re
                 number(quota.pins),
                 number(quota.pin_bytes),
                 created.0,
-                expires.map(|at| at.0)
+                expires.map(|at| at.0),
+                revoked.map(|at| at.0)
             ],
         )
         .map(drop)
@@ -164,9 +165,10 @@ fn read_token(row: &Row<'_>) -> rusqlite::Result<Option<Token>> {
     let quota = Quota { bytes: limit("max_bytes")?, pins: limit("max_pins")?, pin_bytes: limit("max_pin_bytes")? };
     let (id, hash, scope) = (bytes(row, "id")?, bytes(row, "hash")?, row.get::<_, String>("scope")?);
     let (name, created, expires) = (row.get("name")?, row.get("created").map(Unix)?, moment(row, "expires")?);
+    let revoked = moment(row, "revoked")?;
     let token = || {
         let scope = [Scope::Read, Scope::Write].into_iter().find(|known| known.name() == scope)?;
-        Some(Token { id: TokenId(id?), hash: hash?, name, scope, quota, created, expires })
+        Some(Token { id: TokenId(id?), hash: hash?, name, scope, quota, created, expires, revoked })
     };
     Ok(token())
 }

@@ -3,6 +3,7 @@
 use ed25519_dalek::SigningKey;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rusqlite::params;
 
 use super::*;
 use crate::pins::events::EventKind;
@@ -194,6 +195,21 @@ fn a_new_layout_is_made_of_the_old_one_and_a_copy_kept() {
     assert!(prepare(&path, &broken).is_err());
     let connection = prepare(&path, &second).unwrap();
     assert!(connection.query_row("SELECT count(*) FROM c", [], |_| Ok(())).is_err(), "nothing of it was made");
+}
+
+#[test]
+fn a_store_of_the_first_layout_is_taken_along() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(FILE);
+    let Token { id, hash, name, scope, quota, created, expires, .. } = token(7);
+    let (bytes, pin_bytes) = (quota.bytes.map(|n| n as i64), quota.pin_bytes.map(|n| n as i64));
+    let row = params![id.0, hash, name, scope.name(), bytes, None::<i64>, pin_bytes, created.0, expires.map(|at| at.0)];
+    let old = prepare(&path, &LAYOUTS[..1]).unwrap();
+    old.execute("INSERT INTO token VALUES (?,?,?,?,?,?,?,?,?)", row).unwrap();
+    drop(old);
+    let (_, contents) = open(directory.path()).unwrap();
+    assert_eq!((contents.tokens, contents.damaged), (vec![token(7)], 0));
+    assert!(copy_of(&path, 1).exists());
 }
 
 #[test]

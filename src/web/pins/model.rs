@@ -52,29 +52,32 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
     T::deserialize(deserializer).map(Some)
 }
 
+/// What a target means, and the link that it is.
+pub(super) fn parse_target(target: &str, salt: Option<&str>) -> Result<(Subject, Magnet), Problem> {
+    let invalid = |detail: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-target", detail);
+    let magnet = match (PublicKey::from_hex(target), InfoHash::from_hex(target)) {
+        (Ok(key), _) => Magnet { key: Some(key), ..Magnet::default() },
+        (_, Ok(info_hash)) => Magnet { info_hash: Some(info_hash), ..Magnet::default() },
+        _ => Magnet::parse(target).map_err(|error| {
+            invalid(format!("target is no public key (64 hexadecimal digits), no info hash (40), and {error}"))
+        })?,
+    };
+    let given = salt.map(|salt| {
+        let salt = hex::decode(salt).and_then(|bytes| Salt::new(bytes).ok());
+        salt.ok_or_else(|| invalid("salt is at most 64 bytes in hexadecimal".into()))
+    });
+    let subject = match (magnet.key, magnet.info_hash, given.transpose()?) {
+        (Some(key), _, salt) => Subject::Site(key, salt.unwrap_or_else(|| magnet.salt.clone())),
+        (None, Some(_), Some(_)) => return Err(invalid("only a public key can have a salt".into())),
+        (None, Some(info_hash), None) => Subject::Torrent(info_hash),
+        (None, None, _) => return Err(invalid("target names nothing".into())),
+    };
+    Ok((subject, magnet))
+}
+
 impl NewPin {
     pub(super) fn parse(self, idempotency_key: Option<String>) -> Result<Create, Problem> {
-        let invalid = |detail: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-target", detail);
-        let magnet = match (PublicKey::from_hex(&self.target), InfoHash::from_hex(&self.target)) {
-            (Ok(key), _) => Magnet { key: Some(key), ..Magnet::default() },
-            (_, Ok(info_hash)) => Magnet { info_hash: Some(info_hash), ..Magnet::default() },
-            _ => Magnet::parse(&self.target).map_err(|error| {
-                invalid(format!("target is no public key (64 hexadecimal digits), no info hash (40), and {error}"))
-            })?,
-        };
-        let salt = match &self.salt {
-            None => magnet.salt.clone(),
-            Some(salt) => {
-                let salt = hex::decode(salt).and_then(|bytes| Salt::new(bytes).ok());
-                salt.ok_or_else(|| invalid("salt is at most 64 bytes in hexadecimal".into()))?
-            }
-        };
-        let subject = match (magnet.key, magnet.info_hash) {
-            (Some(key), _) => Subject::Site(key, salt),
-            (None, Some(_)) if self.salt.is_some() => return Err(invalid("only a public key can have a salt".into())),
-            (None, Some(info_hash)) => Subject::Torrent(info_hash),
-            (None, None) => return Err(invalid("target names nothing".into())),
-        };
+        let (subject, magnet) = parse_target(&self.target, self.salt.as_deref())?;
         let mut settings = Settings { name: magnet.name.unwrap_or_default(), ..Settings::default() };
         settings.origins = magnet.peers.iter().filter_map(|peer| peer.parse().ok()).take(MAGNET_PEERS).collect();
         // The name of a link is somebody else's idea; what does not fit is cut rather than refused.
@@ -374,6 +377,7 @@ pub(super) struct TokenBody {
     scope: &'static str,
     created: String,
     expires: Option<String>,
+    revoked: Option<String>,
     usage: UsageBody,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
@@ -387,6 +391,7 @@ impl TokenBody {
             scope: token.scope.name(),
             created: token.created.to_string(),
             expires: moment(token.expires),
+            revoked: moment(token.revoked),
             usage: UsageBody::new((usage, token.quota)),
             token: text,
         }
