@@ -120,19 +120,15 @@ impl Client {
             return self.get(&format!("/v1/pins/{named}")).await;
         }
         let magnet = super::get::target(named)?;
-        let is_it = |pin: &&Value| {
-            let target = &pin["target"];
-            match (magnet.key, magnet.info_hash) {
-                (Some(key), _) => {
-                    let salt = crate::wire::hex::encode(magnet.salt.as_bytes());
-                    target["key"] == key.to_hex() && target["salt"] == salt
-                }
-                (None, Some(info_hash)) => target["info_hash"] == info_hash.to_hex(),
-                (None, None) => false,
+        let found = match (magnet.key, magnet.info_hash) {
+            (Some(key), _) => {
+                let salt = crate::wire::hex::encode(magnet.salt.as_bytes());
+                self.pins(&format!("&target={key}&salt={salt}")).await?
             }
+            (None, Some(info_hash)) => self.pins(&format!("&target={info_hash}")).await?,
+            (None, None) => Vec::new(),
         };
-        let found = self.pins("").await?.iter().find(is_it).cloned();
-        found.ok_or_else(|| Failure::NotFound(format!("{named} is not pinned")))
+        found.into_iter().next().ok_or_else(|| Failure::NotFound(format!("{named} is not pinned")))
     }
 }
 

@@ -5,6 +5,7 @@ mod show;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -93,9 +94,12 @@ struct Wait {
 
 #[derive(Debug, Args)]
 pub(super) struct List {
-    /// Only those of this status: queued, resolving, downloading, pinned, degraded or failed.
+    /// Only those of this status: queued, resolving, downloading, pinned, degraded or failed; several with commas.
     #[arg(long)]
     status: Option<String>,
+    /// Only those with this in their name.
+    #[arg(long)]
+    name: Option<String>,
     #[command(flatten)]
     common: Common,
 }
@@ -190,8 +194,10 @@ impl Add {
 
 impl List {
     async fn run(self) -> Result<(), Failure> {
-        let query = self.status.map(|status| format!("&status={status}")).unwrap_or_default();
-        let pins = self.common.api.client()?.pins(&query).await?;
+        let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let filters = [("status", self.status), ("name", self.name)].into_iter();
+        let filters = filters.filter_map(|(name, value)| Some(format!("&{name}={}", encoded(&value?))));
+        let pins = self.common.api.client()?.pins(&filters.collect::<String>()).await?;
         if self.common.json {
             return pins.iter().try_for_each(output::json);
         }

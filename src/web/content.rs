@@ -21,7 +21,7 @@ use axum::http::header::{
     CONTENT_TYPE, ETAG, IF_RANGE, RANGE, VARY,
 };
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -31,7 +31,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::headers;
-use super::pins::Problem;
+use super::pins::{Problem, wrong_method};
 use crate::bridge::{Content, ReadError, Reading};
 use crate::pins::Pins;
 use crate::wire::byte_range::{self, Asked};
@@ -67,10 +67,7 @@ pub(super) fn routes(pins: Pins) -> Router<super::Rooms> {
         .route("/webseeds/{infohash}", get(web_seed_root))
         .route("/webseeds/{infohash}/", get(web_seed_root))
         .route("/webseeds/{infohash}/{*path}", get(web_seed))
-        .method_not_allowed_fallback(async |method: Method| {
-            let detail = format!("this address does not take {method}");
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
-        })
+        .method_not_allowed_fallback(wrong_method)
         .layer(from_fn(headers::cross_origin_api))
         .with_state(pins)
 }

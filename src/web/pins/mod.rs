@@ -21,14 +21,15 @@ use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::timeout;
 
 use self::auth::Holder;
-use self::model::{Changes, NewPin, PinBody, UsageBody, VersionBody};
-pub(super) use self::problem::Problem;
+use self::model::{Changes, NewPin, PinBody, UsageBody, VersionBody, parse_target};
+pub(super) use self::problem::{Problem, wrong_method};
 use super::headers;
 use crate::pins::{PinId, Pins, Status, Unix, View};
 
@@ -55,7 +56,7 @@ pub(super) fn admin(pins: Pins) -> Router<super::Rooms> {
     let tokens = Router::new()
         .route("/tokens", get(tokens::list).post(tokens::make))
         .route("/tokens/{id}", axum::routing::delete(tokens::revoke))
-        .method_not_allowed_fallback(problem::wrong_method)
+        .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY));
     routes().merge(tokens).with_state(pins)
 }
@@ -72,7 +73,7 @@ fn routes() -> Router<Pins> {
         .route("/usage", get(usage))
         .route("/events", get(stream::follow).layer(Extension(stream::streams())))
         .route("/openapi.json", get(openapi::document))
-        .method_not_allowed_fallback(problem::wrong_method)
+        .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
 }
 
@@ -88,8 +89,32 @@ fn answer(status: StatusCode, view: View) -> Response {
 struct Page {
     limit: Option<usize>,
     cursor: Option<String>,
+    /// One or several, with commas between them.
     status: Option<String>,
+    /// A part of the name.
     name: Option<String>,
+    target: Option<String>,
+    salt: Option<String>,
+}
+
+impl Page {
+    fn statuses(&self) -> Result<Option<Vec<Status>>, Problem> {
+        let known = |name: &str| Status::ALL.into_iter().find(|status| status.name() == name);
+        let statuses = self.status.as_deref().map(|names| names.split(',').map(known).collect::<Option<Vec<_>>>());
+        let names = "queued, resolving, downloading, pinned, degraded, failed";
+        let wrong = || Problem::bad_request(format!("status is one or several of these, with commas: {names}"));
+        statuses.map(|found| found.ok_or_else(wrong)).transpose()
+    }
+
+    /// The address of the page that begins at `cursor`, with the same filters.
+    fn next(&self, limit: usize, cursor: &str) -> String {
+        let filters = [("status", &self.status), ("name", &self.name), ("target", &self.target), ("salt", &self.salt)];
+        let filters = filters.into_iter().filter_map(|(name, value)| {
+            let value = utf8_percent_encode(value.as_deref()?, NON_ALPHANUMERIC);
+            Some(format!("&{name}={value}"))
+        });
+        format!("/v1/pins?limit={limit}&cursor={cursor}{}", filters.collect::<String>())
+    }
 }
 
 async fn list(
@@ -103,20 +128,21 @@ async fn list(
         return Err(Problem::bad_request(format!("limit is between 1 and {MAX_PAGE}")));
     }
     let after = page.cursor.as_deref().map(|cursor| read_cursor(cursor).ok_or_else(wrong_cursor)).transpose()?;
-    let known = |name: &str| Status::ALL.into_iter().find(|status| status.name() == name);
-    let status = page.status.as_deref().map(|name| {
-        known(name)
-            .ok_or_else(|| Problem::bad_request("status is queued, resolving, downloading, pinned, degraded or failed"))
-    });
-    let status = status.transpose()?;
-    let name = page.name.as_deref();
+    let statuses = page.statuses()?;
+    let subject = match (&page.target, &page.salt) {
+        (Some(target), salt) => Some(parse_target(target, salt.as_deref())?.0),
+        (None, Some(_)) => return Err(Problem::bad_request("salt belongs to a target")),
+        (None, None) => None,
+    };
     let wanted = |pin: &crate::pins::Pin, stands: Status| {
-        status.is_none_or(|status| status == stands) && name.is_none_or(|name| pin.settings.name.contains(name))
+        statuses.as_ref().is_none_or(|statuses| statuses.contains(&stands))
+            && page.name.as_deref().is_none_or(|name| pin.settings.name.contains(name))
+            && subject.as_ref().is_none_or(|subject| pin.subject == *subject)
     };
     let (views, more) = pins.list(who, after, limit, wanted);
     let next = views.last().filter(|_| more).map(|view| format!("{:x}.{}", view.pin.created.0, view.pin.id));
     let pins: Vec<PinBody> = views.into_iter().map(PinBody::new).collect();
-    let link = next.as_ref().map(|next| [(LINK, format!("</v1/pins?limit={limit}&cursor={next}>; rel=\"next\""))]);
+    let link = next.as_ref().map(|next| [(LINK, format!("<{}>; rel=\"next\"", page.next(limit, next)))]);
     Ok((link, [(CACHE_CONTROL, "no-store")], Json(json!({ "pins": pins, "next": next }))).into_response())
 }
 

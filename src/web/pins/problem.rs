@@ -97,7 +97,7 @@ impl IntoResponse for Problem {
 }
 
 /// For an address that takes other methods. axum adds `Allow` by itself.
-pub(super) async fn wrong_method(method: Method) -> Response {
+pub(in crate::web) async fn wrong_method(method: Method) -> Response {
     let detail = format!("this address does not take {method}; the header Allow says what it takes");
     let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail).into_response();
     response.headers_mut().remove(ALLOW);

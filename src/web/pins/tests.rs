@@ -286,6 +286,75 @@ async fn nonsense_gets_a_problem_with_a_sentence() {
     server.tasks.stop(Duration::from_secs(10)).await;
 }
 
+#[tokio::test]
+async fn a_list_is_of_what_is_asked_for() {
+    let server = Server::start().await;
+    let token = server.token(json!({})).await;
+    let site = json!({ "target": KEY, "salt": "6e", "name": "Tide tables" });
+    for body in [json!({ "target": HASH, "name": "Tides & more" }), site, json!({ "target": KEY })] {
+        let made = Call::new("POST", "/v1/pins").with(&token).json(&body).send(&server.public).await;
+        assert_eq!(made.status, 201, "{}", made.body);
+    }
+    let link = format!("magnet%3A%3Fxs%3Durn%3Abtpk%3A{KEY}%26s%3D6e");
+    let table = [
+        (String::new(), 3),
+        ("&status=pinned".into(), 0),
+        ("&status=queued,resolving,failed".into(), 3),
+        ("&name=Tide".into(), 2),
+        (format!("&target={HASH}"), 1),
+        (format!("&target={KEY}"), 1),
+        (format!("&target={KEY}&salt=6e&name=tables"), 1),
+        (format!("&target={link}"), 1),
+        (format!("&target={KEY}&salt=6f"), 0),
+    ];
+    for (query, expected) in table {
+        let uri = format!("/v1/pins?limit=10{query}");
+        let found = Call::new("GET", &uri).with(&token).send(&server.public).await;
+        assert_eq!(found.body["pins"].as_array().map(Vec::len), Some(expected), "{query}: {}", found.body);
+    }
+    let page = Call::new("GET", "/v1/pins?limit=1&name=Tide").with(&token).send(&server.public).await;
+    let link = page.headers["link"].to_str().unwrap();
+    let next = link.strip_prefix('<').and_then(|rest| rest.strip_suffix(">; rel=\"next\"")).unwrap();
+    let last = Call::new("GET", next).with(&token).send(&server.public).await;
+    let mut names = [page, last].map(|page| page.body["pins"][0]["name"].as_str().unwrap().to_owned());
+    names.sort();
+    assert_eq!(names, ["Tide tables", "Tides & more"], "the address of the next page has the filters");
+    for query in ["salt=6e", "status=pinned,", "status=", "target=x", &format!("target={HASH}&salt=6e")] {
+        let told = Call::new("GET", &format!("/v1/pins?{query}")).with(&token).send(&server.public).await;
+        assert!(matches!(told.problem(), (400, "bad-request") | (422, "invalid-target")), "{query}: {}", told.body);
+    }
+    server.tasks.stop(Duration::from_secs(10)).await;
+}
+
+/// Wherever a token is asked for, it is refused in the address, whatever it is called, and whether or not it is real.
+#[tokio::test]
+async fn a_token_in_an_address_is_refused_everywhere() {
+    let server = Server::start().await;
+    let token = server.token(json!({})).await;
+    let document = Call::new("GET", "/v1/openapi.json").send(&server.public).await.body;
+    let mut tried = 0;
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        // The document itself is for everybody.
+        let described = ["get", "post", "patch", "delete"].into_iter().filter(|_| path != "/v1/openapi.json");
+        for method in described.filter(|method| operations.get(method).is_some()) {
+            let path = path.replace("{id}", &"0".repeat(32)).replace("{seq}", "1");
+            for query in [format!("token={token}"), "access_token=x".into(), format!("x=1&y={token}"), "Bearer=".into()]
+            {
+                let uri = format!("{path}?{query}");
+                for call in
+                    [Call::new(&method.to_uppercase(), &uri), Call::new(&method.to_uppercase(), &uri).with(&token)]
+                {
+                    let told = call.json(&json!({ "target": HASH })).send(&server.public).await;
+                    assert_eq!(told.problem(), (400, "token-in-query"), "{method} {uri}");
+                    tried += 1;
+                }
+            }
+        }
+    }
+    assert!(tried >= 12 * 8, "{tried}");
+    server.tasks.stop(Duration::from_secs(10)).await;
+}
+
 /// What the document describes is there, and says what it takes when it is asked otherwise.
 #[tokio::test]
 async fn the_document_is_of_this_api() {
