@@ -21,7 +21,7 @@ use axum::http::header::{
     CONTENT_TYPE, ETAG, IF_RANGE, RANGE, VARY,
 };
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;

@@ -35,7 +35,7 @@ async function pinned(lab, env = {}) {
   const { id } = await api.pin({ target: site.key.hex })
   await api.until(id, 60, 'pinned site', (pin) => pin.status === 'pinned')
   const torrent = join(dataDir, 'pinned', site.infoHash, 'torrent')
-  return { ...site, server, torrent, base: `http://${server.ready.web}/v1` }
+  return { ...site, server, api, torrent, base: `http://${server.ready.web}/v1` }
 }
 
 trial('any HTTP client reads what is pinned, and nothing else', async (lab) => {
@@ -182,7 +182,7 @@ trial('a page downloads a torrent from the web seed alone', async (lab) => {
 trial(
   'pages that can reach no peer read a pinned site, by its link alone: ours and those with the library',
   async (lab) => {
-    const { infoHash, link, seeder, server } = await pinned(lab)
+    const { infoHash, link, seeder, server, api } = await pinned(lab)
     await seeder.stop()
     const browser = await lab.browser(undefined, withoutPeers)
     const page = await browser.open(`${server.page}#${link}`)
@@ -213,6 +213,17 @@ trial(
     )
     assert.match(read.text, /Tide tables/)
     assert.ok(read.picture > 100_000)
+    // The API is open to pages of every origin that have a token.
+    const usage = await other.evaluate(
+      async ({ base, token }) => {
+        const body = JSON.stringify({ target: '5'.repeat(40) })
+        const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json', 'idempotency-key': 'a' }
+        const made = await fetch(`${base}/v1/pins`, { method: 'POST', headers, body })
+        return [made.status, made.headers.get('location') !== null, made.headers.get('etag') !== null]
+      },
+      { base: api.base, token: api.token ?? '' },
+    )
+    assert.deepEqual(usage, [201, true, true])
     for (const [name, reader] of Object.entries({ page, other })) {
       const asked = await reader.evaluate(() => performance.getEntriesByType('resource').map((entry) => entry.name))
       assert.ok(asked.includes(`http://${server.ready.web}/v1/webseeds/${infoHash}.torrent`), `${name}: ${asked}`)

@@ -41,8 +41,15 @@ trial(
     await api.until(first.id, 60, 'first torrent', (pin) => pin.status === 'pinned')
 
     const { id } = await api.pin({ target: wanted.info_hash })
-    const begun = await api.until(id, 60, 'first bytes', (pin) => pin.progress?.bytes > 0)
-    assert.equal(begun.status, 'downloading')
+    const begun = await api.until(
+      id,
+      60,
+      'first bytes',
+      ({ progress }) => progress?.bytes > 0 && progress.receive_rate > 0,
+    )
+    const { progress } = begun
+    assert.deepEqual([begun.status, progress.total_bytes, progress.peers.tcp], ['downloading', SIZE, 1])
+    assert.ok(progress.pieces > 0 && progress.pieces < progress.total_pieces && progress.seconds_left >= 0)
     const { bavail, bsize } = await statfs(inside)
     const room = Math.floor(SIZE * 0.9) - begun.progress.bytes
     await writeFile(ballast, Buffer.alloc(bavail * bsize - room))

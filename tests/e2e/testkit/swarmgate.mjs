@@ -146,7 +146,12 @@ export async function run(args, { env = {}, seconds = 60, cwd } = {}) {
   try {
     const code = await within(seconds, `end of swarmgate ${args[0]}`, program.exit)
     const { stdout, stderr } = program
-    return { code, stdout, stderr, json: stdout.startsWith('{') ? JSON.parse(stdout) : undefined }
+    return {
+      code,
+      stdout,
+      stderr,
+      json: stdout.startsWith('{') ? JSON.parse(stdout.split('\n', 1)[0] ?? '') : undefined,
+    }
   } finally {
     program.child.kill('SIGKILL')
   }
