@@ -1,7 +1,8 @@
 // A thousand pinned sites of twenty files on one server: memory, processor time and DHT packets at rest, the time to start,
-// and what one more costs, at ten and at a thousand. The bytes are on disk already, so what is measured is the pins.
+// and what one more costs, at ten and at a thousand. The bytes are on disk already, so what is measured is the pins. The
+// DHT is a network of the server's own kind: thirty more servers, each at a loopback address of its own.
 //
-// make bench-pins [SITES=1000]
+// make bench-pins [SITES=1000] [NODES=30] [RUNS=3] [REST=120]
 
 import { createHash, randomBytes } from 'node:crypto'
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
@@ -9,14 +10,25 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import bencode from '../tests/e2e/testkit/bencode.mjs'
+import { nextAddress } from '../tests/e2e/testkit/dht.mjs'
 import { PinApi } from '../tests/e2e/testkit/pin_api.mjs'
 import { Key, pointer } from '../tests/e2e/testkit/record.mjs'
 import { Server } from '../tests/e2e/testkit/swarmgate.mjs'
+import { spread } from './kit.mjs'
 
-const SITES = Number(process.env['SITES'] ?? 1000)
+const setting = (/** @type {string} */ name, /** @type {number} */ usual) => Number(process.env[name] ?? usual)
+const SITES = setting('SITES', 1000)
+const NODES = setting('NODES', 30)
+const RUNS = setting('RUNS', 3)
+/** Seconds: how long the server is left alone before, and while, it is measured. */
+const REST = setting('REST', 120)
+const SETTLE = 30
+const ENV = { SWARMGATE__GOSSIP__LOCAL_DISCOVERY: 'false', RUST_LOG: 'warn' }
+/** Sites whose cost is measured, one after the other, at either end; the others are added several at once. */
+const MEASURED = 20
+const AT_ONCE = 16
 const FILES = 20
 const FILE = 1024
-const REST = 20 // seconds
 
 /** @param {string} dataDir  puts a site's bytes where the bridge keeps them; its info hash */
 async function place(dataDir) {
@@ -41,8 +53,8 @@ async function place(dataDir) {
   return infoHash
 }
 
-/** @param {Server} server @param {PinApi} api */
-async function addOne(server, api, dataDir = '') {
+/** @param {Server} server @param {PinApi} api @param {string} dataDir */
+async function addOne(server, api, dataDir) {
   const [infoHash, key] = [await place(dataDir), new Key()]
   const { v, seq, sig } = key.record({ v: pointer(infoHash), seq: 1 })
   const record = { k: key.hex, seq, v: v.toString('hex'), sig: sig.toString('hex') }
@@ -65,53 +77,100 @@ async function cpu(pid) {
   return (Number(fields[11]) + Number(fields[12])) / 100
 }
 
-/** @param {Server} server */
+/** Datagrams of the DHT so far, received and sent. @param {Server} server */
 async function packets(server) {
   const lines = (await server.metrics()).matchAll(/^swarmgate_dht_packets_total\{[^}]*\} (\d+)/gm)
   return [...lines].reduce((sum, [, n]) => sum + Number(n), 0)
 }
 
-const median = (/** @type {number[]} */ values) => values.sort((a, b) => a - b)[values.length >> 1] ?? 0
-const dataDir = await mkdtemp(join(tmpdir(), 'swarmgate-bench-pins-'))
-const env = { SWARMGATE__GOSSIP__LOCAL_DISCOVERY: 'false', RUST_LOG: 'warn' }
-let server = await Server.start({ dataDir, env })
-try {
-  const api = await PinApi.of(server, null)
-  const empty = await server.memory()
-  /** @type {Record<string, { acknowledged: number[], pinned: number[] }>} */
-  const costs = {}
-  for (let n = 0; n < SITES; n++) {
-    const cost = await addOne(server, api, dataDir)
-    const near = n < 20 ? 'the first 20' : n >= SITES - 20 ? 'the last 20' : undefined
-    if (near) {
-      const kept = (costs[near] ??= { acknowledged: [], pinned: [] })
-      kept.acknowledged.push(cost.acknowledged)
-      kept.pinned.push(cost.pinned)
-    }
-  }
-  for (const [which, { acknowledged, pinned }] of Object.entries(costs)) {
-    console.log(
-      `${which}: acknowledged in ${median(acknowledged).toFixed(1)} ms, pinned in ${median(pinned).toFixed(0)} ms`,
+/** A DHT of servers that do nothing else. @param {string} home */
+async function network(home) {
+  /** @type {Server[]} */
+  const nodes = []
+  while (nodes.length < NODES) {
+    const bootstrap = nodes.slice(0, 3).map((node) => node.ready.dht)
+    const listen = { SWARMGATE__DHT__LISTEN: `${nextAddress()}:0` }
+    nodes.push(
+      await Server.start({ dataDir: join(home, `node${nodes.length}`), bootstrap, env: { ...ENV, ...listen } }),
     )
   }
-  const full = await server.memory()
-  console.log(`memory: ${empty.own.toFixed(0)} MiB empty, ${full.own.toFixed(0)} MiB with ${SITES} sites`)
-  await server.stop()
-  const began = performance.now()
-  server = await Server.start({ dataDir, env })
-  console.log(`ready after ${((performance.now() - began) / 1000).toFixed(2)} s`)
-  const again = await PinApi.of(server, null)
-  const count = (await again.all()).filter((pin) => pin.status === 'pinned').length
-  console.log(`${count} of ${SITES} pinned`)
-  await pause(REST * 1000)
-  const [before, sent] = [await cpu(server.child.pid), await packets(server)]
-  await pause(REST * 1000)
-  const spent = (await cpu(server.child.pid)) - before
-  const rest = await server.memory()
-  console.log(
-    `at rest: ${((100 * spent) / REST).toFixed(1)} % of a core, ${(((await packets(server)) - sent) / REST).toFixed(1)} DHT packets/s, ${rest.own.toFixed(0)} MiB`,
-  )
-} finally {
-  await server.stop('SIGKILL').catch(() => {})
-  await rm(dataDir, { recursive: true, force: true })
+  return nodes
+}
+
+/** One server from empty to a thousand sites, and again after a restart. Figures by what they are of. */
+async function measure() {
+  const home = await mkdtemp(join(tmpdir(), 'swarmgate-bench-pins-'))
+  const dataDir = join(home, 'data')
+  /** @type {Server[]} */
+  const running = []
+  /** @type {Record<string, number>} */
+  const figures = {}
+  const start = async (/** @type {string[]} */ bootstrap) => {
+    const listen = { SWARMGATE__DHT__LISTEN: `${nextAddress()}:0` }
+    const server = await Server.start({ dataDir, bootstrap, env: { ...ENV, ...listen } })
+    running.push(server)
+    return { server, api: await PinApi.of(server, null), stop: async () => running.pop()?.stop() }
+  }
+  const cost = async (/** @type {string} */ at, /** @type {Awaited<ReturnType<typeof start>>} */ { server, api }) => {
+    /** @type {{ acknowledged: number, pinned: number, processor: number }[]} */
+    const costs = []
+    for (let n = 0; n < MEASURED; n++) {
+      const before = await cpu(server.child.pid)
+      const one = await addOne(server, api, dataDir)
+      costs.push({ ...one, processor: 1000 * ((await cpu(server.child.pid)) - before) })
+    }
+    figures[`one more at ${at}: acknowledged, ms`] = spread(costs.map((one) => one.acknowledged)).median
+    figures[`one more at ${at}: pinned, ms`] = spread(costs.map((one) => one.pinned)).median
+    figures[`one more at ${at}: processor, ms`] = costs.reduce((sum, one) => sum + one.processor, 0) / MEASURED
+  }
+  try {
+    running.push(...(await network(home)))
+    const bootstrap = running.slice(0, 3).map((node) => node.ready.dht)
+    const empty = await start(bootstrap)
+    figures['memory empty, MiB'] = (await empty.server.memory()).own
+    await cost('ten', empty)
+    await empty.stop()
+    // With no DHT: a small one is asked at most three things a second of each node, and filling would take long.
+    await rm(join(dataDir, 'dht-nodes'))
+    const filling = await start([])
+    let left = SITES - 2 * MEASURED
+    const fill = async () => {
+      while (left-- > 0) await addOne(filling.server, filling.api, dataDir)
+    }
+    await Promise.all(Array.from({ length: AT_ONCE }, fill))
+    await filling.stop()
+    const grown = await start(bootstrap)
+    await cost('a thousand', grown)
+    await grown.stop()
+
+    const began = performance.now()
+    const full = await start(bootstrap)
+    figures['start, ms'] = performance.now() - began
+    figures['pinned after the start'] = (await full.api.all()).filter((pin) => pin.status === 'pinned').length
+    await pause(SETTLE * 1000)
+    const [spent, sent] = [await cpu(full.server.child.pid), await packets(full.server)]
+    await pause(REST * 1000)
+    figures['at rest: processor, % of one'] = (100 * ((await cpu(full.server.child.pid)) - spent)) / REST
+    figures['at rest: DHT packets a second'] = ((await packets(full.server)) - sent) / REST
+    figures['at rest: memory, MiB'] = (await full.server.memory()).own
+    return figures
+  } finally {
+    await Promise.all(running.map((server) => server.stop('SIGKILL').catch(() => {})))
+    await rm(home, { recursive: true, force: true })
+  }
+}
+
+// Servers end with this process, which a signal alone would not tell it.
+for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1))
+process.setMaxListeners(0)
+
+/** @type {Record<string, number[]>} */
+const samples = {}
+for (let run = 0; run < RUNS; run++) {
+  for (const [name, figure] of Object.entries(await measure())) (samples[name] ??= []).push(figure)
+}
+console.log(`${SITES} sites of ${FILES} files, a DHT of ${NODES} nodes, ${RUNS} runs: median (least to most)`)
+for (const [name, figures] of Object.entries(samples)) {
+  const [median, least, most] = Object.values(spread(figures)).map((figure) => figure.toFixed(1))
+  console.log(`${name}: ${median} (${least} to ${most})`)
 }
