@@ -141,7 +141,9 @@ async function measure() {
     await filling.stop()
     const grown = await start(bootstrap)
     await cost('a thousand', grown)
+    const ending = performance.now()
     await grown.stop()
+    figures['stop, ms'] = performance.now() - ending
 
     const began = performance.now()
     const full = await start(bootstrap)

@@ -97,7 +97,12 @@ pub(super) async fn run(
     };
     // The peers first, then the engine's torrent, then, with the stage, the files' place.
     swarm.token.cancel();
-    bridge.engine.remove(swarm.info_hash).await;
+    // What is whole is not written to any more, and each removal has the engine write its list of all torrents: a thousand
+    // of them would take longer than stopping may.
+    let is_whole = swarm.stage.borrow().is_complete();
+    if !(is_whole && bridge.tasks.is_stopping()) {
+        bridge.engine.remove(swarm.info_hash).await;
+    }
     settle(&swarm, bridge.tasks.is_stopping()).await;
     swarm.leave();
     bridge.metrics.ended.with_label_values(&[reason]).inc();
