@@ -66,7 +66,7 @@ impl Schedule {
     /// How many nodes took it when it was published last, if any did and that was within the hour.
     pub(super) fn holders(&self, target: &Target, now: Instant) -> Option<usize> {
         let (at, stored) = *self.last.get(target)?;
-        (stored > 0 && now.saturating_duration_since(at) <= INTERVAL).then_some(stored)
+        (stored > 0 && now.saturating_duration_since(at) <= self.interval).then_some(stored)
     }
 
     /// Takes it out.
