@@ -14,16 +14,19 @@ use crate::net::host;
 use crate::wire::id::{Distance, NodeId, Target};
 use crate::wire::krpc::{Contact, Method, Response};
 
+mod candidate;
+mod care;
+
+use candidate::{Candidate, State};
+pub(super) use care::Care;
+use care::WIDE;
+
 /// Queries under way at once, late ones not counted. More finds faster and costs more; libtorrent's
 /// `dht_search_branching` is 5 too.
 const ALPHA: usize = 5;
 
 /// Answers with nodes that are enough to know the surroundings of the target.
 const ENOUGH_VIEWS: usize = 3;
-
-/// Nodes around the target that have to say that they do not have an item before it counts as not there. When half of the
-/// nodes are replaced in the hour until the item is put again, of its eight holders four are left among some sixteen.
-pub(super) const WIDE: usize = 20;
 
 /// Candidates kept. Nodes name eight each, most of them the same.
 const MAX_CANDIDATES: usize = 200;
@@ -38,37 +41,6 @@ pub(super) enum Question {
     Peers,
     /// The item, unless its number is not above this one.
     Item(Option<i64>),
-}
-
-/// How much a lookup is to wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Care {
-    /// Enough was found: whoever is late is not waited for.
-    Quick,
-    /// Any [`K`] nodes near the target will do: who is late is waited for when there are no others.
-    Near,
-    /// So many of the nearest must have answered: whoever is late among them is asked once more and waited for.
-    Careful(usize),
-    /// Next to nothing was found, and to say so is a claim about everybody who might have it. Since an item was put,
-    /// newcomers have come between its holders and the target, so the nearest [`WIDE`] are asked; and whoever of them
-    /// did not answer is tried once more in the end.
-    Thorough,
-}
-
-impl Care {
-    /// Whether each of the nearest is asked once more and waited for.
-    fn minds_each(self) -> bool {
-        matches!(self, Self::Careful(_) | Self::Thorough)
-    }
-
-    /// How many of the nearest nodes are asked.
-    fn width(self) -> usize {
-        match self {
-            Self::Quick | Self::Near => K,
-            Self::Careful(width) => width,
-            Self::Thorough => WIDE,
-        }
-    }
 }
 
 /// Whom to ask. The id is not known of nodes that configuration names.
@@ -106,45 +78,6 @@ pub(super) struct Lookup {
     is_retrying: bool,
     asked: usize,
     answered: usize,
-}
-
-#[derive(Debug)]
-struct Candidate {
-    contact: Contact,
-    state: State,
-    /// Whether little was expected of it when it was asked.
-    is_doubtful: bool,
-    /// Whether it was given up before and is tried once more.
-    is_retried: bool,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum State {
-    Fresh,
-    Asked,
-    Late,
-    Answered {
-        token: Option<Vec<u8>>,
-    },
-    /// It never answered.
-    Silent,
-    /// It answered with an error, or is not who it was said to be.
-    Failed,
-}
-
-impl Candidate {
-    fn new(contact: Contact, state: State) -> Self {
-        Self { contact, state, is_doubtful: false, is_retried: false }
-    }
-
-    /// Whether it holds no place among the nearest any more.
-    fn is_past(&self) -> bool {
-        matches!(self.state, State::Late | State::Silent | State::Failed)
-    }
-
-    fn is_answered(&self) -> bool {
-        matches!(self.state, State::Answered { .. })
-    }
 }
 
 impl Lookup {
