@@ -292,7 +292,7 @@ impl Operation {
     /// is found by few, and the copy it should have replaced by many.
     fn care(&self) -> Care {
         match self.request {
-            Request::Nodes(_) => Care::Near,
+            Request::Nodes(_) => Care::Quick,
             Request::GetPeers(_) | Request::Announce { .. } => Care::Careful(K),
             Request::Put { .. } | Request::PutImmutable(_) => Care::Careful(COPIES),
             // A few that are left of a former version, or who lie, do not speak for everybody.

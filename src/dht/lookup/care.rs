@@ -10,10 +10,8 @@ pub(super) const WIDE: usize = 20;
 /// How much a lookup is to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::dht) enum Care {
-    /// Enough was found: whoever is late is not waited for.
+    /// Enough was found, or any nodes near the target will do: whoever is late is not waited for.
     Quick,
-    /// Any [`K`] nodes near the target will do: who is late is waited for when there are no others.
-    Near,
     /// So many of the nearest must have answered: whoever is late among them is asked once more and waited for.
     Careful(usize),
     /// Next to nothing was found, and to say so is a claim about everybody who might have it. Since an item was put,
@@ -25,13 +23,13 @@ pub(in crate::dht) enum Care {
 impl Care {
     /// Whether each of the nearest is asked once more and waited for.
     pub(super) fn minds_each(self) -> bool {
-        matches!(self, Self::Careful(_) | Self::Thorough)
+        self != Self::Quick
     }
 
     /// How many of the nearest nodes are asked.
     pub(super) fn width(self) -> usize {
         match self {
-            Self::Quick | Self::Near => K,
+            Self::Quick => K,
             Self::Careful(width) => width,
             Self::Thorough => WIDE,
         }
