@@ -49,9 +49,9 @@ pub(super) struct Step<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// BEP 44 error 301: "the CAS hash mismatched, re-read value and try again".
-    CasMismatch(VerifiedItem),
+    CasMismatch(Box<VerifiedItem>),
     /// BEP 44 error 302: "sequence number less than current"; here also equal, with a smaller value.
-    Stale(VerifiedItem),
+    Stale(Box<VerifiedItem>),
     /// The same, when of the newer version only its number is still known.
     BelowFloor(i64),
 }
@@ -89,6 +89,8 @@ pub(super) struct Book {
     /// What pins keep alive, with the number it was adopted with last.
     adopted: HashMap<Target, i64>,
     uses: u64,
+    /// How often anything was written.
+    writes: u64,
     /// How many records point to each torrent (BEP 46).
     pointers: HashMap<InfoHash, usize>,
     absences: Absences,
@@ -104,6 +106,7 @@ impl Book {
             by_use: BTreeMap::new(),
             adopted: HashMap::new(),
             uses: 0,
+            writes: 0,
             pointers: HashMap::new(),
             absences: Absences::default(),
             floors: Floors::new(capacity.max(1) * FLOORS_PER_RECORD),
@@ -130,6 +133,11 @@ impl Book {
     pub(super) fn recent(&self, max: usize) -> Vec<VerifiedItem> {
         let targets = self.by_use.values().rev().take(max);
         targets.filter_map(|target| Some(self.slots.get(target)?.entry.item.clone())).collect()
+    }
+
+    /// Stays the same as long as no entry is written.
+    pub(super) fn writes(&self) -> u64 {
+        self.writes
     }
 
     /// The newest sequence number.
@@ -227,28 +235,46 @@ impl Book {
     /// Takes a version that a client puts, if it is newer than what is known and `cas` is the number of that. The very
     /// version that is known is always taken: it is a client that repeats itself because it got no reply.
     pub(super) fn put(&mut self, item: VerifiedItem, cas: Option<i64>) -> Step<Result<Entry, Refusal>> {
-        let target = item.target();
-        let entry = match self.slots.get(&target).map(|slot| &slot.entry) {
-            None => match self.floors.get(&target).filter(|floor| item.seq() < *floor) {
-                Some(floor) => return Step { outcome: Err(Refusal::BelowFloor(floor)), changes: Vec::new() },
-                None => Entry { item, conflict: false, put_here: true },
-            },
-            Some(known) => {
-                let is_known = !item.replaces(&known.item) && !known.item.replaces(&item);
-                let conflict = item.conflicts_with(&known.item);
-                if cas.is_some_and(|cas| cas != known.item.seq()) && !is_known {
-                    return Step { outcome: Err(Refusal::CasMismatch(known.item.clone())), changes: Vec::new() };
-                }
-                if known.item.replaces(&item) {
-                    let refusal = Refusal::Stale(known.item.clone());
-                    let changes = self.learn(item).changes;
-                    return Step { outcome: Err(refusal), changes };
-                }
-                Entry { item, conflict: conflict || (is_known && known.conflict), put_here: true }
+        match self.judge(&item, cas) {
+            Ok(entry) => {
+                let changes = self.store(item.target(), entry.clone());
+                Step { outcome: Ok(entry), changes }
             }
+            Err(refusal) => {
+                // It may be another value with a known number, which is to be remembered of that.
+                let changes = match &refusal {
+                    Refusal::Stale(_) => self.learn(item).changes,
+                    _ => Vec::new(),
+                };
+                Step { outcome: Err(refusal), changes }
+            }
+        }
+    }
+
+    /// What a put would come to: the entry that it would make. Changes nothing.
+    pub(super) fn judge(&self, item: &VerifiedItem, cas: Option<i64>) -> Result<Entry, Refusal> {
+        let target = item.target();
+        let Some(known) = self.slots.get(&target).map(|slot| &slot.entry) else {
+            return match self.floors.get(&target).filter(|floor| item.seq() < *floor) {
+                Some(floor) => Err(Refusal::BelowFloor(floor)),
+                None => Ok(Entry { item: item.clone(), conflict: false, put_here: true }),
+            };
         };
-        let changes = self.store(target, entry.clone());
-        Step { outcome: Ok(entry), changes }
+        let is_known = !item.replaces(&known.item) && !known.item.replaces(item);
+        if cas.is_some_and(|cas| cas != known.item.seq()) && !is_known {
+            return Err(Refusal::CasMismatch(Box::new(known.item.clone())));
+        }
+        if known.item.replaces(item) {
+            return Err(Refusal::Stale(Box::new(known.item.clone())));
+        }
+        let conflict = item.conflicts_with(&known.item) || (is_known && known.conflict);
+        Ok(Entry { item: item.clone(), conflict, put_here: true })
+    }
+
+    /// Makes room for an entry of `target`, if there is none of it yet.
+    pub(super) fn make_room(&mut self, target: &Target) -> Vec<Change> {
+        let taken = usize::from(!self.slots.contains_key(target));
+        self.evict_to(self.capacity - taken, target)
     }
 
     /// Takes a put back that came to nothing, unless the book has gone on since. What made room for it stays away. The
@@ -279,6 +305,7 @@ impl Book {
     }
 
     fn write(&mut self, target: Target, entry: Entry) {
+        self.writes += 1;
         let checked = self.remove(&target).and_then(|slot| slot.checked);
         if let Some(info_hash) = pointer::info_hash(entry.item.v()) {
             *self.pointers.entry(info_hash).or_default() += 1;
@@ -324,8 +351,12 @@ impl Book {
 
     /// Removes entries past the capacity, never `kept`, which somebody is waiting for, and never what is adopted.
     fn evict(&mut self, kept: &Target) -> Vec<Change> {
+        self.evict_to(self.capacity, kept)
+    }
+
+    fn evict_to(&mut self, most: usize, kept: &Target) -> Vec<Change> {
         let mut changes = Vec::new();
-        while self.slots.len() > self.capacity {
+        while self.slots.len() > most {
             let mut removable = self.by_use.range(..(Rank::Adopted, 0)).map(|(_, target)| *target);
             let Some(oldest) = removable.find(|target| target != kept) else { break };
             let slot = self.remove(&oldest).expect("every place in `by_use` is a slot's");

@@ -44,6 +44,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod turns;
 mod values;
 mod writer;
 

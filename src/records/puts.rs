@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::book::{Entry, Refusal, Step};
+use super::book::{Change, Entry, Refusal, Step};
 use super::gets::Looked;
 use super::service::{Inner, Records, now};
 use super::writer::Slot;
@@ -76,24 +76,8 @@ impl Records {
                 Err(error) => return Err(PutError::Unsure(error)),
             }
         }
-        let slot = self.inner.store.reserve().await?;
-        let (before, taken, written) = {
-            let mut book = self.inner.book();
-            let before = book.peek(&item.target());
-            let step = book.put(item.clone(), cas);
-            self.inner.schedule().cancel_deleted(&step.changes);
-            (before, step.outcome, slot.write_durably(step.changes))
-        };
-        self.inner.update_count();
-        let entry = taken?;
-        let is_news = before.as_ref().is_none_or(|known| item.replaces(&known.item));
-        if let Err(error) = written.await {
-            // The disk has nothing to take back.
-            let _ = self.inner.book().take_back(&item, before);
-            self.inner.update_count();
-            return Err(error.into());
-        }
-        if is_news {
+        let (before, entry) = self.keep(&item, cas).await?;
+        if before.as_ref().is_none_or(|known| item.replaces(&known.item)) {
             self.inner.tell(&item);
         }
         self.inner.was_put(&entry.item);
@@ -105,6 +89,46 @@ impl Records {
             return self.lost_to(stands, &item, cas);
         }
         Ok(PutOk { target: item.target(), stored: outcome.stored, conflict: entry.conflict })
+    }
+
+    /// Takes a version to the disk, and only then into the book: what the disk refuses nobody has read. Puts of one record do
+    /// this one after the other, so that the disk ends with what the book ends with. What was known before, and what is
+    /// now.
+    async fn keep(&self, item: &VerifiedItem, cas: Option<i64>) -> Result<(Option<Entry>, Entry), PutError> {
+        let target = item.target();
+        let _turn = self.inner.writing.of(target).await;
+        let slot = self.inner.store.reserve().await?;
+        let (before, writes, written) = {
+            let mut book = self.inner.book();
+            match book.judge(item, cas) {
+                Ok(entry) => {
+                    let room = book.make_room(&target);
+                    self.inner.schedule().cancel_deleted(&room);
+                    let changes = [Change::Save(entry)].into_iter().chain(room).collect();
+                    (book.peek(&target), book.writes(), slot.write_durably(changes))
+                }
+                Err(refusal) => {
+                    // It may be another value with a known number, which is to be remembered.
+                    slot.write(book.put(item.clone(), cas).changes);
+                    return Err(refusal.into());
+                }
+            }
+        };
+        self.inner.update_count();
+        written.await?;
+        let slot = self.inner.store.reserve().await?;
+        let taken = {
+            let mut book = self.inner.book();
+            let is_as_before = book.writes() == writes;
+            let Step { outcome, mut changes } = book.put(item.clone(), cas);
+            self.inner.schedule().cancel_deleted(&changes);
+            // Unless others have written meanwhile, the disk has this entry as the book has it now.
+            changes.retain(|change| !is_as_before || !matches!(change, Change::Save(_)));
+            slot.write(changes);
+            outcome
+        };
+        self.inner.update_count();
+        Ok((before, taken?))
     }
 
     /// Nodes hold a version that stands in the way, though a moment ago none was known: another server's client was
@@ -190,8 +214,8 @@ impl Records {
 impl From<Refusal> for PutError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::CasMismatch(current) => Self::CasMismatch(Box::new(current)),
-            Refusal::Stale(current) => Self::Stale(Box::new(current)),
+            Refusal::CasMismatch(current) => Self::CasMismatch(current),
+            Refusal::Stale(current) => Self::Stale(current),
             Refusal::BelowFloor(floor) => Self::BelowFloor(floor),
         }
     }

@@ -14,6 +14,7 @@ use super::quota::Quota;
 use super::schedule::Schedule;
 use super::store;
 use super::topics::{Follower, Pace, Topics};
+use super::turns::Turns;
 use super::values::Values;
 use super::writer::Store;
 use super::{GetError, StartError, poller, publisher};
@@ -51,6 +52,8 @@ pub(super) struct Inner {
     pub(super) rescheduled: Notify,
     /// A poll may be due earlier than before.
     pub(super) replanned: Notify,
+    /// Of puts that are being written to disk.
+    pub(super) writing: Turns,
     pub(super) lookups: Semaphore,
     pub(super) records_looked_up: Arc<Flights<Looked>>,
     pub(super) values_looked_up: Arc<Flights<Result<Option<Vec<u8>>, GetError>>>,
@@ -122,6 +125,7 @@ impl Records {
             puts_left: Mutex::new(Quota::new(settings.puts_per_minute, settings.put_burst)),
             rescheduled: Notify::new(),
             replanned: Notify::new(),
+            writing: Turns::default(),
             lookups: Semaphore::new(LOOKUPS),
             records_looked_up: Arc::default(),
             values_looked_up: Arc::default(),

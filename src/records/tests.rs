@@ -338,3 +338,35 @@ async fn who_loses_a_race_to_another_server_is_told_so() {
         assert_eq!(node.get(3600).await.unwrap().item.as_ref(), Some(stands));
     }
 }
+
+/// A disk that takes nothing, and two puts of one record sent back to back: neither has happened, or was ever to be seen.
+#[tokio::test(start_paused = true)]
+async fn what_the_disk_refuses_was_never_there() {
+    let node = Node::start().await;
+    node.put(&version(1), None).await.unwrap();
+    let (_following, follower) = following::follow(&node);
+    let disk = rusqlite::Connection::open(node.directory.path().join("records.sqlite")).unwrap();
+    disk.execute_batch("ALTER TABLE record RENAME TO away").unwrap();
+    let (second, third) = (version(2), version(3));
+    let mut puts = Box::pin(futures_util::future::join(node.put(&second, None), node.put(&third, None)));
+    let refused = loop {
+        tokio::select! {
+            biased;
+            refused = &mut puts => break refused,
+            () = tokio::task::yield_now() => assert_eq!(node.seen(3600).await.unwrap().0, 1),
+        }
+    };
+    drop(puts);
+    for refused in [refused.0, refused.1] {
+        assert!(refused.unwrap_err().to_string().starts_with("the record could not be written to disk: "));
+    }
+    assert_eq!((node.seen(3600).await.unwrap().0, follower.so_far()), (1, vec![]));
+    assert_eq!(node.dht.held(&second.target()), Some(version(1)));
+
+    disk.execute_batch("ALTER TABLE away RENAME TO record").unwrap();
+    node.put(&third, None).await.unwrap();
+    assert_eq!(node.put(&second, None).await.unwrap_err().code(), 302);
+    assert_eq!(follower.so_far(), [3]);
+    let node = node.kill_and_restart().await;
+    assert_eq!(node.seen(3600).await.unwrap().0, 3);
+}

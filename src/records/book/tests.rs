@@ -72,8 +72,8 @@ fn what_a_put_meets() {
         let step = book.put(put.clone(), *cas);
         let refused = match &step.outcome {
             Ok(_) => None,
-            Err(Refusal::CasMismatch(current)) => Some((301, current)),
-            Err(Refusal::Stale(current)) => Some((302, current)),
+            Err(Refusal::CasMismatch(current)) => Some((301, current.as_ref())),
+            Err(Refusal::Stale(current)) => Some((302, current.as_ref())),
             Err(Refusal::BelowFloor(_)) => unreachable!("the record is there"),
         };
         let expected = code.map(|code| (code, &known));
@@ -114,6 +114,20 @@ fn a_put_that_did_not_reach_the_disk_has_not_happened() {
     put(&mut book, &third);
     book.take_back(&second, before);
     assert_eq!(book.seq(&target), Some(3), "the book has gone on");
+    book.check_invariants();
+}
+
+#[test]
+fn room_is_made_for_one_more_and_no_more() {
+    let mut book = Book::new(2);
+    let [one, two, three] = [1, 2, 3].map(|author| item(author, 1, b"le"));
+    assert_eq!(book.make_room(&one.target()), []);
+    let _ = (book.learn(one.clone()), book.learn(two.clone()));
+    assert_eq!(book.make_room(&one.target()), [], "it has its room");
+    let room = book.make_room(&three.target());
+    assert_eq!(room, [Change::Delete(one.target()), Change::Floor(one.target(), 1)]);
+    assert_eq!(book.make_room(&three.target()), []);
+    assert_eq!(book.put(three, None).changes.len(), 1, "nothing else has to go");
     book.check_invariants();
 }
 

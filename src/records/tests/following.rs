@@ -10,7 +10,7 @@ use crate::wire::id::PublicKey;
 
 /// Keeps what it is told.
 #[derive(Default)]
-struct Heard {
+pub(super) struct Heard {
     news: Mutex<Vec<i64>>,
     changed: Notify,
 }
@@ -23,7 +23,7 @@ impl Follower for Heard {
 }
 
 impl Heard {
-    fn so_far(&self) -> Vec<i64> {
+    pub(super) fn so_far(&self) -> Vec<i64> {
         self.news.lock().unwrap().clone()
     }
 
@@ -35,7 +35,7 @@ impl Heard {
     }
 }
 
-fn follow(node: &Node) -> (Following, Arc<Heard>) {
+pub(super) fn follow(node: &Node) -> (Following, Arc<Heard>) {
     let heard = Arc::new(Heard::default());
     let subject = (*version(0).key(), Salt::default());
     (node.records.follow(subject, heard.clone()).unwrap(), heard)
