@@ -67,6 +67,7 @@ for (const direction of values.only.split(',')) {
 /** @param {Lab} lab @returns {Promise<Setting>} */
 async function prepare(lab) {
   const dht = await lab.dht()
+  for (const { node } of dht.nodes) node.setMaxListeners(0) // each torrent's announce is waited for at every node
   const server = await lab.server({ dht, env: { SWARMGATE__BRIDGE__POLICY: 'open', RUST_LOG: 'swarmgate=debug' } })
   const client = await lab.libtorrent(dht)
   return { client, dht, server, browser: await lab.browser(), site: await lab.webTorrentSite() }
