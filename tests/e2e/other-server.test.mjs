@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict'
 import { trial } from './testkit/lab.mjs'
-import { arrivals, SHARED } from './testkit/other_server.mjs'
+import { arrivals, SHARED, swarmOverUtp } from './testkit/other_server.mjs'
 import { Socket } from './testkit/socket.mjs'
 
 /**
@@ -31,3 +31,15 @@ for (const [what, share] of Object.entries(SHARED)) {
     }
   })
 }
+
+trial('and where the swarm can be reached over uTP alone', async (lab) => {
+  const pair = await swarmOverUtp(lab)
+  const seconds = await arrivals(pair, { runs: 3 })
+  console.log(`put to subscriber of another server, swarm over uTP: ${seconds.map((s) => s.toFixed(2)).join(', ')} s`)
+  assert.ok(Math.max(...seconds) < 60)
+  const metrics = await pair.away.metrics()
+  assert.match(metrics, /^swarmgate_gossip_records_total/m)
+  assert.match(metrics, /swarmgate_bridge_greetings_total\{.*transport="utp".*\} [1-9]/)
+  assert.doesNotMatch(metrics, /swarmgate_bridge_greetings_total\{.*transport="tcp".*\} [1-9]/)
+  assert.ok(pair.relay.passed > 0)
+})

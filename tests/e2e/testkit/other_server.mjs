@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto'
 import { percent } from './canary.mjs'
 import { Key, pointer, target } from './record.mjs'
 import { Socket } from './socket.mjs'
+import { UdpRelay } from './udp_relay.mjs'
 import { within } from './wait.mjs'
 
 /** @typedef {import('./lab.mjs').Lab} Lab */
@@ -22,15 +23,27 @@ export const SHARED = {
     return { home, away }
   },
 
-  /** The record's topic swarm: no DHT. Each is its own tracker; one is told once that the other is a peer. */
+  /** The record's topic swarm: no DHT. */
   swarm: async (lab) => {
     const [home, away] = [await lab.server({ env: ALONE }), await lab.server({ env: ALONE })]
-    const meet = async (/** @type {Key} */ key) => {
-      const swarm = `info_hash=${percent(target(key.public))}&peer_id=${percent(randomBytes(20))}`
-      await fetch(`http://${home.ready.web}/announce?${swarm}&port=${away.bittorrent.port}&left=1&compact=1`)
-    }
-    return { home, away, meet }
+    return { home, away, meet: introduction(home, away.bittorrent.port) }
   },
+}
+
+/** The same, over uTP alone. @param {Lab} lab */
+export async function swarmOverUtp(lab) {
+  const { home, away } = await SHARED.swarm(lab)
+  const relay = await UdpRelay.to(away.bittorrent)
+  lab.keep(relay, relay)
+  return { home, away, meet: introduction(home, relay.port), relay }
+}
+
+/** Each server is its own tracker; one is told once that the other is a peer. @param {Server} home @param {number} port */
+function introduction(home, port) {
+  return async (/** @type {Key} */ key) => {
+    const swarm = `info_hash=${percent(target(key.public))}&peer_id=${percent(randomBytes(20))}`
+    await fetch(`http://${home.ready.web}/announce?${swarm}&port=${port}&left=1&compact=1`)
+  }
 }
 
 /**
