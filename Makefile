@@ -42,7 +42,7 @@ fuzz:
 interop: web-demo/dist/index.html tests/e2e/node_modules/.package-lock.json
 	cargo build
 	rm -rf target/bench/mutable-torrents && mkdir -p target/bench && cp -r tests/e2e/interop target/bench/mutable-torrents
-	npm install --prefix target/bench/mutable-torrents --ignore-scripts --no-audit --no-fund --no-package-lock
+	npm ci --prefix target/bench/mutable-torrents --ignore-scripts --no-audit --no-fund
 	node --test --test-reporter=spec tests/e2e/interop/mutable-torrents.mjs
 
 # The generator, and the trackers beside which ours is measured. Where aquatic_ws cannot be built, it is left out.
