@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 
 import { encode } from './bencode.ts'
 import { MAX_IN_FLIGHT } from './connection.ts'
-import { importSeed, type SigningKey } from './ed25519.ts'
+import type { SigningKey } from './ed25519.ts'
 import {
   ConflictError,
   ConnectionError,
@@ -17,7 +17,9 @@ import { Gateway } from './gateway.ts'
 import { recordFields, type Mode, type RecordFields } from './messages.ts'
 import { signRecord, verifyRecord, type VerifiedRecord } from './record.ts'
 import {
+  author,
   fakeNetwork,
+  fakeTime,
   found,
   fromFields,
   hex,
@@ -25,7 +27,6 @@ import {
   outcome,
   serving,
   vectors,
-  watchCrypto,
   type Case,
   type Server,
 } from './testing.ts'
@@ -37,10 +38,8 @@ let key: SigningKey
 let records: VerifiedRecord[]
 
 beforeEach(async () => {
-  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date'] })
-  watchCrypto()
-  key = await importSeed(new Uint8Array(32).fill(1))
-  records = await Promise.all([0, 1, 2, 3].map((seq) => signRecord(key, { infoHash: IH, seq })))
+  fakeTime()
+  ;({ key, records } = await author(IH, 4))
 })
 afterEach(() => vi.useRealTimers())
 

@@ -1,20 +1,21 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 
-import { importSeed, type SigningKey } from './ed25519.ts'
+import type { SigningKey } from './ed25519.ts'
 import { ProxyError, UnsupportedError } from './errors.ts'
 import { memoryFloor } from './floor.ts'
 import { Gateway } from './gateway.ts'
 import { recordFields, type RecordFields } from './messages.ts'
-import { signRecord, verifyRecord, type VerifiedRecord } from './record.ts'
+import { verifyRecord, type VerifiedRecord } from './record.ts'
 import {
+  author,
   fakeNetwork,
+  fakeTime,
   found,
   fromFields,
   hex,
   outcome,
   serving,
   vectors,
-  watchCrypto,
   type Case,
   type FakeSocket,
   type Server,
@@ -27,11 +28,8 @@ let key: SigningKey
 let records: VerifiedRecord[]
 
 beforeEach(async () => {
-  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date'] })
-  watchCrypto()
-  key = await importSeed(new Uint8Array(32).fill(1))
-  const infoHash = '11'.repeat(20)
-  records = await Promise.all([0, 1, 2, 3, 4].map((seq) => signRecord(key, { infoHash, seq })))
+  fakeTime()
+  ;({ key, records } = await author('11'.repeat(20), 5))
 })
 afterEach(() => {
   expect(vi.getTimerCount()).toBe(0)

@@ -5,8 +5,9 @@ import { vi } from 'vitest'
 
 import { fromHex, type Bytes } from './bytes.ts'
 import type { SocketLike } from './connection.ts'
+import { importSeed, type SigningKey } from './ed25519.ts'
 import { recordFields, type RecordFields } from './messages.ts'
-import type { SignedRecord, VerifiedRecord } from './record.ts'
+import { signRecord, type SignedRecord, type VerifiedRecord } from './record.ts'
 
 /** One case of `spec/vectors`; see its README. */
 export interface Case<Input, Expected> {
@@ -126,7 +127,7 @@ export async function outcome<T>(promise: Promise<T>, milliseconds = 60_000): Pr
 }
 
 let cryptoBusy = 0
-export function watchCrypto(): void {
+function watchCrypto(): void {
   for (const method of ['importKey', 'verify', 'sign', 'generateKey'] as const) {
     const real = crypto.subtle[method].bind(crypto.subtle) as (...args: unknown[]) => Promise<never>
     vi.spyOn(crypto.subtle, method).mockImplementation(async (...args: unknown[]) => {
@@ -134,4 +135,20 @@ export function watchCrypto(): void {
       return real(...args).finally(() => cryptoBusy--)
     })
   }
+}
+
+/** Time that stands still but for {@link outcome}, which moves it when nothing is left to compute. */
+export function fakeTime(): void {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date'] })
+  watchCrypto()
+}
+
+/** An author and the first versions of one record, which all point to one torrent. */
+export async function author(
+  infoHash: string,
+  versions: number,
+): Promise<{ key: SigningKey; records: VerifiedRecord[] }> {
+  const key = await importSeed(new Uint8Array(32).fill(1))
+  const seqs = [...Array(versions).keys()]
+  return { key, records: await Promise.all(seqs.map((seq) => signRecord(key, { infoHash, seq }))) }
 }
