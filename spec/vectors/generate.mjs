@@ -420,7 +420,8 @@ function messages () {
 
   // What a client that follows alice's record with and without salt, and has number 4 of both, makes of a push.
   const pushed = fields => ({ action: 'dht_update', target: here, ...newer, ...fields })
-  const update = message => ({ following: [{ k }, { k, salt: salted.salt }], seq: 4, update: frame(message) })
+  const update = message => ({ following: [{ k }, { k, salt: salted.salt }], seq: 4, v: rec.v, update: frame(message) })
+  const [larger, smaller] = ['ff', '00'].map(byte => record(alice, { seq: 4, v: pointer(byte.repeat(20)) }))
   const saltedNewer = record(alice, { salt: salted.salt, seq: 6, v: pointer(ih1) })
   const push = (comment, flags, message, expected) => valid(comment, flags, update(message), expected)
   const drop = (comment, flags, message, error) => invalid(comment, flags, update(message), { error })
@@ -430,6 +431,8 @@ function messages () {
     push('a newer version with salt', ['Update', 'Salt'], { action: 'dht_update', target: target(saltedNewer), ...saltedNewer }, { record: saltedNewer, conflict: false }),
     drop('a forged update', ['Update', 'Forged'], pushed({ sig: flip(newer.sig, 0) }), 'BadSignature'),
     drop('an update whose value was changed', ['Update', 'Forged'], pushed({ v: pointer('33'.repeat(20)) }), 'BadSignature'),
+    push('another value with the known number, larger', ['Update', 'Conflict'], pushed({ ...larger, conflict: true }), { record: larger, conflict: true }),
+    drop('another value with the known number, smaller', ['Update', 'Conflict', 'Rollback'], pushed({ ...smaller, conflict: true }), 'Rollback'),
     drop('an update that is known', ['Update', 'Rollback'], pushed(rec), 'Rollback'),
     drop('an update that goes back', ['Update', 'Rollback'], pushed(record(alice, { seq: 3, v: pointer(ih1) })), 'Rollback'),
     drop('an update of what is not followed', ['Update', 'Other'], pushed({ ...record(bob, { seq: 6, v: hello }) }), 'NotAsked'),
@@ -456,13 +459,14 @@ function messages () {
     groups: {
       announces: 'Announces with a bep46 field, what a server reads from it (code: why it ignores it), and its extra reply when it has number 4 and the swarm has one leecher.',
       subscriptions: 'As replies, to dht_subscribe and dht_unsubscribe.',
-      updates: 'What a client makes of a push when it follows these items and has number seq of each.',
+      updates: 'What a client makes of a push when it follows these items and has number seq with value v of each.',
       requests: 'What a server makes of a frame: expected is the request as understood, code the one it refuses with. A put is valid when its item is, too.',
       replies: 'What a client makes of a reply to its request. error: Malformed (not a message of this kind), BadSignature, NotAsked (good, but about something else), Rollback (older than the seq the request named).'
     },
     flags: {
       Action: 'Which actions there are.',
       Announce: 'Records in announces.',
+      Conflict: 'Two values with one number.',
       Failure: 'Error replies.',
       Forged: 'The signature does not fit what it stands beside.',
       Get: 'dht_get.',

@@ -61,7 +61,7 @@ def reply_outcome(case: dict) -> bool:
 def update_outcome(case: dict) -> bool:
     given = case["input"]
     try:
-        record = proxy.read_update(given["following"], proxy.read_frame(given["update"]), given["seq"])
+        record = proxy.read_update(given["following"], proxy.read_frame(given["update"]), (given["seq"], bytes.fromhex(given["v"])))
     except (proxy.Malformed, proxy.NotAsked, proxy.BadSignature, proxy.Rollback) as error:
         return case["result"] == "invalid" and case["error"] == type(error).__name__
     return case["result"] == "valid" and proxy.fields(record) == case["expected"]["record"]

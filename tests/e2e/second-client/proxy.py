@@ -112,8 +112,8 @@ def read_reply(request: dict, reply: dict, floor: int = -1):
     return _got(request, reply, floor)
 
 
-def read_update(following: list[dict], update: dict, newest: int = -1) -> Record:
-    """The record that a server sends by itself to who follows these items (`k`, `salt`) and has number `newest`."""
+def read_update(following: list[dict], update: dict, newest: tuple[int, bytes] = (-1, b"")) -> Record:
+    """The record that a server sends by itself to who follows these items (`k`, `salt`) and has this number and value."""
     if update.get("action") != "dht_update":
         raise Malformed("not an update")
     record = read_record(update)
@@ -121,8 +121,9 @@ def read_update(following: list[dict], update: dict, newest: int = -1) -> Record
     if request is None:
         raise NotAsked("not followed")
     record = _believed(request, record)
-    if record.seq <= newest:
-        raise Rollback(f"{record.seq} after {newest}")
+    # Of two values with one number the larger replaces the other. Python compares numbers, then bytes, as it should be.
+    if (record.seq, record.v) <= newest:
+        raise Rollback(f"{record.seq} after {newest[0]}")
     return record
 
 
@@ -232,16 +233,16 @@ class Proxy:
         """The newest version if there is one, then every newer one as it comes."""
         request = {"action": "dht_subscribe", "k": k.hex(), **_given({"salt": salt.hex() or None})}
         newest = self._ask(request)
-        floor = -1
+        has = (-1, b"")
         if isinstance(newest, Found):
-            floor = newest.record.seq
+            has = (newest.record.seq, newest.record.v)
             yield newest.record
         while True:
             try:
-                record = read_update([request], read_frame(self._socket.receive()), floor)
+                record = read_update([request], read_frame(self._socket.receive()), has)
             except (Malformed, NotAsked, BadSignature, Rollback):
                 continue
-            floor = record.seq
+            has = (record.seq, record.v)
             yield record
 
     def unfollow(self, k: bytes) -> None:
