@@ -99,7 +99,7 @@ impl Content {
         let checked = spawn_blocking(move || {
             let (good, damaged) = (0..live.metainfo.pieces())
                 .filter(|piece| have.contains(*piece))
-                .partition::<Vec<_>, _>(|piece| is_whole(&live, *piece));
+                .partition::<Vec<_>, _>(|piece| read_whole(&live, *piece).is_some());
             Verified { good: good.len(), damaged }
         });
         // The task only fails by panicking, and then nothing is known to be whole.
@@ -185,10 +185,10 @@ impl Reading {
     }
 }
 
-/// Whether a piece on disk is what the torrent says.
-fn is_whole(live: &Live, piece: usize) -> bool {
-    let hash = read_piece(live, piece).map(|bytes| Sha1::digest(bytes).into());
-    hash.is_ok_and(|hash| live.metainfo.piece_hash(piece) == Some(hash))
+/// A piece that is on disk as the torrent says.
+pub(super) fn read_whole(live: &Live, piece: usize) -> Option<Vec<u8>> {
+    let bytes = read_piece(live, piece).ok()?;
+    (live.metainfo.piece_hash(piece) == Some(Sha1::digest(&bytes).into())).then_some(bytes)
 }
 
 /// A piece as it is on disk. Padding is zeros (BEP 47) and not stored.

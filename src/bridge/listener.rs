@@ -102,7 +102,7 @@ async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
         wanted(&bridge, info_hash)
     };
     let hidden = |name: &[u8; 20]| bridge.names.find(name);
-    let visit = door::incoming(stream, transport, (bridge.encryption, hidden), &bridge.metrics, find).await;
+    let visit = door::incoming(stream, (transport, from), (bridge.encryption, hidden), &bridge.metrics, find).await;
     drop(presence);
     bridge.visitors.judge(from, &visit.ending, &bridge.metrics);
 }

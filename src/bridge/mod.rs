@@ -28,6 +28,7 @@ mod engine;
 mod error;
 mod handles;
 mod joined;
+mod liars;
 mod listener;
 mod metadata;
 mod mse;

@@ -90,7 +90,7 @@ impl Connector {
         visit
     }
 
-    async fn greet(&self, swarm: &Arc<Swarm>, Line { way, transport, stream, .. }: Line) -> Visit {
+    async fn greet(&self, swarm: &Arc<Swarm>, Line { addr, way, transport, stream }: Line) -> Visit {
         let stream = if way.encrypted {
             let agreed = mse::initiate(stream, swarm.info_hash, mse::provides(self.encryption));
             timeout(ENCRYPTION_DEADLINE, agreed).await.unwrap_or(Err(Ending::Late))
@@ -100,7 +100,7 @@ impl Connector {
         let label = stream.as_ref().map_or("failed", mse::Stream::label);
         self.metrics.encryption.with_label_values(&["out", label]).inc();
         match stream {
-            Ok(stream) => door::agreed(stream, transport, swarm).await,
+            Ok(stream) => door::agreed(stream, (transport, addr.ip()), swarm).await,
             Err(ending) => Visit::turned_away(ending),
         }
     }

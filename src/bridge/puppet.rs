@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::pieces::PieceSet;
@@ -120,17 +121,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Puppet<S> {
                     // The other side may leave in the middle, having what it wants.
                     let _ = self.stream.write_all(&Message::Piece { index, begin, data }.encode()).await;
                 }
-                Message::Extended { id: UT_METADATA, payload } => {
-                    let MetadataMessage::Request { piece } = MetadataMessage::decode(payload).unwrap() else {
-                        continue;
-                    };
-                    let data = metainfo.info().chunks(METADATA_PIECE_LEN).nth(piece).unwrap();
-                    let total_size = Some(metainfo.info().len());
-                    self.metadata(MetadataMessage::Data { piece, total_size, data }).await;
-                }
+                Message::Extended { id: UT_METADATA, payload } => self.give_metadata(metainfo, payload).await,
                 _ => {}
             }
         }
+    }
+
+    /// Says that it has one piece, and gives garbage for the last block of it and nothing else, until the other side
+    /// leaves.
+    pub(super) async fn spoil(mut self, metainfo: &Metainfo, piece: usize, spoilt: oneshot::Sender<()>) {
+        self.hello(Some(metainfo.info().len())).await;
+        let mut has = PieceSet::none(metainfo.pieces());
+        assert!(has.insert(piece));
+        self.say(Message::Bitfield(has.as_bitfield())).await;
+        let last = blocks(metainfo, piece).last().expect("a piece has blocks");
+        let mut spoilt = Some(spoilt);
+        while let Some(frame) = self.next().await {
+            match frame.message().unwrap() {
+                Message::Interested => self.say(Message::Unchoke).await,
+                Message::Request(block) if block == last => {
+                    let data = vec![0xee; block.length as usize];
+                    let given = Message::Piece { index: block.index, begin: block.begin, data: &data }.encode();
+                    // The other side may leave in the middle.
+                    let _ = self.stream.write_all(&given).await;
+                    spoilt.take().map(|spoilt| spoilt.send(()));
+                }
+                Message::Extended { id: UT_METADATA, payload } => self.give_metadata(metainfo, payload).await,
+                _ => {}
+            }
+        }
+    }
+
+    async fn give_metadata(&mut self, metainfo: &Metainfo, request: &[u8]) {
+        let Ok(MetadataMessage::Request { piece }) = MetadataMessage::decode(request) else { return };
+        let data = metainfo.info().chunks(METADATA_PIECE_LEN).nth(piece).unwrap();
+        let total_size = Some(metainfo.info().len());
+        self.metadata(MetadataMessage::Data { piece, total_size, data }).await;
     }
 
     /// Downloads everything, asking for each piece when it is told of it. Says nothing of what it has: the other side

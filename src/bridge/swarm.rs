@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::Kept;
+use super::door::Blame;
 use super::engine::Running;
 use super::pieces::PieceSet;
 use super::policy::{Day, Refusal};
@@ -152,6 +153,8 @@ pub(super) struct Swarm {
     day: Option<Arc<Day>>,
     /// Addresses, of which some are shut out.
     pub(super) visitors: Arc<Visitors>,
+    /// A std mutex: held while a block is noted.
+    blame: Mutex<Blame>,
     /// The bytes of the day are used up.
     day_full: Notify,
     /// A std mutex: held for an addition.
@@ -224,6 +227,7 @@ impl Swarm {
             check_again: Notify::new(),
             day,
             visitors,
+            blame: Mutex::default(),
             day_full: Notify::new(),
             traffic: Mutex::new(Traffic::new(Instant::now())),
         };
@@ -346,6 +350,11 @@ impl Swarm {
         let (mut traffic, now) = (self.lock_traffic(), Instant::now());
         let Traffic { received, sent } = &mut *traffic;
         [received, sent].map(|meter| (meter.total(), meter.rate(now)))
+    }
+
+    /// Who gave what of the pieces that are not verified.
+    pub(super) fn blame(&self) -> MutexGuard<'_, Blame> {
+        self.blame.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_traffic(&self) -> MutexGuard<'_, Traffic> {

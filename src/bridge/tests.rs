@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sha1::{Digest, Sha1};
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -354,4 +354,48 @@ async fn a_record_goes_from_a_page_to_a_native_peer_in_its_topic_swarm() {
     assert!(news.try_recv().is_err());
     drop(page);
     assert_eq!(tasks.stop(DEADLINE).await, 0, "every task ends");
+}
+
+/// A peer from an address of its own.
+async fn native(bridge: &Bridge, from: &str, info_hash: InfoHash, id: u8) -> Puppet<TcpStream> {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(std::net::SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+    let stream = socket.connect(bridge.bittorrent_addr()).await.unwrap();
+    Puppet::greet(stream, info_hash, PeerId([id; 20])).await
+}
+
+/// One peer spoils the last block of a piece and sends nothing else; the engine takes the piece from it and asks a good
+/// peer for all of it, and what comes to be is damaged before that one has given its last block.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_spoils_pieces_that_others_finish_is_shut_out_and_the_others_are_kept() {
+    let node = Node::start(BridgePolicy::Off).await;
+    let (metainfo, content) = site(&node.dir.path().join("elsewhere"), 3);
+    let info_hash = metainfo.info_hash();
+    let target = node.dir.path().join("got");
+    let download = node.bridge.download(info_hash, vec![], target.clone()).await.unwrap();
+
+    let spoiler = native(&node.bridge, "127.0.0.2", info_hash, 2).await;
+    let (spoilt_tx, spoilt) = oneshot::channel();
+    let known = metainfo.clone();
+    tokio::spawn(async move { spoiler.spoil(&known, 5, spoilt_tx).await });
+    // It gives the metadata, and is the only one to ask.
+    timeout(DEADLINE, spoilt).await.expect("it is asked").unwrap();
+    let good = native(&node.bridge, "127.0.0.3", info_hash, 3).await;
+    let seeding = (metainfo.clone(), content.clone());
+    tokio::spawn(async move { good.seed(&seeding.0, &seeding.1).await });
+    // The good peer never comes back: had it been let go for the damaged piece, this would not end.
+    assert!(finished(&download).await.finished);
+    assert!(read_back(&metainfo, &target.join("site")) == content);
+    let inner = &node.bridge.inner;
+    let now = tokio::time::Instant::now;
+    let [liar, honest] = ["127.0.0.2", "127.0.0.3"].map(|ip| ip.parse().unwrap());
+    let shut_out = async {
+        while !inner.visitors.is_banned(liar, now()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, shut_out).await.expect("the spoiler is shut out");
+    assert_eq!((inner.visitors.is_banned(honest, now()), inner.metrics.banned.get()), (false, 1));
+    drop(download);
+    node.stop().await;
 }

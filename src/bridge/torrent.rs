@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::cache::{CacheError, Kept};
 use super::dialler;
 use super::engine::Running;
+use super::liars;
 use super::pieces::PieceSet;
 use super::policy::{Refusal, admit_size};
 use super::progress::{self, Progress};
@@ -149,12 +150,13 @@ async fn life(
             None => None,
         };
         loop {
-            let running = go_live(bridge, swarm, &metainfo, &place, known.take()).await?;
+            let (running, live) = go_live(bridge, swarm, &metainfo, &place, known.take()).await?;
             tokio::select! {
                 error = running.failed() => return Err(TorrentError::Failed(error.to_string())),
                 () = swarm.to_be_checked_again() => bridge.engine.remove(swarm.info_hash).await,
                 never = announce(bridge, swarm, &running, purpose) => match never {},
                 never = note(resume.as_ref(), &running) => match never {},
+                never = liars::find(swarm, live) => match never {},
             }
         }
     };
@@ -175,7 +177,7 @@ async fn go_live(
     metainfo: &Arc<Metainfo>,
     place: &Place,
     known: Option<PieceSet>,
-) -> Result<Running, TorrentError> {
+) -> Result<(Running, Live), TorrentError> {
     let Place { root, access, kept } = place;
     swarm.enter(Stage::Checking(metainfo.clone()));
     let kind = if known.is_some() { "record" } else { "full" };
@@ -190,7 +192,7 @@ async fn go_live(
         let pieces = metainfo.pieces();
         return Err(TorrentError::Mismatch(format!("{missing} of {pieces} pieces differ")));
     }
-    swarm.enter(Stage::Live(Live {
+    let live = Live {
         metainfo: metainfo.clone(),
         engine: running.addr(),
         have: running.have(),
@@ -198,8 +200,9 @@ async fn go_live(
         files: running.files(),
         kept: kept.clone(),
         running: Some(running.clone()),
-    }));
-    Ok(running)
+    };
+    swarm.enter(Stage::Live(live.clone()));
+    Ok((running, live))
 }
 
 /// Notes which pieces are here.

@@ -2,6 +2,7 @@
 //! handed in.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -60,14 +61,21 @@ impl Visitors {
     /// Draws the conclusion from how a peer's connection ended.
     pub(super) fn judge(&self, ip: IpAddr, ending: &Ending, metrics: &metrics::Bridge) {
         if ending.is_lie() {
-            tracing::info!(%ending, "shutting out an address");
-            metrics.banned.inc();
-            self.ban(ip, Instant::now());
+            self.shut_out(ip, ending, metrics);
         }
     }
 
-    /// Shuts an address out. Who is in stays.
-    pub(super) fn ban(&self, ip: IpAddr, now: Instant) {
+    /// Shuts an address out, if it is not yet. Who is in stays.
+    pub(super) fn shut_out(&self, ip: IpAddr, reason: impl fmt::Display, metrics: &metrics::Bridge) {
+        let now = Instant::now();
+        if !self.is_banned(ip, now) {
+            tracing::info!(%reason, "shutting out an address");
+            metrics.banned.inc();
+            self.ban(ip, now);
+        }
+    }
+
+    fn ban(&self, ip: IpAddr, now: Instant) {
         let mut table = self.table();
         table.banned.retain(|_, until| *until > now);
         if table.banned.len() >= MAX_BANS {

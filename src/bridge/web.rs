@@ -98,7 +98,7 @@ async fn serve(swarm: &Arc<Swarm>, page: PeerId, opened: Result<Channel, RtcErro
             if swarm.visitors.is_banned(from, Instant::now()) {
                 return swarm.metrics.refused.with_label_values(&[Refusal::Banned.label()]).inc();
             }
-            let visit = door::agreed(channel, Transport::WebRtc, swarm).await;
+            let visit = door::agreed(channel, (Transport::WebRtc, from), swarm).await;
             drop(invitation);
             swarm.visitors.judge(from, &visit.ending, &swarm.metrics);
         }

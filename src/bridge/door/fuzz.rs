@@ -147,7 +147,7 @@ fn the_engine_is_spared() {
                     assert!(ours.contains(block.index as usize) && block.length <= 16_384);
                     assert!(u64::from(block.begin) + u64::from(block.length) <= SHAPE.piece(block.index));
                 }
-                Ok(Verdict::PassBlock { len, .. }) => assert!(len <= 16_384),
+                Ok(Verdict::PassBlock { data, .. }) => assert!(data.len() <= 16_384),
                 Ok(_) => {}
                 Err(_) => return,
             }

@@ -18,6 +18,7 @@ mod splice;
 mod tests;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ use crate::config::Encryption;
 use crate::gossip::Exchange;
 use crate::wire::id::InfoHash;
 use crate::wire::peer::{Handshake, PeerError, Reserved};
+pub(super) use blame::Blame;
 use extensions::Extensions;
 use frames::{FrameReader, FrameWriter};
 
@@ -154,7 +156,7 @@ impl Visit {
 /// joined. `hidden` finds the torrent whose name an encrypted peer gives.
 pub(super) async fn incoming<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
-    transport: Transport,
+    (transport, from): (Transport, IpAddr),
     (encryption, hidden): (Encryption, impl Fn(&[u8; 20]) -> Option<InfoHash>),
     metrics: &crate::metrics::Bridge,
     find: impl FnOnce(&InfoHash) -> Option<Arc<Swarm>>,
@@ -169,7 +171,7 @@ pub(super) async fn incoming<S: AsyncRead + AsyncWrite + Unpin>(
         let swarm = find(&theirs.info_hash).ok_or(Ending::UnknownTorrent)?;
         check(&theirs, &swarm)?;
         writer.send(&our_handshake(&swarm)).await?;
-        Ok((Connection { reader, writer, transport, theirs }, swarm))
+        Ok((Connection { reader, writer, transport, from, theirs }, swarm))
     };
     let greeted = timeout(HANDSHAKE_DEADLINE, greeted).await.unwrap_or(Err(Ending::Late));
     count_greeting(metrics, transport, greeted.as_ref().err());
@@ -181,7 +183,11 @@ pub(super) async fn incoming<S: AsyncRead + AsyncWrite + Unpin>(
 
 /// Serves a peer whom we agreed with on a torrent: one that we dialled, or a page whose offer we answered. We greet at
 /// once, as both ends of a data channel do.
-pub(super) async fn agreed<S: AsyncRead + AsyncWrite>(stream: S, transport: Transport, swarm: &Arc<Swarm>) -> Visit {
+pub(super) async fn agreed<S: AsyncRead + AsyncWrite>(
+    stream: S,
+    (transport, from): (Transport, IpAddr),
+    swarm: &Arc<Swarm>,
+) -> Visit {
     let (reader, writer) = tokio::io::split(stream);
     let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
     let greeted = async {
@@ -192,7 +198,7 @@ pub(super) async fn agreed<S: AsyncRead + AsyncWrite>(stream: S, transport: Tran
     let greeted = timeout(HANDSHAKE_DEADLINE, greeted).await.unwrap_or(Err(Ending::Late));
     count_greeting(&swarm.metrics, transport, greeted.as_ref().err());
     match greeted {
-        Ok(theirs) => attend(swarm, Connection { reader, writer, transport, theirs }).await,
+        Ok(theirs) => attend(swarm, Connection { reader, writer, transport, from, theirs }).await,
         Err(ending) => Visit::turned_away(ending),
     }
 }
@@ -202,6 +208,8 @@ struct Connection<R, W> {
     reader: FrameReader<R>,
     writer: FrameWriter<W>,
     transport: Transport,
+    /// Where it comes from.
+    from: IpAddr,
     theirs: Handshake,
 }
 

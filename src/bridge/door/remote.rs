@@ -98,7 +98,7 @@ pub(super) struct Remote {
 
 /// What is done with a message of a remote peer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Verdict<'a> {
     /// The engine gets it.
     Pass,
     /// The door answers it with a block.
@@ -111,8 +111,8 @@ pub(super) enum Verdict {
         index: u32,
         /// Its offset in the piece.
         begin: u32,
-        /// Its length.
-        len: usize,
+        /// Its bytes.
+        data: &'a [u8],
     },
     /// It means nothing to the engine.
     Drop,
@@ -147,7 +147,7 @@ impl Remote {
     }
 
     /// Judges a message that is not an extended one. `ours`: the pieces the peer may ask for.
-    pub(super) fn judge(&mut self, message: Message<'_>, ours: &PieceSet) -> Result<Verdict, Ending> {
+    pub(super) fn judge<'a>(&mut self, message: Message<'a>, ours: &PieceSet) -> Result<Verdict<'a>, Ending> {
         Ok(match message {
             Message::Choke | Message::Unchoke => {
                 self.unchoked = message == Message::Unchoke;
@@ -175,7 +175,7 @@ impl Remote {
             }
             Message::Request(_) => Verdict::Refuse,
             Message::Piece { index, begin, data } if data.len() <= BLOCK_LEN as usize => {
-                Verdict::PassBlock { index, begin, len: data.len() }
+                Verdict::PassBlock { index, begin, data }
             }
             Message::Piece { .. } => return Err(Ending::Misbehaved("a block longer than any that was asked for")),
             Message::Cancel(block) => Verdict::Withdraw(block),
@@ -257,7 +257,7 @@ mod tests {
             (request(u32::MAX, 0, 16_384), Some(Verdict::Refuse)),
             (
                 Message::Piece { index: 0, begin: 0, data: &data[1..] },
-                Some(Verdict::PassBlock { index: 0, begin: 0, len: 16_384 }),
+                Some(Verdict::PassBlock { index: 0, begin: 0, data: &data[1..] }),
             ),
             (Message::Piece { index: 0, begin: 0, data: &data }, None),
             (Message::Cancel(block(0, 0, 1)), Some(Verdict::Withdraw(block(0, 0, 1)))),

@@ -8,16 +8,15 @@
 //! the peer anew: over another loopback connection, with all that is known replayed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, Interval, interval_at, sleep, sleep_until, timeout};
+use tokio::time::{Instant, Interval, interval_at, sleep_until, timeout};
 
-use super::blame::Blame;
+use super::blame::{FirstPiece, Giver};
 use super::extensions::{Extensions, Said};
 use super::frames::{FrameReader, FrameWriter};
 use super::ledger::{Due, Ledger};
@@ -27,6 +26,7 @@ use super::{Connection, Ending, HANDSHAKE_DEADLINE, IDLE, KEEP_ALIVE, told};
 use crate::bridge::pieces::PieceSet;
 use crate::bridge::swarm::{Live, Swarm};
 use crate::gossip::Exchange;
+use crate::wire::metainfo::Metainfo;
 use crate::wire::peer::{Frame, Handshake, Message, Reserved};
 
 /// Frames are gathered up to this size before they are written.
@@ -34,10 +34,6 @@ const BATCH: usize = 64 << 10;
 
 /// Replies to extension messages that may wait for a slow reader. Past it, requests go unanswered.
 const REPLIES: usize = 16;
-
-/// How long after the engine has hung up it is looked again whether a piece has come to be: it may have been about to be
-/// noted.
-const SECOND_LOOK: Duration = Duration::from_millis(300);
 
 /// Splices the peer until either end lets go. `complete` is set if the peer has every piece.
 pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
@@ -59,7 +55,7 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     Message::Bitfield(told_of.as_bitfield()).write(peer.writer.batch());
     let pending = Pending::new();
     let (orders, mut reader) = (Orders::new(), Reader::new(live));
-    let mut blame = Blame::default();
+    let giver = Giver::new(peer.from);
     let (replies, mut replies_rx) = mpsc::channel(REPLIES);
     let bytes = |direction| swarm.metrics.bytes.with_label_values(&[peer.transport.label(), direction]);
     let (bytes_in, bytes_out) = (bytes("in"), bytes("out"));
@@ -67,17 +63,20 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     let ended = loop {
         let met = timeout(HANDSHAKE_DEADLINE, meet_engine(live, peer.theirs, &remote, &pending)).await;
         let (engine_reader, engine_writer) = met.map_err(|_| Ending::Released)??;
+        let mut given = Given { first: FirstPiece::new(), last: None };
         let inward = Inward {
             from: &mut peer.reader,
             to: engine_writer,
             remote: &mut remote,
             extensions: &mut extensions,
             exchange,
-            metadata: live.metainfo.info(),
+            metainfo: &live.metainfo,
+            shape,
             have: live.have.clone(),
             orders: &orders,
             pending: &pending,
-            blame: &mut blame,
+            giver: &giver,
+            given: &mut given,
             replies: &replies,
             bytes: &bytes_in,
             swarm,
@@ -107,25 +106,29 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             },
         };
         match ended {
+            Some(Ending::Released) if given.is_worth_more(&live.have.borrow()) => {}
             Some(ending) => break ending,
-            None => swarm.metrics.met_anew.inc(),
+            None => {}
         }
+        swarm.metrics.met_anew.inc();
     };
     *complete = remote.is_complete();
-    if matches!(ended, Ending::Released) && has_lied(live, &blame, shape).await {
-        return Err(Ending::Misbehaved("blocks that are not the torrent's"));
-    }
     Err(ended)
 }
 
-/// Whether the engine hung up on the peer for what it sent, and not because the torrent ended.
-async fn has_lied(live: &Live, blame: &Blame, shape: Shape) -> bool {
-    let due = || blame.is_due(&live.have.borrow(), shape) && live.have.has_changed().is_ok();
-    if !due() {
-        return false;
+/// What the peer has given since the engine met it.
+struct Given {
+    first: FirstPiece,
+    /// The piece of the last block.
+    last: Option<u32>,
+}
+
+impl Given {
+    /// Whether the engine, which has hung up, shall meet the peer anew: what it gave did not all come to be, so that it
+    /// may have been hung up on for a piece that another peer had damaged before; and it gave a good one.
+    fn is_worth_more(&self, have: &PieceSet) -> bool {
+        self.first.is_good() && self.last.is_some_and(|index| !have.contains(index as usize))
     }
-    sleep(SECOND_LOOK).await;
-    due()
 }
 
 /// The ledger as both directions hold it.
@@ -198,11 +201,13 @@ struct Inward<'a, R> {
     remote: &'a mut Remote,
     extensions: &'a mut Extensions,
     exchange: Option<&'a Exchange>,
-    metadata: &'a Bytes,
+    metainfo: &'a Metainfo,
+    shape: Shape,
     have: watch::Receiver<PieceSet>,
     orders: &'a Orders,
     pending: &'a Pending,
-    blame: &'a mut Blame,
+    giver: &'a Arc<Giver>,
+    given: &'a mut Given,
     replies: &'a mpsc::Sender<Bytes>,
     bytes: &'a prometheus::IntCounter,
     swarm: &'a Swarm,
@@ -248,7 +253,7 @@ impl<R: AsyncRead + Unpin> Inward<'_, R> {
     async fn take(&mut self, frame: &Frame) -> Result<(), Ending> {
         let message = frame.message()?;
         if let Message::Extended { id, .. } = message {
-            match self.extensions.take(id, frame.extended_payload(), Some(self.metadata), self.exchange) {
+            match self.extensions.take(id, frame.extended_payload(), Some(self.metainfo.info()), self.exchange) {
                 Said::Reply(reply) => drop(self.replies.try_send(reply)),
                 Said::Lied => return Err(Ending::Misbehaved("a forged record")),
                 Said::Nothing | Said::Piece(..) | Said::Rejected => {}
@@ -271,12 +276,12 @@ impl<R: AsyncRead + Unpin> Inward<'_, R> {
                 self.orders.cancel(block);
                 false
             }
-            Verdict::PassBlock { index, begin, len } => {
-                self.bytes.inc_by(len as u64);
-                self.swarm.received(len);
+            Verdict::PassBlock { index, begin, data } => {
+                self.bytes.inc_by(data.len() as u64);
+                self.swarm.received(data.len());
                 let awaited = self.pending.update(|pending| pending.peer_gives(index, begin, now));
                 if awaited {
-                    self.blame.gave(index, len, &self.have.borrow());
+                    self.note((index, begin, data))?;
                 }
                 awaited
             }
@@ -302,6 +307,16 @@ impl<R: AsyncRead + Unpin> Inward<'_, R> {
         if passes {
             self.to.batch().extend_from_slice(frame.as_bytes());
         }
+        Ok(())
+    }
+
+    /// Notes what the peer gives; an error if it is not the torrent's, or something before was not.
+    fn note(&mut self, block: (u32, u32, &[u8])) -> Result<(), Ending> {
+        if self.giver.has_lied() || self.given.first.is_bad(block, self.shape, self.metainfo) {
+            return Err(Ending::Misbehaved("blocks that are not the torrent's"));
+        }
+        self.given.last = Some(block.0);
+        self.swarm.blame().gave(self.giver, block);
         Ok(())
     }
 }

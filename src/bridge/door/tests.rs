@@ -23,6 +23,8 @@ use crate::wire::peer::{Frame, HANDSHAKE_LEN, Message};
 
 const PEER: PeerId = PeerId([9; 20]);
 
+const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
 fn metainfo(pieces: usize) -> Arc<Metainfo> {
     let files = [(vec!["file".to_owned()], pieces as u64 * 16_384)];
     Arc::new(Metainfo::build("x", &files, 1 << 14, &vec![[5; 20]; pieces]).unwrap())
@@ -30,13 +32,19 @@ fn metainfo(pieces: usize) -> Arc<Metainfo> {
 
 /// A peer that comes by itself, and the visit it makes.
 fn come(swarm: &Arc<Swarm>) -> (DuplexStream, JoinHandle<Visit>) {
+    come_from(swarm, HERE)
+}
+
+fn come_from(swarm: &Arc<Swarm>, from: IpAddr) -> (DuplexStream, JoinHandle<Visit>) {
     let (ours, theirs) = duplex(1 << 20);
     let swarm = swarm.clone();
     let visit = tokio::spawn(async move {
         let metrics = metrics::Bridge::detached();
         let encryption = (Encryption::Allow, |_: &[u8; 20]| None);
-        incoming(ours, Transport::Tcp, encryption, &metrics, |hash| (*hash == swarm.info_hash).then(|| swarm.clone()))
-            .await
+        incoming(ours, (Transport::Tcp, from), encryption, &metrics, |hash| {
+            (*hash == swarm.info_hash).then(|| swarm.clone())
+        })
+        .await
     });
     (theirs, visit)
 }

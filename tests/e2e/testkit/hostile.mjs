@@ -10,6 +10,9 @@ export const ID = { choke: 0, unchoke: 1, interested: 2, have: 4, bitfield: 5, r
 /** The id under which it wants `ut_metadata` messages. */
 const UT_METADATA = 2
 
+/** The id under which the server wants them. */
+const THEIR_UT_METADATA = Buffer.from([3])
+
 /** @typedef {{ id: number, payload: Buffer }} Message */
 
 export class Peer {
@@ -70,6 +73,30 @@ export class Peer {
   claimMetadata(metadataSize) {
     const hello = bencode.encode({ m: { ut_metadata: UT_METADATA }, metadata_size: metadataSize })
     this.say(ID.extended, Buffer.concat([Buffer.from([0]), hello]))
+  }
+
+  /**
+   * Gives the metadata to whoever asks, says that it has some pieces, and hands each request to `asked`.
+   * @param {Buffer} metadata
+   * @param {Buffer} bitfield
+   * @param {(piece: number, begin: number, length: number) => void} asked
+   */
+  offer(metadata, bitfield, asked) {
+    this.hear = ({ id, payload }) => {
+      if (id === ID.interested) this.say(ID.unchoke)
+      if (id === ID.request) asked(payload.readUInt32BE(0), payload.readUInt32BE(4), payload.readUInt32BE(8))
+      if (id !== ID.extended || payload[0] !== UT_METADATA) return
+      const { piece } = bencode.decode(payload.subarray(1))
+      const head = bencode.encode({ msg_type: 1, piece, total_size: metadata.length })
+      this.say(ID.extended, Buffer.concat([THEIR_UT_METADATA, head, metadata.subarray(piece << 14, (piece + 1) << 14)]))
+    }
+    this.claimMetadata(metadata.length)
+    this.say(ID.bitfield, bitfield)
+  }
+
+  /** @param {number} piece @param {number} begin @param {Uint8Array} bytes */
+  give(piece, begin, bytes) {
+    this.say(ID.piece, Buffer.concat([Peer.numbers(piece, begin), bytes]))
   }
 
   /** @param {number[]} numbers */
