@@ -9,13 +9,13 @@ use rand::RngExt;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::address::may_dial;
 use super::candidates::{BRIEF, Candidates, Outcome, Source, next_lookup};
 use super::door::Ending;
 use super::outgoing::{Connector, Line};
 use super::swarm::{Stage, Swarm};
 use crate::dht::{Dht, FoundPeer};
 use crate::gossip::local::{LocalDiscovery, Neighbours};
+use crate::net::may_name;
 use crate::tasks::Tasks;
 use crate::tracker::Tracker;
 
@@ -110,7 +110,7 @@ pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAd
             found = next_found(&mut lookup), if lookup.is_some() => match found {
                 Some(FoundPeer { addr, from }) => {
                     if sources.may_dial(addr, from.ip()) {
-                        found_anybody |= candidates.add(addr, Source::Dht, Instant::now());
+                        found_anybody |= candidates.add(addr, Source::Dht(from.ip()), Instant::now());
                     }
                 }
                 None => {
@@ -150,7 +150,7 @@ impl Sources {
         let here = self.listener.ip();
         let ours = addr.port() == self.listener.port()
             && (addr.ip() == here || (here.is_unspecified() && addr.ip().is_loopback()));
-        !ours && may_dial(addr, source)
+        !ours && may_name(source, addr)
     }
 }
 

@@ -17,7 +17,6 @@
 //! swarm, and topic swarms of its own, in which there is no torrent. It does not know records: whether a
 //! record points to a torrent is a function it is handed.
 
-mod address;
 mod cache;
 mod candidates;
 mod content;

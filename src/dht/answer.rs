@@ -6,10 +6,10 @@ use std::time::Instant;
 use rand::Rng;
 
 use super::peers::Peers;
-use super::scope::may_name;
 use super::storage::{Item, Storage};
 use super::table::{K, Table};
 use super::token::Tokens;
+use crate::net::may_name;
 use crate::wire::id::{NodeId, Target};
 use crate::wire::item::{self, SignedItem};
 use crate::wire::krpc::{
@@ -162,9 +162,9 @@ mod tests {
     #[test]
     fn nodes_of_the_families_wanted_are_named() {
         let contact = |n: u8, addr: &str| Contact { id: NodeId([n; 20]), addr: addr.parse().unwrap() };
-        let (v4, v6) = (contact(1, "1.1.1.1:1"), contact(2, "[2001:db8::1]:1"));
+        let (v4, v6) = (contact(1, "1.1.1.1:1"), contact(2, "[2a00::1]:1"));
         let (v4_only, v6_only) = (Some(Want { v4: true, v6: false }), Some(Want { v4: false, v6: true }));
-        let (v4_asker, v6_asker) = ("8.8.8.8:8", "[2001:db8:8::8]:8");
+        let (v4_asker, v6_asker) = ("8.8.8.8:8", "[2a00:8::8]:8");
         let table = [
             (v4_asker, None, Some(1), None),
             (v4_asker, v4_only, Some(1), None),

@@ -7,10 +7,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::node_id;
-use super::scope::{is_public, may_name};
 use super::silent::Standing;
 use super::table::K;
-use crate::net::host;
+use crate::net::{host, is_public, may_name};
 use crate::wire::id::{Distance, NodeId, Target};
 use crate::wire::krpc::{Contact, Method, Response};
 

@@ -29,7 +29,6 @@ mod pace;
 mod peers;
 mod queries;
 mod reach;
-pub mod scope;
 mod silent;
 mod state_file;
 mod storage;

@@ -4,12 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::lookup::{Asked, Care, Lookup, Question};
-use super::scope::{Scope, may_name, scope};
 use super::silent::Standing;
 use super::storage::Item;
 use super::store::{COPIES, Holds, Place, Store};
 use super::table::K;
 use super::{FoundPeer, GetOutcome, PutOutcome};
+use crate::net::{Scope, may_name, scope};
 use crate::wire::id::{InfoHash, PublicKey, Target};
 use crate::wire::item::{self, Salt, SignedItem, VerifiedItem};
 use crate::wire::krpc::{CAS_MISMATCH, Contact, Held, Method, PutItem, Response, SEQ_TOO_LOW};

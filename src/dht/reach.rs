@@ -10,8 +10,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::scope::is_public;
-use crate::net::host;
+use crate::net::{host, is_public};
 
 /// How long a node that is part of the network may go without proof. That is twice the time after which others ask whom
 /// they have not heard of (BEP 5: 15 minutes).

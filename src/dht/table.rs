@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use rand::{Rng, RngExt};
 
 use super::node_id;
-use super::scope::is_public;
-use crate::net::host;
+use crate::net::{host, is_public};
 use crate::wire::id::{NodeId, Target};
 use crate::wire::krpc::Contact;
 

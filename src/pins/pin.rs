@@ -1,9 +1,10 @@
 //! What a pin is: whom it is for, what it keeps, how far it is. Pure.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use super::ids::{PinId, Unix, Who};
+use crate::net::is_public;
 use crate::wire::id::{InfoHash, PublicKey, Target};
 use crate::wire::item::{Salt, VerifiedItem, mutable_target};
 
@@ -353,48 +354,9 @@ impl Pin {
     }
 }
 
-/// Whether an address means the same everywhere: none of RFC 6890's special ones.
-fn is_public(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            let shared = a == 100 && (64..128).contains(&b);
-            let special = ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_multicast();
-            !(special || shared || a == 0 || a >= 240 || ip.is_documentation() || (a, b) == (192, 0))
-        }
-        // Global unicast (RFC 4291 §2.4), without what is for documentation (RFC 3849).
-        IpAddr::V6(ip) => ip.segments()[0] & 0xe000 == 0x2000 && ip.segments()[..2] != [0x2001, 0xdb8],
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nobody_but_the_operator_aims_this_server_inward() {
-        let table = [
-            ("1.1.1.1", true),
-            ("127.0.0.1", false),
-            ("10.1.2.3", false),
-            ("172.16.0.1", false),
-            ("192.168.1.1", false),
-            ("100.64.0.1", false),
-            ("169.254.169.254", false),
-            ("0.0.0.0", false),
-            ("255.255.255.255", false),
-            ("224.0.0.1", false),
-            ("2606:4700::1", true),
-            ("::1", false),
-            ("fe80::1", false),
-            ("fd00::1", false),
-            ("::ffff:127.0.0.1", false),
-            ("2001:db8::1", false),
-        ];
-        for (ip, public) in table {
-            assert_eq!(is_public(ip.parse().unwrap()), public, "{ip}");
-        }
-    }
 
     #[test]
     fn settings_have_bounds_and_each_has_a_sentence() {

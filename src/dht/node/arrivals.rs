@@ -7,8 +7,8 @@ use rand::Rng;
 use super::{Node, Turn};
 use crate::dht::answer::Known;
 use crate::dht::queries::{Purpose, TransactionId};
-use crate::dht::scope::may_name;
 use crate::dht::{VERSION, node_id};
+use crate::net::may_name;
 use crate::wire::krpc::{Body, Contact, Message, Query, Response};
 
 /// Nodes of the other family's DHT taken from one answer: honest ones name K.
