@@ -1,13 +1,22 @@
 //! The addresses at which peers of one torrent may be: which to dial next, and when to try again. Pure; time is handed in.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::net::{host, is_public};
+
 /// Addresses remembered for a torrent. A lookup in a large swarm finds some hundreds.
 const MAX_CANDIDATES: usize = 500;
+
+/// Addresses that one node of the DHT may name, of those that are not connected: about as many as one answer holds. Several
+/// nodes know a swarm, and none may fill the table.
+const MAX_PER_NODE: usize = 50;
+
+/// Ports of one host. A few clients may share an address.
+const MAX_PER_HOST: usize = 8;
 
 /// Wait before the second attempt; it doubles with each failure.
 const FIRST_BACKOFF: Duration = Duration::from_secs(5);
@@ -22,8 +31,8 @@ pub(super) const BRIEF: Duration = Duration::from_secs(30);
 /// Who named an address; the label of `bridge_dials_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
-    /// A node of the DHT.
-    Dht,
+    /// The node of the DHT that has this address.
+    Dht(IpAddr),
     /// Our own tracker: the peer announced itself.
     Tracker,
     /// The peer itself, on this network.
@@ -35,7 +44,7 @@ pub(super) enum Source {
 impl Source {
     pub(super) fn label(self) -> &'static str {
         match self {
-            Self::Dht => "dht",
+            Self::Dht(_) => "dht",
             Self::Tracker => "tracker",
             Self::Local => "local",
             Self::Given => "given",
@@ -65,6 +74,8 @@ struct Candidate {
     failures: u32,
     complete: bool,
     state: State,
+    /// How many were added before.
+    order: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +89,8 @@ enum State {
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     table: HashMap<SocketAddr, Candidate>,
+    /// How many were ever added.
+    added: u64,
     /// By how much our waits are longer than others', as a part of them: two peers that dial each other at the same moment
     /// both hang up, and must not do so again and again.
     patience: f64,
@@ -86,17 +99,37 @@ pub(super) struct Candidates {
 impl Candidates {
     /// An empty table. `patience` is drawn by chance, below 1.
     pub(super) fn new(patience: f64) -> Self {
-        Self { table: HashMap::new(), patience }
+        Self { patience, ..Self::default() }
     }
 
     /// Takes an address that may be dialled; whether it is new. A full table forgets the address that failed most.
     pub(super) fn add(&mut self, addr: SocketAddr, source: Source, now: Instant) -> bool {
-        if self.table.contains_key(&addr) || (self.table.len() >= MAX_CANDIDATES && !self.forget_worst()) {
+        if self.table.contains_key(&addr) || self.has_enough_of(addr.ip(), source) {
             return false;
         }
-        let state = State::Waiting { until: now };
-        self.table.insert(addr, Candidate { source, failures: 0, complete: false, state });
+        if self.table.len() >= MAX_CANDIDATES && !self.forget_worst() {
+            return false;
+        }
+        self.added += 1;
+        let (state, order) = (State::Waiting { until: now }, self.added);
+        self.table.insert(addr, Candidate { source, failures: 0, complete: false, state, order });
         true
+    }
+
+    /// Whether its host has as many ports here, or who named it named as many, as anybody may. On loopback and private
+    /// networks many peers may share an address.
+    fn has_enough_of(&self, ip: IpAddr, source: Source) -> bool {
+        let ports = || self.table.keys().filter(|known| host(known.ip()) == host(ip)).count();
+        let named_by = |node| {
+            let named = |candidate: &&Candidate| match (candidate.source, candidate.state) {
+                (_, State::Connected) => false,
+                (Source::Dht(by), _) => host(by) == node,
+                _ => false,
+            };
+            self.table.values().filter(named).count()
+        };
+        let by_node = matches!(source, Source::Dht(node) if named_by(host(node)) >= MAX_PER_NODE);
+        by_node || (is_public(ip) && ports() >= MAX_PER_HOST)
     }
 
     /// A peer said that it is there: however often it was missed, it is worth another try soon.
@@ -106,10 +139,11 @@ impl Candidates {
         }
     }
 
-    /// The address to dial now, if any; it counts as connected until [`Candidates::ended`]. With `skip_complete`, peers
+    /// The address to dial now, if any: of those that failed least the one that has waited for longest; it counts as connected until [`Candidates::ended`]. With `skip_complete`, peers
     /// that need nothing from us are left alone.
     pub(super) fn next(&mut self, skip_complete: bool, now: Instant) -> Option<(SocketAddr, Source)> {
-        let (_, addr, _) = self.waiting(skip_complete).filter(|(_, _, until)| *until <= now).min()?;
+        let due = self.waiting(skip_complete).filter(|(_, until, ..)| *until <= now);
+        let (.., addr) = due.min_by_key(|(failures, until, order, _)| (*failures, *until, *order))?;
         let candidate = self.table.get_mut(&addr)?;
         candidate.state = State::Connected;
         Some((addr, candidate.source))
@@ -117,7 +151,7 @@ impl Candidates {
 
     /// When [`Candidates::next`] has something again.
     pub(super) fn wake(&self, skip_complete: bool) -> Option<Instant> {
-        self.waiting(skip_complete).map(|(_, _, until)| until).min()
+        self.waiting(skip_complete).map(|(_, until, ..)| until).min()
     }
 
     /// Records how a connection ended.
@@ -136,10 +170,11 @@ impl Candidates {
         };
     }
 
-    fn waiting(&self, skip_complete: bool) -> impl Iterator<Item = (u32, SocketAddr, Instant)> + '_ {
+    /// Failures, the time it waits for, its place in the order of coming, and the address.
+    fn waiting(&self, skip_complete: bool) -> impl Iterator<Item = (u32, Instant, u64, SocketAddr)> + '_ {
         self.table.iter().filter_map(move |(addr, candidate)| match candidate.state {
             State::Waiting { until } if !(skip_complete && candidate.complete) => {
-                Some((candidate.failures, *addr, until))
+                Some((candidate.failures, until, candidate.order, *addr))
             }
             _ => None,
         })
@@ -147,7 +182,7 @@ impl Candidates {
 
     fn forget_worst(&mut self) -> bool {
         let worst = self.waiting(false).filter(|(failures, ..)| *failures > 0).max();
-        worst.is_some_and(|(_, addr, _)| self.table.remove(&addr).is_some())
+        worst.is_some_and(|(.., addr)| self.table.remove(&addr).is_some())
     }
 }
 
@@ -172,6 +207,8 @@ mod tests {
 
     use super::*;
 
+    const NODE: Source = Source::Dht(IpAddr::V4(std::net::Ipv4Addr::new(8, 8, 8, 8)));
+
     fn addr(n: u32) -> SocketAddr {
         SocketAddr::from((n.to_be_bytes(), 6881))
     }
@@ -180,10 +217,10 @@ mod tests {
     fn failures_wait_longer_and_longer() {
         let start = Instant::now();
         let mut table = Candidates::default();
-        assert!(table.add(addr(1), Source::Dht, start) && !table.add(addr(1), Source::Tracker, start));
+        assert!(table.add(addr(1), NODE, start) && !table.add(addr(1), Source::Tracker, start));
         let mut now = start;
         for seconds in [5, 10, 20, 40] {
-            assert_eq!(table.next(false, now), Some((addr(1), Source::Dht)));
+            assert_eq!(table.next(false, now), Some((addr(1), NODE)));
             assert_eq!((table.next(false, now), table.wake(false)), (None, None), "it is being dialled");
             table.ended(addr(1), Outcome::Failed, now);
             let wait = Duration::from_secs(seconds);
@@ -205,7 +242,7 @@ mod tests {
         let now = Instant::now();
         let later = now + LONGEST_BACKOFF;
         let mut table = Candidates::default();
-        table.add(addr(1), Source::Dht, now);
+        table.add(addr(1), NODE, now);
         table.next(false, now);
         table.ended(addr(1), Outcome::Left { complete: true, brief: false }, now);
         assert_eq!((table.next(true, later), table.wake(true)), (None, None));
@@ -248,13 +285,48 @@ mod tests {
         let now = Instant::now();
         let mut table = Candidates::default();
         for n in 0..MAX_CANDIDATES as u32 {
-            assert!(table.add(addr(n), Source::Dht, now));
+            assert!(table.add(addr(n), Source::Tracker, now));
         }
-        assert!(!table.add(addr(9999), Source::Dht, now), "every address is untried");
+        assert!(!table.add(addr(9999), Source::Tracker, now), "every address is untried");
         let (tried, _) = table.next(false, now).unwrap();
         table.ended(tried, Outcome::Failed, now);
-        assert!(table.add(addr(9999), Source::Dht, now));
+        assert!(table.add(addr(9999), Source::Tracker, now));
         assert!(!table.table.contains_key(&tried) && table.table.len() == MAX_CANDIDATES);
+    }
+
+    /// One node names as many low addresses as it can, before an honest one names a peer and after.
+    #[test]
+    fn who_names_much_delays_others_little() {
+        let mut now = Instant::now();
+        let mut table = Candidates::default();
+        let honest: SocketAddr = "203.0.114.9:6881".parse().unwrap();
+        let junk = |table: &mut Candidates, from: u32, now| {
+            (from..from + 500).filter(|n| table.add(addr(*n + (1 << 24)), NODE, now)).count()
+        };
+        assert_eq!(junk(&mut table, 0, now), MAX_PER_NODE);
+        now += Duration::from_secs(1);
+        assert!(table.add(honest, Source::Dht("9.9.9.9".parse().unwrap()), now));
+        let mut dialled = Vec::new();
+        for round in 0..3 {
+            now += Duration::from_secs(5);
+            for _ in 0..20 {
+                let Some((next, _)) = table.next(false, now) else { break };
+                dialled.push(next);
+                table.ended(next, Outcome::Failed, now);
+            }
+            junk(&mut table, 1000 * (round + 1), now);
+        }
+        assert_eq!(dialled.iter().position(|addr| *addr == honest), Some(MAX_PER_NODE), "it is next in turn");
+    }
+
+    #[test]
+    fn a_public_host_has_few_ports_and_a_local_one_as_many_as_it_likes() {
+        let now = Instant::now();
+        for (ip, taken) in [("9.9.9.9", MAX_PER_HOST), ("2a00::1", MAX_PER_HOST), ("127.0.0.1", 20), ("10.0.0.1", 20)] {
+            let mut table = Candidates::default();
+            let ports = (1..=20).filter(|port| table.add(SocketAddr::new(ip.parse().unwrap(), *port), NODE, now));
+            assert_eq!(ports.count(), taken, "{ip}");
+        }
     }
 
     #[test]
@@ -272,7 +344,7 @@ mod tests {
             let (mut table, mut connected) = (Candidates::default(), HashSet::new());
             for (kind, n, seconds) in events {
                 match kind {
-                    0 => drop(table.add(addr(n), Source::Dht, now)),
+                    0 => drop(table.add(addr(n), NODE, now)),
                     1 => {
                         let wake = table.wake(false);
                         let next = table.next(false, now);

@@ -22,7 +22,7 @@ use crate::tracker::Tracker;
 /// Connections of one torrent being opened at once.
 const MAX_OPENING: usize = 8;
 
-/// How often our own tracker is asked. It costs a message between two tasks.
+/// How often our own tracker is asked. It costs a look under the lock of a shard.
 const TRACKER_POLL: Duration = Duration::from_secs(10);
 
 /// How often the DHT is asked for peers of what a pin has whole: they find us, since it is announced, and a thousand pins
