@@ -25,6 +25,7 @@ mod door;
 mod elsewhere;
 mod engine;
 mod error;
+mod fetches;
 mod handles;
 mod joined;
 mod liars;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::cache::Kept;
 use super::door::Blame;
 use super::engine::Running;
+use super::fetches::Fetches;
 use super::pieces::PieceSet;
 use super::policy::{Day, Refusal};
 use super::storage::Folder;
@@ -23,10 +24,6 @@ use crate::gossip::Gossip;
 use crate::metrics;
 use crate::wire::id::{InfoHash, PeerId};
 use crate::wire::metainfo::Metainfo;
-
-/// Peers of one torrent that metadata is fetched from at once: several, so that a slow one delays nobody, and few, since
-/// each may cost the largest metadata allowed.
-const FETCHES: usize = 3;
 
 /// How long a page that had everything while we had everything is not met again. It offers at each announce.
 const SATED: Duration = Duration::from_secs(600);
@@ -132,8 +129,8 @@ pub(super) struct Swarm {
     pub(super) stage: watch::Sender<Stage>,
     /// Verified metadata, on its way to the torrent's task.
     pub(super) metadata: mpsc::Sender<Bytes>,
-    /// Permits to fetch metadata.
-    pub(super) fetches: Semaphore,
+    /// Whose turn it is to give metadata.
+    pub(super) fetches: Fetches,
     /// Ends every connection.
     pub(super) token: CancellationToken,
     pub(super) metrics: metrics::Bridge,
@@ -215,7 +212,7 @@ impl Swarm {
             max_metadata: usize::try_from(settings.max_metadata_size.as_u64()).unwrap_or(usize::MAX),
             stage: watch::channel(stage).0,
             metadata,
-            fetches: Semaphore::new(FETCHES),
+            fetches: Fetches::new(),
             token,
             metrics,
             gossip,
@@ -434,9 +431,13 @@ pub(super) mod tests {
 
     /// A torrent that nobody runs, with places for two peers.
     pub(in crate::bridge) fn swarm(info_hash: InfoHash) -> (Arc<Swarm>, mpsc::Receiver<Bytes>) {
-        let settings = config::Bridge { max_peers_per_torrent: 2, ..config::Bridge::default() };
+        swarm_of(info_hash, 2)
+    }
+
+    pub(in crate::bridge) fn swarm_of(info_hash: InfoHash, peers: usize) -> (Arc<Swarm>, mpsc::Receiver<Bytes>) {
+        let settings = config::Bridge { max_peers_per_torrent: peers, ..config::Bridge::default() };
         let ourselves = Ourselves { peer_id: PeerId([1; 20]), port: 6881 };
-        let (places, metrics) = (Arc::new(Semaphore::new(3)), metrics::Bridge::detached());
+        let (places, metrics) = (Arc::new(Semaphore::new(peers + 1)), metrics::Bridge::detached());
         let shared = Shared { places, day: None, visitors: Visitors::new(2), gossip: None, metrics };
         Swarm::new(info_hash, ourselves, Stage::Metadata, &settings, shared, CancellationToken::new())
     }

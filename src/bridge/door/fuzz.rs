@@ -106,7 +106,7 @@ fn visits_end() {
             let metrics = metrics::Bridge::detached();
             let names = (crate::config::Encryption::Allow, |_: &[u8; 20]| Some(TORRENT));
             let find = |hash: &InfoHash| (*hash == TORRENT).then(|| swarm.clone());
-            let visit = incoming(ours, Transport::Tcp, names, &metrics, find);
+            let visit = incoming(ours, (Transport::Tcp, IpAddr::from([127, 0, 0, 1])), names, &metrics, find);
             let talk = async {
                 // The other end may hang up at any time.
                 let _ = saying.write_all(&said).await;

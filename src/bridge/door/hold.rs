@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, interval_at, sleep_until};
 
 use super::extensions::{Extensions, Offer, Said};
 use super::remote::Waiting;
 use super::{Connection, Ending, IDLE, KEEP_ALIVE, told};
+use crate::bridge::fetches::Turn;
 use crate::bridge::metadata::{Fetch, FetchError};
 use crate::bridge::swarm::{Live, Stage, Swarm};
 use crate::gossip::Exchange;
@@ -20,6 +20,11 @@ use crate::wire::peer::Message;
 
 /// How long a peer may take for a piece of metadata.
 const PIECE_DEADLINE: Duration = Duration::from_secs(15);
+
+/// How long a peer may take for all of the metadata: some time to begin with, and what it takes at a rate that the slowest
+/// of connections has. Others wait for its turn to end.
+const WHOLE_DEADLINE: Duration = Duration::from_secs(30);
+const SLOWEST_BYTES_A_SECOND: usize = 64 << 10;
 
 /// Greets the peer with the extension handshake and holds it. Returns what it told of itself, once the torrent is live.
 pub(super) async fn until_live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
@@ -36,6 +41,7 @@ pub(super) async fn until_live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     }
     let mut waiting = Waiting::default();
     let mut fetching: Option<Fetching<'_>> = None;
+    let mut turn = Box::pin(swarm.fetches.turn(peer.from));
     let mut gave_up = false;
     let mut heard = Instant::now();
     let mut keep_alive = interval_at(heard + KEEP_ALIVE, KEEP_ALIVE);
@@ -59,7 +65,7 @@ pub(super) async fn until_live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             && fetching.is_none()
             && extensions.exchanges_metadata()
             && extensions.metadata_size.is_some();
-        let stalls = fetching.as_ref().map_or(heard + IDLE, |fetching| fetching.deadline);
+        let stalls = fetching.as_ref().map_or(heard + IDLE, Fetching::deadline);
         tokio::select! {
             frame = peer.reader.frame() => {
                 heard = Instant::now();
@@ -88,7 +94,7 @@ pub(super) async fn until_live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
                             fetching = None;
                             gave_up = true;
                         } else {
-                            current.deadline = heard + PIECE_DEADLINE;
+                            current.piece_by = heard + PIECE_DEADLINE;
                             ask(current, peer, extensions).await?;
                         }
                     }
@@ -96,11 +102,13 @@ pub(super) async fn until_live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             }
             frame = told(exchange) => peer.writer.send(&frame).await?,
             changed = stages.changed() => changed.map_err(|_| Ending::TorrentLeft)?,
-            permit = swarm.fetches.acquire(), if may_fetch => {
+            begun = &mut turn, if may_fetch => {
+                turn.set(swarm.fetches.turn(peer.from));
                 let size = extensions.metadata_size.unwrap_or_default();
                 let fetch = counted(swarm, Fetch::new(swarm.info_hash, size, swarm.max_metadata))?;
-                let permit = permit.map_err(|_| Ending::TorrentLeft)?;
-                let mut started = Fetching { fetch, deadline: Instant::now() + PIECE_DEADLINE, _permit: permit };
+                let now = Instant::now();
+                let whole_by = now + WHOLE_DEADLINE + Duration::from_secs((size / SLOWEST_BYTES_A_SECOND) as u64);
+                let mut started = Fetching { fetch, piece_by: now + PIECE_DEADLINE, whole_by, _turn: begun };
                 ask(&mut started, peer, extensions).await?;
                 fetching = Some(started);
             }
@@ -133,8 +141,16 @@ async fn greet<R, W: AsyncWrite + Unpin>(
 /// Metadata on its way from this peer.
 struct Fetching<'a> {
     fetch: Fetch,
-    deadline: Instant,
-    _permit: SemaphorePermit<'a>,
+    /// When the next piece must be here, and when all of them.
+    piece_by: Instant,
+    whole_by: Instant,
+    _turn: Turn<'a>,
+}
+
+impl Fetching<'_> {
+    fn deadline(&self) -> Instant {
+        self.piece_by.min(self.whole_by)
+    }
 }
 
 async fn ask<R, W: AsyncWrite + Unpin>(

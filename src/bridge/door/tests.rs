@@ -1,6 +1,7 @@
 //! Scripted peers at the door.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,16 +15,21 @@ use super::*;
 use crate::bridge::pieces::PieceSet;
 use crate::bridge::puppet::{DEADLINE, Puppet, blocks};
 use crate::bridge::storage::{Access, Folder, OpenFiles};
-use crate::bridge::swarm::{Live, Stage, tests::swarm};
+use crate::bridge::swarm::{
+    Live, Stage,
+    tests::{swarm, swarm_of},
+};
 use crate::metrics;
-use crate::wire::extension::MetadataMessage;
+use crate::wire::extension::{METADATA_PIECE_LEN, MetadataMessage};
 use crate::wire::id::PeerId;
 use crate::wire::metainfo::Metainfo;
 use crate::wire::peer::{Frame, HANDSHAKE_LEN, Message};
 
 const PEER: PeerId = PeerId([9; 20]);
+const OTHER: PeerId = PeerId([8; 20]);
 
-const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
+const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 
 fn metainfo(pieces: usize) -> Arc<Metainfo> {
     let files = [(vec!["file".to_owned()], pieces as u64 * 16_384)];
@@ -50,7 +56,11 @@ fn come_from(swarm: &Arc<Swarm>, from: IpAddr) -> (DuplexStream, JoinHandle<Visi
 }
 
 async fn puppet(swarm: &Arc<Swarm>, peer_id: PeerId) -> (Puppet<DuplexStream>, JoinHandle<Visit>) {
-    let (stream, visit) = come(swarm);
+    puppet_from(swarm, peer_id, HERE).await
+}
+
+async fn puppet_from(swarm: &Arc<Swarm>, peer_id: PeerId, from: IpAddr) -> (Puppet<DuplexStream>, JoinHandle<Visit>) {
+    let (stream, visit) = come_from(swarm, from);
     (Puppet::greet(stream, swarm.info_hash, peer_id).await, visit)
 }
 
@@ -152,15 +162,48 @@ async fn lying_about_metadata_ends_the_visit_and_hinders_nobody() {
         }
         assert_eq!(ending(visit).await, expected);
     }
-    // As many as metadata is asked of at once hold their tongue; an honest one comes last.
-    let (first, _) = puppet(&swarm, PEER).await;
-    let mut first = first;
-    first.hello(Some(size)).await;
-    let (honest, _) = puppet(&swarm, PeerId([8; 20])).await;
+    // One holds its tongue; an honest one comes last.
+    let (mut silent, _) = puppet(&swarm, PEER).await;
+    silent.hello(Some(size)).await;
+    let (honest, _) = puppet_from(&swarm, PeerId([8; 20]), ELSEWHERE).await;
     let served = metainfo.clone();
     tokio::spawn(async move { honest.seed(&served, &[]).await });
     assert_eq!(timeout(DEADLINE, metadata.recv()).await.unwrap().unwrap(), *metainfo.info());
-    assert_eq!(swarm.fetches.available_permits(), 2, "the silent one still has its turn");
+    assert_eq!(swarm.fetches.free(), 2, "the silent one still has its turn");
+}
+
+/// As many peers as metadata is asked of at once claim the largest metadata there may be, and send each piece of it just in
+/// time.
+#[tokio::test(start_paused = true)]
+async fn who_drips_metadata_delays_others_for_minutes_at_most_and_from_one_address_nobody() {
+    let metainfo = metainfo(3);
+    let apart = [1, 2, 3].map(|n| IpAddr::from([192, 0, 2, n]));
+    // Whence the drips come → how long an honest peer may have to wait.
+    for (drips, patience) in [(apart, Duration::from_secs(180)), ([apart[0]; 3], Duration::from_secs(1))] {
+        let (swarm, mut metadata) = swarm_of(metainfo.info_hash(), 4);
+        for (n, from) in (2..).zip(drips) {
+            let (mut peer, _) = puppet_from(&swarm, PeerId([n; 20]), from).await;
+            peer.hello(Some(swarm.max_metadata)).await;
+            tokio::spawn(async move {
+                let (data, mut piece) = (vec![0; METADATA_PIECE_LEN], 0);
+                let let_go = async |peer: &mut Puppet<_>| while peer.next().await.is_some() {};
+                while timeout(Duration::from_secs(14), let_go(&mut peer)).await.is_err() {
+                    peer.metadata(MetadataMessage::Data { piece, total_size: Some(8 << 20), data: &data }).await;
+                    piece += 1;
+                }
+            });
+        }
+        let taken = async {
+            while swarm.fetches.free() > if drips == apart { 0 } else { 2 } {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, taken).await.expect("the drips have their turn");
+        let (honest, _) = puppet_from(&swarm, PEER, ELSEWHERE).await;
+        let served = metainfo.clone();
+        tokio::spawn(async move { honest.seed(&served, &[]).await });
+        assert_eq!(timeout(patience, metadata.recv()).await.expect("metadata").unwrap(), *metainfo.info());
+    }
 }
 
 /// A torrent whose engine is the test. On disk each piece is filled with its number.

@@ -22,7 +22,7 @@ fn an_address_that_asks_too_much_is_not_answered_and_others_are() {
     // Who floods, over ten seconds, and who goes on being answered at the same time.
     let table = [
         ("8.8.8.8:1", "8.8.8.8:2", "8.8.4.4:1"),
-        ("[2001:db8::1]:1", "[2001:db8::2]:2", "[2001:db8:0:1::1]:1"),
+        ("[2a00::1]:1", "[2a00::2]:2", "[2a00:0:0:1::1]:1"),
         ("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:2"),
     ];
     for (first, second, other) in table {
