@@ -109,7 +109,7 @@ impl Content {
     /// The pieces that a range of a file lies in.
     fn pieces(&self, file: usize, range: Range<u64>) -> Range<usize> {
         let metainfo = &self.live.metainfo;
-        let before: u64 = metainfo.files().iter().take(file).map(|file| file.length).sum();
+        let before = metainfo.files()[file].offset;
         let piece =
             |offset: u64| usize::try_from((before + offset) / u64::from(metainfo.piece_length())).unwrap_or(usize::MAX);
         if range.is_empty() { 0..0 } else { piece(range.start)..piece(range.end - 1) + 1 }
@@ -180,7 +180,7 @@ impl Reading {
     /// Where a piece begins in the file.
     fn piece_start(&self, piece: usize) -> u64 {
         let metainfo = &self.content.live.metainfo;
-        let before: u64 = metainfo.files().iter().take(self.file).map(|file| file.length).sum();
+        let before = metainfo.files()[self.file].offset;
         (piece as u64 * u64::from(metainfo.piece_length())).saturating_sub(before)
     }
 }
@@ -196,15 +196,14 @@ fn read_piece(live: &Live, piece: usize) -> io::Result<Vec<u8>> {
     let (metainfo, start) = (&live.metainfo, piece as u64 * u64::from(live.metainfo.piece_length()));
     let end = (start + u64::from(metainfo.piece_length())).min(metainfo.total_length());
     let mut bytes = vec![0; usize::try_from(end - start).unwrap_or(usize::MAX)];
-    let mut offset = 0;
-    for file in metainfo.files() {
-        let (from, to) = (start.max(offset), end.min(offset + file.length));
+    let first = metainfo.files().partition_point(|file| file.offset + file.length <= start);
+    for file in metainfo.files()[first..].iter().take_while(|file| file.offset < end) {
+        let (from, to) = (start.max(file.offset), end.min(file.offset + file.length));
         if from < to && !file.virtual_file {
             let path = file.path.iter().fold(live.root.clone(), |path, name| path.join(name));
             let at = |position: u64| usize::try_from(position - start).unwrap_or(usize::MAX);
-            File::open(path)?.read_exact_at(&mut bytes[at(from)..at(to)], from - offset)?;
+            File::open(path)?.read_exact_at(&mut bytes[at(from)..at(to)], from - file.offset)?;
         }
-        offset += file.length;
     }
     Ok(bytes)
 }

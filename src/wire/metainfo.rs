@@ -56,6 +56,8 @@ pub enum MetainfoError {
 pub struct File {
     /// Its path below the torrent's folder; at least one component, each a plain name.
     pub path: Vec<String>,
+    /// Where its bytes begin among those of all files, laid end to end.
+    pub offset: u64,
     /// Its length in bytes.
     pub length: u64,
     /// Whether it exists only to align the next file (BEP 47 `p`) or is a link (`l`): such a file is not stored.
@@ -191,7 +193,7 @@ impl Metainfo {
     /// Sum of the files' lengths.
     #[must_use]
     pub fn total_length(&self) -> u64 {
-        self.files.iter().map(|file| file.length).sum()
+        self.files.last().map_or(0, |last| last.offset + last.length)
     }
 
     /// BEP 27: a private torrent's peers come from its own tracker only, never from the DHT or peer exchange.
@@ -241,15 +243,18 @@ impl Info {
         if piece_length > MAX_PIECE_LENGTH {
             return Err(MetainfoError::TooLarge("pieces"));
         }
-        let (files, single_file) = match node.get(b"files") {
+        let (mut files, single_file) = match node.get(b"files") {
             Some(list) => (read_files(list)?, false),
             None => {
                 let length = length(node).ok_or(MetainfoError::Missing("length"))?;
-                (vec![File { path: vec![name.clone()], length, virtual_file: false }], true)
+                (vec![File { path: vec![name.clone()], offset: 0, length, virtual_file: false }], true)
             }
         };
-        let total = files.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.length));
-        let total = total.ok_or(MetainfoError::TooLarge("files"))?;
+        let mut total = 0_u64;
+        for file in &mut files {
+            file.offset = total;
+            total = total.checked_add(file.length).ok_or(MetainfoError::TooLarge("files"))?;
+        }
         let (pieces, fragment) = (hashes.len() / 20, hashes.len() % 20);
         if total == 0 {
             return Err(MetainfoError::Empty);
@@ -285,7 +290,7 @@ fn read_file(entry: &Node<'_>) -> Result<File, MetainfoError> {
     let path: Vec<String> = path.iter().map(lossy).collect::<Option<_>>().ok_or(MetainfoError::Missing("path"))?;
     path.iter().try_for_each(|name| check_name(name))?;
     let attributes = entry.get(b"attr").and_then(Node::bytes).unwrap_or_default();
-    Ok(File { path, length, virtual_file: attributes.iter().any(|a| matches!(a, b'p' | b'l')) })
+    Ok(File { path, offset: 0, length, virtual_file: attributes.iter().any(|a| matches!(a, b'p' | b'l')) })
 }
 
 fn length(node: &Node<'_>) -> Option<u64> {
@@ -324,6 +329,7 @@ mod tests {
         assert_eq!(*built.info(), [expected.as_slice(), &[7; 40], b"e"].concat());
         assert_eq!(Metainfo::from_torrent(&built.to_torrent()).unwrap(), built);
         assert_eq!(built.files()[1].path, ["img", "a.png"]);
+        assert_eq!(built.files().iter().map(|file| file.offset).collect::<Vec<_>>(), [0, 5, 20_005]);
     }
 
     #[test]

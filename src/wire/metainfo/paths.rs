@@ -43,6 +43,7 @@ mod tests {
         paths.iter().flat_map(|path| path.iter()).try_for_each(|name| check_name(name))?;
         let file = |path: &&[&str]| File {
             path: path.iter().map(|&name| name.to_owned()).collect(),
+            offset: 0,
             length: 1,
             virtual_file: false,
         };
