@@ -283,6 +283,9 @@ section! {
         cache_size: ByteSize = ByteSize::gib(10),
         /// The largest torrent bridged.
         max_torrent_size: ByteSize = ByteSize::gib(1),
+        /// The most files of a torrent bridged; each takes an inode, and memory while it is joined. The names in their paths
+        /// may be five times as many.
+        max_torrent_files: usize = 10_000,
         /// The largest metadata (info dictionary) accepted from a peer.
         max_metadata_size: ByteSize = ByteSize::mib(8),
         /// Most payload bytes, to and from peers, that bridged but not pinned torrents may take in a day (UTC; a restart

@@ -27,6 +27,10 @@ use super::resume::{Order, Resume};
 use crate::wire::id::InfoHash;
 use crate::wire::metainfo::Metainfo;
 
+/// What a file or folder counts beside its bytes: its inode, its name, and what its last block has too much. File systems
+/// have few inodes: ext4 one for 16 KiB.
+const ENTRY: u64 = 4096;
+
 /// Why a torrent is not taken into the cache.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CacheError {
@@ -46,6 +50,9 @@ pub(super) struct Cache {
     limit: u64,
     /// Torrents in use. A std mutex: held for a look-up.
     in_use: Mutex<HashMap<InfoHash, Use>>,
+    /// Bytes of torrents that were not in use when they were last measured; whoever takes one into use forgets its entry. A
+    /// std mutex: held for a look-up.
+    measured: Mutex<HashMap<InfoHash, u64>>,
     /// One at a time makes room, or two would count on the same.
     making_room: tokio::sync::Mutex<()>,
     metrics: crate::metrics::Bridge,
@@ -54,7 +61,7 @@ pub(super) struct Cache {
 /// Of a torrent in use.
 #[derive(Debug)]
 struct Use {
-    /// What it counts against the limit: its full length, which is what it may grow to. Pinned torrents count nothing.
+    /// What it counts against the limit: what it may grow to. Pinned torrents count nothing.
     bytes: u64,
     /// How many hold it.
     holders: usize,
@@ -74,8 +81,8 @@ impl Cache {
         let (root, pinned) = (data_dir.join("cache"), data_dir.join("pinned"));
         fs::create_dir_all(&root)?;
         fs::create_dir_all(&pinned)?;
-        let (in_use, making_room) = (Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Arc::new(Self { root, pinned, limit, in_use, making_room, metrics }))
+        let (in_use, measured, making_room) = (Mutex::default(), Mutex::default(), tokio::sync::Mutex::default());
+        Ok(Arc::new(Self { root, pinned, limit, in_use, measured, making_room, metrics }))
     }
 
     /// Whether a torrent was here before.
@@ -141,6 +148,7 @@ impl Cache {
         let cache = self.clone();
         spawn_blocking(move || {
             let (cached, pinned) = (cache.folder(&info_hash), cache.pinned_folder(&info_hash));
+            cache.measured().remove(&info_hash);
             if cached.exists() {
                 fs::remove_dir_all(&pinned)?;
             } else {
@@ -159,7 +167,7 @@ impl Cache {
     pub(super) async fn take_in(self: &Arc<Self>, metainfo: &Metainfo) -> Result<Kept, CacheError> {
         let _only_one = self.making_room.lock().await;
         let (cache, torrent, info_hash) = (self.clone(), metainfo.to_torrent(), metainfo.info_hash());
-        let need = metainfo.total_length();
+        let need = may_grow_to(metainfo);
         spawn_blocking(move || cache.take_in_now(info_hash, need, &torrent)).await.map_err(io::Error::other)?
     }
 
@@ -181,6 +189,7 @@ impl Cache {
         for info_hash in evicted {
             tracing::info!(%info_hash, "removing a torrent from the cache to make room");
             fs::remove_dir_all(self.folder(info_hash))?;
+            self.measured().remove(info_hash);
         }
         self.metrics.evicted.inc_by(evicted.len() as u64);
         self.metrics.cache.set(i64::try_from(bytes_left).unwrap_or(i64::MAX));
@@ -189,6 +198,7 @@ impl Cache {
 
     fn hold(self: Arc<Self>, info_hash: InfoHash, folder: PathBuf, bytes: u64) -> Kept {
         self.lock().entry(info_hash).or_insert(Use { bytes, holders: 0 }).holders += 1;
+        self.measured().remove(&info_hash);
         Kept { cache: self, info_hash, folder, order: Order::default() }
     }
 
@@ -208,9 +218,21 @@ impl Cache {
             }
             let last_used = fs::metadata(torrent_in(&entry.path())).and_then(|file| file.modified());
             let last_used = last_used.unwrap_or(SystemTime::UNIX_EPOCH);
-            unused.push(Unused { info_hash, bytes: disk_usage(&entry.path())?, last_used });
+            unused.push(Unused { info_hash, bytes: self.measure(info_hash, &entry.path())?, last_used });
         }
         Ok(unused)
+    }
+
+    /// The bytes of a torrent that is not in use. Read once: a look at each of its files is too dear for each torrent that
+    /// comes.
+    fn measure(&self, info_hash: InfoHash, folder: &Path) -> io::Result<u64> {
+        let known = self.measured().get(&info_hash).copied();
+        if let Some(bytes) = known {
+            return Ok(bytes);
+        }
+        let bytes = disk_usage(folder)?;
+        self.measured().insert(info_hash, bytes);
+        Ok(bytes)
     }
 
     fn folder(&self, info_hash: &InfoHash) -> PathBuf {
@@ -219,6 +241,10 @@ impl Cache {
 
     fn pinned_folder(&self, info_hash: &InfoHash) -> PathBuf {
         self.pinned.join(info_hash.to_hex())
+    }
+
+    fn measured(&self) -> std::sync::MutexGuard<'_, HashMap<InfoHash, u64>> {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<InfoHash, Use>> {
@@ -304,11 +330,17 @@ fn plan(mut unused: Vec<Unused>, needed: u64, limit: u64) -> (Vec<InfoHash>, u64
     (evicted, taken)
 }
 
+/// What a torrent takes on disk when all of it is there.
+fn may_grow_to(metainfo: &Metainfo) -> u64 {
+    let stored = metainfo.files().iter().filter(|file| !file.virtual_file).count() as u64;
+    metainfo.total_length().saturating_add(stored * ENTRY)
+}
+
 /// Bytes that a folder takes on disk; files not yet whole are sparse.
 fn disk_usage(path: &Path) -> io::Result<u64> {
     let metadata = fs::symlink_metadata(path)?;
     // POSIX leaves the unit open; every system that runs this counts in 512 bytes.
-    let mut bytes = metadata.blocks() * 512;
+    let mut bytes = metadata.blocks() * 512 + ENTRY;
     if metadata.is_dir() {
         for entry in fs::read_dir(path)? {
             bytes += disk_usage(&entry?.path())?;
@@ -378,7 +410,7 @@ mod tests {
         assert!(matches!(cache.take_in(&torrent(4, 500_000)).await, Err(CacheError::Full(Refusal::CacheFull))));
         assert!(cache.contains(&big.info_hash()), "it is in use");
         drop(kept);
-        cache.take_in(&torrent(4, 1_000_000)).await.unwrap();
+        cache.take_in(&torrent(4, 990_000)).await.unwrap();
         assert!(!cache.contains(&big.info_hash()) && dir.path().join("cache/not ours").exists());
     }
 
@@ -397,5 +429,27 @@ mod tests {
         cache.release(small.info_hash()).await.unwrap();
         assert_eq!((cache.pinned().unwrap(), cache.contains(&small.info_hash())), (vec![], true));
         assert!(!cache.contains(&large.info_hash()), "it was the oldest, and both do not fit");
+    }
+    #[tokio::test]
+    async fn empty_files_count_and_nothing_is_measured_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path(), 1_000_000, metrics::Bridge::detached()).unwrap();
+        let files = |files: usize| {
+            let files: Vec<_> = (0..files).map(|n| (vec![n.to_string()], u64::from(n == 0))).collect();
+            Metainfo::build("x", &files, 1 << 14, &[[0; 20]]).unwrap()
+        };
+        let (many, more) = (files(200), files(300));
+        assert!(matches!(cache.take_in(&more).await, Err(CacheError::Full(Refusal::CacheFull))));
+        let kept = cache.take_in(&many).await.unwrap();
+        fs::create_dir_all(kept.files()).unwrap();
+        (0..200).for_each(|n| drop(File::create(kept.files().join(n.to_string())).unwrap()));
+        drop(kept);
+        let bytes = cache.unused().unwrap()[0].bytes;
+        assert!(bytes >= 200 * ENTRY);
+        // Nobody changes what is not in use.
+        fs::remove_dir_all(cache.folder(&many.info_hash()).join("files")).unwrap();
+        assert_eq!(cache.unused().unwrap()[0].bytes, bytes, "it was remembered");
+        drop(cache.take_in(&many).await.unwrap());
+        assert!(cache.unused().unwrap()[0].bytes < bytes, "it was in use since");
     }
 }

@@ -30,6 +30,9 @@ pub(super) enum Refusal {
     /// Larger than the configuration allows.
     #[error("the torrent is larger than the configuration allows")]
     TorrentTooLarge,
+    /// More files, or folders, than the configuration allows.
+    #[error("the torrent has more files or folders than the configuration allows")]
+    TooManyFiles,
     /// The cache has no room that could be made.
     #[error("the cache has no room for the torrent")]
     CacheFull,
@@ -58,6 +61,7 @@ impl Refusal {
             Self::PeersFull => "peers_full",
             Self::CoolingDown => "cooling_down",
             Self::TorrentTooLarge => "torrent_too_large",
+            Self::TooManyFiles => "too_many_files",
             Self::CacheFull => "cache_full",
             Self::AddressFull => "address_full",
             Self::Banned => "banned",
@@ -74,7 +78,7 @@ pub(super) struct Load {
     pub joined: bool,
     /// It failed a moment ago.
     pub cooling_down: bool,
-    /// Torrents joined.
+    /// Torrents bridged: joined for web peers.
     pub torrents: usize,
     /// Places left for peers.
     pub free_peers: usize,
@@ -107,9 +111,21 @@ pub(super) fn admit(settings: &config::Bridge, load: Load, pointed_to: impl FnOn
     refusals.into_iter().find(|(refused, _)| *refused).map_or(Ok(()), |(_, refusal)| Err(refusal))
 }
 
-/// Whether a torrent is kept in the cache, now that its metadata tells its size.
+/// Names in the paths of a torrent's files, for each file it may have: most files lie two or three folders deep.
+const NAMES_PER_FILE: usize = 5;
+
+/// Whether a torrent is kept in the cache, now that its metadata tells its size. Files and folders cost inodes and memory,
+/// however short they are.
 pub(super) fn admit_size(settings: &config::Bridge, metainfo: &Metainfo) -> Result<(), Refusal> {
-    if metainfo.total_length() > settings.max_torrent_size.as_u64() { Err(Refusal::TorrentTooLarge) } else { Ok(()) }
+    let names: usize = metainfo.files().iter().map(|file| file.path.len()).sum();
+    let most = settings.max_torrent_files;
+    if metainfo.total_length() > settings.max_torrent_size.as_u64() {
+        return Err(Refusal::TorrentTooLarge);
+    }
+    if metainfo.files().len() > most || names > most.saturating_mul(NAMES_PER_FILE) {
+        return Err(Refusal::TooManyFiles);
+    }
+    Ok(())
 }
 
 /// What bridged torrents have passed on today.
@@ -183,6 +199,22 @@ mod tests {
         assert!(!day.add(100, hour(30)) && day.add(1, hour(47)) && day.add(0, hour(47)));
         assert!(!day.add(0, hour(48)) && !day.add(100, hour(49)));
         assert!(!Day::new(0).add(u64::MAX, hour(1)));
+    }
+
+    #[test]
+    fn files_and_folders_are_bounded() {
+        let torrent = |files: usize, depth: usize| {
+            let path = |n: usize| (0..depth).map(|level| format!("{n}.{level}")).collect::<Vec<_>>();
+            let files: Vec<_> = (0..files).map(|n| (path(n), u64::from(n == 0))).collect();
+            Metainfo::build("x", &files, 1 << 14, &[[0; 20]]).unwrap()
+        };
+        let settings = config::Bridge { max_torrent_files: 10, ..config::Bridge::default() };
+        let refused = Err(Refusal::TooManyFiles);
+        for (files, depth, expected) in
+            [(10, 1, Ok(())), (11, 1, refused), (10, 5, Ok(())), (10, 6, refused), (1, 50, Ok(()))]
+        {
+            assert_eq!(admit_size(&settings, &torrent(files, depth)), expected, "{files} files, {depth} names each");
+        }
     }
 
     #[test]
