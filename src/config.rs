@@ -297,7 +297,7 @@ section! {
         max_peers_per_torrent: usize = 100,
         /// Most peers over all torrents.
         max_peers: usize = 1_000,
-        /// Most native peers of one address (IPv6: one /64) that came by themselves, over all torrents.
+        /// Most peers of one address (IPv6: one /64) that came by themselves, pages among them, over all torrents.
         max_peers_per_address: usize = 50,
         /// How long a torrent is kept joined after its last web peer left.
         #[serde(with = "humantime_serde")]

@@ -219,7 +219,8 @@ impl Page {
         let (sdp, pending) = self.endpoint.offer().await.unwrap();
         let (answer, answered) = oneshot::channel();
         let answer = Box::new(move |_, sdp: &str| answer.send(sdp.to_owned()).unwrap());
-        bridge.inner.offer(info_hash, web::Offer { page: self.peer_id, sdp, answer });
+        let from = "192.0.2.9".parse().unwrap();
+        bridge.inner.offer(info_hash, web::Offer { page: self.peer_id, sdp, answer, from });
         let sdp = timeout(DEADLINE, answered).await.expect("the offer is answered or dropped").ok()?;
         Some(pending.accept(&sdp, |_| true).unwrap().open().await.unwrap())
     }
@@ -397,5 +398,29 @@ async fn who_spoils_pieces_that_others_finish_is_shut_out_and_the_others_are_kep
     timeout(DEADLINE, shut_out).await.expect("the spoiler is shut out");
     assert_eq!((inner.visitors.is_banned(honest, now()), inner.metrics.banned.get()), (false, 1));
     drop(download);
+    node.stop().await;
+}
+
+/// Somebody announces again and again with new peer ids and never connects.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_does_not_take_the_connections_of_all() {
+    let node = Node::start(BridgePolicy::Open).await;
+    let tasks = Tasks::new();
+    let page = Page::open(&tasks, 9).await;
+    let (sdp, _pending) = page.endpoint.offer().await.unwrap();
+    let mut answered = 0;
+    for n in 0..2 * rtc::MAX_ATTEMPTS {
+        let (answer, given) = oneshot::channel();
+        let answer = Box::new(move |_, sdp: &str| answer.send(sdp.to_owned()).unwrap());
+        let mut id = [0; 20];
+        id[..8].copy_from_slice(&n.to_be_bytes());
+        let offer = web::Offer { page: PeerId(id), sdp: sdp.clone(), answer, from: "198.51.100.7".parse().unwrap() };
+        node.bridge.inner.offer(InfoHash([1 + (n % 2) as u8; 20]), offer);
+        answered += usize::from(timeout(DEADLINE, given).await.expect("it is answered or dropped").is_ok());
+    }
+    assert!((1..rtc::MAX_ATTEMPTS / 2).contains(&answered), "{answered} attempts were begun for one address");
+    assert!(page.meet(&node.bridge, InfoHash([1; 20])).await.is_some(), "another page is answered");
+    drop(page);
+    tasks.stop(DEADLINE).await;
     node.stop().await;
 }

@@ -1,5 +1,5 @@
-//! How many native peers one address has sent, and which addresses may send none, because a peer there lied. Pure; time is
-//! handed in.
+//! How many peers one address has sent, how many pages there are being connected to, and which addresses may send none,
+//! because a peer there lied. Pure; time is handed in.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,6 +20,10 @@ const BAN: Duration = Duration::from_secs(3600);
 /// Addresses shut out at once. Past it the one that is shut out for longest goes free.
 const MAX_BANS: usize = 10_000;
 
+/// Connections to pages of one address that may be opened at once: an eighth of all, so that no address takes them from
+/// the others. One takes half a second with a page that means it, and [`super::rtc::OPEN_LIMIT`] with one that does not.
+const MAX_ATTEMPTS: usize = 16;
+
 /// The table. A std mutex: held for a look-up.
 #[derive(Debug)]
 pub(super) struct Visitors {
@@ -30,6 +34,7 @@ pub(super) struct Visitors {
 #[derive(Debug, Default)]
 struct Table {
     present: HashMap<IpAddr, usize>,
+    attempts: HashMap<IpAddr, usize>,
     banned: HashMap<IpAddr, Instant>,
 }
 
@@ -40,17 +45,29 @@ impl Visitors {
 
     /// Lets in a peer that came by itself; it is counted until the presence is dropped.
     pub(super) fn enter(self: &Arc<Self>, ip: IpAddr, now: Instant) -> Result<Presence, Refusal> {
-        let ip = host(ip);
         if self.is_banned(ip, now) {
             return Err(Refusal::Banned);
         }
+        self.count(ip, Counted::Present, self.max_per_address)
+    }
+
+    /// Lets a connection to a page be opened, whose offer came from `from`; it is counted until the presence is dropped.
+    /// Offers from loopback are not counted: they come through a proxy of the operator's own.
+    pub(super) fn attempt(self: &Arc<Self>, from: IpAddr) -> Result<Presence, Refusal> {
+        let most = if from.to_canonical().is_loopback() { usize::MAX } else { MAX_ATTEMPTS };
+        self.count(from, Counted::Attempt, most)
+    }
+
+    fn count(self: &Arc<Self>, ip: IpAddr, counted: Counted, most: usize) -> Result<Presence, Refusal> {
+        let ip = host(ip);
         let mut table = self.table();
-        let present = table.present.entry(ip).or_default();
-        if *present >= self.max_per_address {
+        let count = table.counts(counted).entry(ip).or_default();
+        if *count >= most {
             return Err(Refusal::AddressFull);
         }
-        *present += 1;
-        Ok(Presence { visitors: self.clone(), ip })
+        *count += 1;
+        drop(table);
+        Ok(Presence { visitors: self.clone(), ip, counted })
     }
 
     /// Whether a peer there lied.
@@ -90,20 +107,37 @@ impl Visitors {
     }
 }
 
-/// One peer that came by itself.
+impl Table {
+    fn counts(&mut self, counted: Counted) -> &mut HashMap<IpAddr, usize> {
+        match counted {
+            Counted::Present => &mut self.present,
+            Counted::Attempt => &mut self.attempts,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Counted {
+    Present,
+    Attempt,
+}
+
+/// One peer that came by itself, or is about to.
 #[derive(Debug)]
 pub(super) struct Presence {
     visitors: Arc<Visitors>,
     ip: IpAddr,
+    counted: Counted,
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
         let mut table = self.visitors.table();
-        if let Some(present) = table.present.get_mut(&self.ip) {
-            *present -= 1;
-            if *present == 0 {
-                table.present.remove(&self.ip);
+        let counts = table.counts(self.counted);
+        if let Some(count) = counts.get_mut(&self.ip) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.ip);
             }
         }
     }
@@ -128,7 +162,12 @@ mod tests {
         assert_eq!(visitors.enter(ip("192.0.2.1"), now).err(), Some(Refusal::Banned));
         assert!(visitors.enter(ip("192.0.2.1"), now + BAN).is_ok());
         drop((second, third));
-        assert!(visitors.table().present.is_empty());
+        let attempts = |from: &str| (0..100).map_while(|_| visitors.attempt(ip(from)).ok()).collect::<Vec<_>>();
+        let held = attempts("2a00::1");
+        assert_eq!((held.len(), attempts("2a00::2").len(), attempts("2a00:0:0:1::1").len()), (MAX_ATTEMPTS, 0, 16));
+        assert_eq!(attempts("::ffff:127.0.0.1").len(), 100, "a proxy on this machine is not one client");
+        drop(held);
+        assert!(visitors.table().present.is_empty() && visitors.table().attempts.is_empty());
         for n in 0..MAX_BANS as u32 + 1 {
             visitors.ban(IpAddr::from((n + (10 << 24)).to_be_bytes()), now + Duration::from_millis(u64::from(n)));
         }

@@ -2,15 +2,16 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::door;
-use super::policy::Refusal;
 use super::rtc::{Channel, Endpoint, Pending, RtcError};
 use super::swarm::{Invitation, Swarm, Transport};
+use super::visitors::Presence;
 use crate::tasks::Tasks;
 use crate::tracker::WebOffer;
 use crate::wire::id::PeerId;
@@ -26,12 +27,14 @@ pub(super) struct Offer {
     pub(super) sdp: String,
     /// The way back to it.
     pub(super) answer: Answer,
+    /// Where it comes from.
+    pub(super) from: IpAddr,
 }
 
 impl From<WebOffer> for Offer {
     fn from(offer: WebOffer) -> Self {
         let answer = Box::new(move |ours, sdp: &str| offer.answer.send(ours, sdp));
-        Self { page: offer.peer_id, sdp: offer.sdp, answer }
+        Self { page: offer.peer_id, sdp: offer.sdp, answer, from: offer.from }
     }
 }
 
@@ -49,8 +52,9 @@ pub(super) async fn welcome(
     tasks: Tasks,
 ) -> Infallible {
     while let Some(offer) = offers.recv().await {
-        match swarm.invite(offer.page) {
-            Ok(invitation) => tasks.spawn_cancellable(meet(swarm.clone(), endpoint.clone(), offer, invitation)),
+        let attempt = swarm.visitors.attempt(offer.from);
+        match attempt.and_then(|attempt| Ok((attempt, swarm.invite(offer.page)?))) {
+            Ok(places) => tasks.spawn_cancellable(meet(swarm.clone(), endpoint.clone(), offer, places)),
             Err(refusal) => swarm.metrics.offers.with_label_values(&[refusal.label()]).inc(),
         }
     }
@@ -58,7 +62,7 @@ pub(super) async fn welcome(
     std::future::pending().await
 }
 
-async fn meet(swarm: Arc<Swarm>, endpoint: Arc<Endpoint>, offer: Offer, invitation: Invitation) {
+async fn meet(swarm: Arc<Swarm>, endpoint: Arc<Endpoint>, offer: Offer, (attempt, invitation): (Presence, Invitation)) {
     let page = offer.page;
     let opened = async {
         let (sdp, pending) = endpoint.answer(&offer.sdp).await?;
@@ -69,6 +73,7 @@ async fn meet(swarm: Arc<Swarm>, endpoint: Arc<Endpoint>, offer: Offer, invitati
         opened = opened => opened,
         () = swarm.token.cancelled() => return,
     };
+    drop(attempt);
     serve(&swarm, page, opened, invitation).await;
 }
 
@@ -95,11 +100,12 @@ async fn serve(swarm: &Arc<Swarm>, page: PeerId, opened: Result<Channel, RtcErro
         Ok(channel) => {
             // The seat takes over from the invitation, which must not end before the page is greeted.
             let from = channel.remote_addr().ip();
-            if swarm.visitors.is_banned(from, Instant::now()) {
-                return swarm.metrics.refused.with_label_values(&[Refusal::Banned.label()]).inc();
-            }
+            let presence = match swarm.visitors.enter(from, Instant::now()) {
+                Ok(presence) => presence,
+                Err(refusal) => return swarm.metrics.refused.with_label_values(&[refusal.label()]).inc(),
+            };
             let visit = door::agreed(channel, (Transport::WebRtc, from), swarm).await;
-            drop(invitation);
+            drop((invitation, presence));
             swarm.visitors.judge(from, &visit.ending, &swarm.metrics);
         }
         Err(error) => tracing::debug!(info_hash = %swarm.info_hash, %page, %error, "a page did not come"),

@@ -8,6 +8,7 @@
 mod book;
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,9 @@ const MAX_WAITING: usize = 12;
 
 /// Answers to pages that may wait for the socket; past it they are dropped, and the page offers again.
 const ANSWERS: usize = 32;
+
+/// Where pages are that come through these trackers, which do not say it: what bounds one address bounds them all together.
+const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Longest message taken; an offer has some 2 KB.
 const MAX_MESSAGE: usize = 64 << 10;
@@ -212,7 +216,7 @@ impl Client {
         let answer = move |ours, sdp: &str| {
             let _ = answers.try_send(tracker_client::answer(info_hash, ours, page, id, sdp));
         };
-        if torrent.offers.try_send(Offer { page, sdp, answer: Box::new(answer) }).is_err() {
+        if torrent.offers.try_send(Offer { page, sdp, answer: Box::new(answer), from: ELSEWHERE }).is_err() {
             self.bridge.metrics.offers.with_label_values(&["flood"]).inc();
         }
     }
