@@ -122,15 +122,8 @@ trial('junk over HTTP harms nobody', async (lab) => {
     assert.ok(answer.status < 500, `${path}: ${answer.status}`)
     assert.ok(!(await answer.text()).includes('root:'), path)
   }
-  const { host, port } = server.web
   for (const bytes of ['junk\r\n\r\n', randomBytes(3000), `GET / HTTP/1.1\r\nx: ${'y'.repeat(1_000_000)}`]) {
-    const peer = connect(port, host)
-    peer.on('error', () => {}) // a reset is an answer too
-    peer.resume()
-    const closed = once(peer, 'close')
-    await within(5, 'TCP connection', once(peer, 'connect'))
-    peer.write(bytes)
-    await within(30, `end of the connection after ${String(bytes).slice(0, 20)}`, closed)
+    await endsAfter(server.web, bytes)
   }
   await serves(server, 'junk over HTTP')
 })
@@ -194,14 +187,22 @@ trial('junk from TCP peers ends their connection and harms nobody', async (lab) 
     Buffer.concat([handshake, Buffer.from('ffffffff', 'hex')]),
   ]
   for (const bytes of junk) {
-    const { host, port } = server.bittorrent
-    const peer = connect(port, host)
-    peer.on('error', () => {}) // a reset is an answer too
-    peer.resume()
-    const closed = once(peer, 'close')
-    await within(5, 'TCP connection', once(peer, 'connect'))
-    peer.write(bytes)
-    await within(40, `end of the connection after ${bytes.slice(0, 30)}`, closed)
+    await endsAfter(server.bittorrent, bytes)
   }
   await serves(server, 'junk from TCP peers')
 })
+
+/**
+ * Sends these bytes over a connection of their own, which the server must end.
+ * @param {{ host: string, port: number }} to
+ * @param {string | Buffer} bytes
+ */
+async function endsAfter({ host, port }, bytes) {
+  const peer = connect(port, host)
+  peer.on('error', () => {}) // a reset is an answer too
+  peer.resume()
+  const closed = once(peer, 'close')
+  await within(5, 'TCP connection', once(peer, 'connect'))
+  peer.write(bytes)
+  await within(40, `end of the connection after ${String(bytes).slice(0, 30)}`, closed)
+}
