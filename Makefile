@@ -98,6 +98,7 @@ bench-tracker-udp: web-demo/dist/index.html
 
 # The swarm table by itself: time and instructions of an announce, memory, longest pauses.
 bench-table:
+	cargo build --release --manifest-path benches/table/Cargo.toml --target-dir target/bench/table
 	node benches/table.mjs
 
 # The DHT room alone, compiled from the server's sources: beside the mainline crate, in a network that is half dead, and

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rusqlite::{Connection, params};
 use tokio::sync::mpsc;
 
+use super::table::Downloads;
 use crate::tasks::Tasks;
 use crate::wire::id::InfoHash;
 
@@ -30,9 +31,6 @@ const BATCH: Duration = Duration::from_secs(5);
 /// Changes that may wait for the writer. One that finds no place is made up for by the swarm's next completion, since
 /// each tells the whole count.
 const QUEUE: usize = 65_536;
-
-/// A swarm and how often it has been completed.
-pub(super) type Downloads = (InfoHash, u32);
 
 /// Takes counts to the writer; nowhere, if nothing is kept.
 #[derive(Debug, Clone, Default)]

@@ -24,6 +24,8 @@ pub(super) struct Frames {
     messages: VecDeque<Queued>,
     /// Bytes of the first that are written.
     written: usize,
+    /// They are as they go out, and must not be changed again.
+    ready: bool,
 }
 
 impl Frames {
@@ -32,15 +34,18 @@ impl Frames {
         if messages.iter().any(|message| matches!(message, Queued::Late(_))) {
             messages = messages.into_iter().filter_map(Queued::made).collect();
         }
-        Self { messages, written: 0 }
+        Self { messages, written: 0, ready: false }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
 
-    /// Changes frames before the first is written.
+    /// Changes frames before the first is written, once.
     pub(super) fn each(&mut self, mut change: impl FnMut(&mut Vec<u8>)) {
+        if std::mem::replace(&mut self.ready, true) {
+            return;
+        }
         for message in &mut self.messages {
             if let Queued::Frame(frame) = message {
                 change(frame);

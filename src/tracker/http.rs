@@ -3,9 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::shard::Full;
 use super::table::NativeQuestion;
-use super::{Inner, Refused, native_peers_wanted};
+use super::{Inner, native_peers_wanted};
 use crate::wire::tracker_http::{self, Announced, Reason};
 
 /// Clients may announce this soon again, for instance when a user asks for more peers.
@@ -56,23 +55,4 @@ fn reply(tracker: &Inner, answered: &prometheus::IntCounterVec, result: Result<V
     };
     counter.with_label_values(&["http"]).inc();
     body
-}
-
-impl From<Refused> for Reason {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Torrent => Self::NotServed,
-            Refused::Passkey => Self::NoPasskey,
-            Refused::Pace => Self::TooOften,
-        }
-    }
-}
-
-impl From<Full> for Reason {
-    fn from(full: Full) -> Self {
-        match full {
-            Full::Tracker => Self::TrackerFull,
-            Full::Address => Self::AddressFull,
-        }
-    }
 }

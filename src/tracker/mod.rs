@@ -36,18 +36,18 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UdpSocket};
 
-use self::access::{Access, Refused};
+use self::access::Access;
 use self::admission::Admission;
-use self::completed::{Downloads, Recorder};
+use self::completed::Recorder;
 use self::connection::{Connection, Terms};
 use self::counters::Counters;
-use self::shard::{Full, Shards};
+use self::shard::Shards;
 use self::sockets::Sockets;
-use self::table::{NativeQuestion, SocketId};
+use self::table::{Downloads, NativeQuestion, SocketId};
 use self::ws::Session;
 use crate::tasks::Tasks;
 use crate::wire::id::{InfoHash, PeerId};
-use crate::wire::tracker::Counts;
+use crate::wire::tracker::{Counts, Refusal};
 use crate::wire::tracker_ws::{Description, Message, OfferId};
 use crate::{config, metrics};
 
@@ -55,6 +55,7 @@ pub use access::{ChangeError, LineError, List, ListError, Origin};
 pub use completed::FILE;
 pub use frames::Late;
 pub use outbox::Outbox;
+pub use table::Stats;
 
 /// Somebody inside this process who wants to meet the web peers of some swarms (the bridge).
 pub trait Resident: Send + Sync + 'static {
@@ -140,17 +141,6 @@ pub struct Announced {
 
 /// Extension messages that one socket may have in flight.
 pub const MAX_IN_FLIGHT: usize = 32;
-
-/// How much there is in the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// Swarms with at least one peer.
-    pub swarms: usize,
-    /// Memberships of web peers.
-    pub web_peers: usize,
-    /// Memberships of native peers.
-    pub native_peers: usize,
-}
 
 /// Why the tracker cannot start: one sentence each.
 #[derive(Debug, thiserror::Error)]
@@ -346,17 +336,17 @@ impl Tracker {
 }
 
 impl Inner {
-    fn check_client(&self, path: &str, query: &str) -> Result<(), Refused> {
+    fn check_client(&self, path: &str, query: &str) -> Result<(), Refusal> {
         self.access.client(path, query).inspect_err(|_| self.metrics.not_taken.with_label_values(&["passkey"]).inc())
     }
 
     /// Whether an address may announce again already.
-    fn check_pace(&self, from: IpAddr) -> Result<(), Refused> {
+    fn check_pace(&self, from: IpAddr) -> Result<(), Refusal> {
         if self.admission.announce(Instant::now(), from) {
             return Ok(());
         }
         self.metrics.not_taken.with_label_values(&["pace"]).inc();
-        Err(Refused::Pace)
+        Err(Refusal::TooOften)
     }
 
     /// Announces a native peer whose request has passed the checks.
@@ -364,18 +354,15 @@ impl Inner {
         &self,
         question: &NativeQuestion<'_>,
         found: &mut impl FnMut(SocketAddr, PeerId),
-    ) -> Result<Counts, Full> {
+    ) -> Result<Counts, Refusal> {
         let admit = || self.admission.bring_native(Instant::now(), question.ip);
-        self.shards.native(question, admit, found).inspect_err(|full| {
-            let rule = match full {
-                Full::Tracker => "table_full",
-                Full::Address => "address_peers",
-            };
+        self.shards.native(question, admit, found).inspect_err(|refusal| {
+            let rule = if *refusal == Refusal::TrackerFull { "table_full" } else { "address_peers" };
             self.metrics.not_taken.with_label_values(&[rule]).inc();
         })
     }
 
-    fn check_torrent(&self, info_hash: &InfoHash) -> Result<(), Refused> {
+    fn check_torrent(&self, info_hash: &InfoHash) -> Result<(), Refusal> {
         self.access.torrent(info_hash).inspect_err(|_| self.metrics.not_taken.with_label_values(&["torrent"]).inc())
     }
 }

@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 
-use super::completed::{Downloads, Recorder};
+use super::completed::Recorder;
 use super::counters::Counters;
 use super::outbox::Outbox;
-use super::table::{Effect, Effects, Intervals, NativeQuestion, SocketId, Table, WebAnnounce};
+use super::table::{Downloads, Effect, Effects, Intervals, NativeQuestion, SocketId, Table, WebAnnounce};
 use super::{AnswerTo, ResidentSlot, Stats, WebOffer};
 use crate::tasks::Tasks;
 use crate::wire::id::{InfoHash, PeerId};
-use crate::wire::tracker::Counts;
+use crate::wire::tracker::{Counts, Refusal};
 use crate::wire::tracker_ws::{Announce, Message};
 use crate::{config, metrics};
 
@@ -69,15 +69,6 @@ pub(super) struct Socket {
     pub(super) outbox: Outbox,
 }
 
-/// Why a native peer is not added.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Full {
-    /// The table takes no more peers.
-    Tracker,
-    /// The address has brought as many as it may.
-    Address,
-}
-
 impl Shards {
     /// An empty table, but for the counts that were kept, and the task that keeps it free of peers that are gone.
     pub(super) fn start(
@@ -111,8 +102,9 @@ impl Shards {
         all
     }
 
-    /// Takes what a socket announced, and sends what follows from it.
-    pub(super) fn web(&self, socket: &Socket, announce: Announce, resident: bool) {
+    /// Takes what a socket announced, and posts what follows from it: the reply to the socket itself, the rest to `others`,
+    /// to whom it is then to be delivered.
+    pub(super) fn web(&self, socket: &Socket, announce: Announce<'_>, resident: bool, others: &mut Vec<Outbox>) {
         let announce = WebAnnounce {
             id: socket.id,
             socket: socket.outbox.clone(),
@@ -123,7 +115,7 @@ impl Shards {
         let info_hash = announce.announce.info_hash;
         let Effects(effects) = self.with(&info_hash, |shard, now| shard.table.web(now, &mut shard.rng, announce));
         for effect in effects {
-            self.shared.perform(socket, effect);
+            self.shared.perform(socket, effect, others);
         }
     }
 
@@ -140,10 +132,10 @@ impl Shards {
         question: &NativeQuestion<'_>,
         admit: impl FnOnce() -> bool,
         found: &mut impl FnMut(SocketAddr, PeerId),
-    ) -> Result<Counts, Full> {
+    ) -> Result<Counts, Refusal> {
         let admit = || match self.shared.has_room() {
-            false => Err(Full::Tracker),
-            true => admit().then_some(()).ok_or(Full::Address),
+            false => Err(Refusal::TrackerFull),
+            true => admit().then_some(()).ok_or(Refusal::AddressFull),
         };
         self.with(&question.announce.info_hash, |shard, now| {
             shard.table.native(now, &mut shard.rng, question, admit, found)
@@ -217,20 +209,23 @@ impl Shared {
     }
 
     /// Does what the table said about an announce that came from `origin`.
-    fn perform(&self, origin: &Socket, effect: Effect<Outbox>) {
+    fn perform(&self, origin: &Socket, effect: Effect<'_, Outbox>, others: &mut Vec<Outbox>) {
         let Self { counters, resident, .. } = self;
         match effect {
             Effect::Send(to, message) => {
                 if matches!(message, Message::Failure(_)) {
                     self.metrics.not_taken.with_label_values(&["table_full"]).inc();
                 }
-                if to.send_message(&message) && matches!(message, Message::Answer { .. }) {
-                    counters.answers.inc();
+                let sent = to.post(&message);
+                if matches!(message, Message::Answer { .. }) {
+                    counters.answers.inc_by(u64::from(sent));
+                    others.push(to);
                 }
             }
             Effect::Offer { to, message } => {
-                if to.send_offer(&message) {
+                if to.post_offer(&message) {
                     counters.offers.inc();
+                    others.push(to);
                 }
             }
             Effect::Resident { info_hash, peer_id, offer } => {

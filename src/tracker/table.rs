@@ -6,13 +6,25 @@ use std::time::{Duration, Instant};
 use indexmap::IndexMap;
 use rand::{Rng, RngExt};
 
-use super::Stats;
-use super::completed::Downloads;
 use super::dense::{Dense, Keyed};
 use super::swarm::{Member, Second, Swarm};
 use crate::wire::id::{InfoHash, PeerId};
 use crate::wire::tracker::{Counts, NativeAnnounce};
 use crate::wire::tracker_ws::{Announce, Failure, Intent, Message, Offer, Reason};
+
+/// How much there is in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Swarms with at least one peer.
+    pub swarms: usize,
+    /// Memberships of web peers.
+    pub web_peers: usize,
+    /// Memberships of native peers.
+    pub native_peers: usize,
+}
+
+/// A swarm and how often it has been completed.
+pub(super) type Downloads = (InfoHash, u32);
 
 /// Names one WebSocket of this process, for as long as the process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,10 +89,10 @@ impl Sweep {
 
 /// An announce over a WebSocket.
 #[derive(Debug, Clone)]
-pub(super) struct WebAnnounce<S> {
+pub(super) struct WebAnnounce<'a, S> {
     pub(super) id: SocketId,
     pub(super) socket: S,
-    pub(super) announce: Announce,
+    pub(super) announce: Announce<'a>,
     /// Whether the resident wants an offer of this swarm.
     pub(super) resident: bool,
     /// Whether a peer may be added. Known peers are always welcome.
@@ -89,18 +101,18 @@ pub(super) struct WebAnnounce<S> {
 
 /// What must be done about an announce.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Effect<S> {
-    Send(S, Message),
+pub(super) enum Effect<'a, S> {
+    Send(S, Message<'a>),
     /// An offer, the one kind of message that may be lost on the way.
     Offer {
         to: S,
-        message: Message,
+        message: Message<'a>,
     },
     /// This offer goes to the resident.
     Resident {
         info_hash: InfoHash,
         peer_id: PeerId,
-        offer: Offer,
+        offer: Offer<'a>,
     },
     /// An answer led nowhere: late, or to an offer that was never made, or not to this peer.
     AnswerDropped,
@@ -108,7 +120,7 @@ pub(super) enum Effect<S> {
 
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Effects<S>(pub(super) Vec<Effect<S>>);
+pub(super) struct Effects<'a, S>(pub(super) Vec<Effect<'a, S>>);
 
 /// An announce of a native peer.
 #[derive(Debug, Clone)]
@@ -171,7 +183,12 @@ impl<S: Clone> Table<S> {
         self.completions.drain(..)
     }
 
-    pub(super) fn web(&mut self, now: Instant, rng: &mut impl Rng, announced: WebAnnounce<S>) -> Effects<S> {
+    pub(super) fn web<'a>(
+        &mut self,
+        now: Instant,
+        rng: &mut impl Rng,
+        announced: WebAnnounce<'a, S>,
+    ) -> Effects<'a, S> {
         let WebAnnounce { id, socket, announce, resident, room } = announced;
         let Announce { info_hash, peer_id, intent } = announce;
         let member = (peer_id, id);
@@ -284,15 +301,15 @@ impl<S: Clone> Table<S> {
     /// web peer; if all do, the resident takes the place of one. Only an offer without siblings is left to chance, or a
     /// page that makes one at a time would never meet other pages.
     #[allow(clippy::too_many_arguments, reason = "a part of `web`, which has them all at hand")]
-    fn offer(
+    fn offer<'a>(
         &mut self,
         now: Second,
         rng: &mut impl Rng,
         place: usize,
         member: Member,
-        offers: Vec<Offer>,
+        offers: Vec<Offer<'a>>,
         resident: bool,
-        effects: &mut Vec<Effect<S>>,
+        effects: &mut Vec<Effect<'a, S>>,
     ) {
         let (peer_id, _) = member;
         let Entry { info_hash, swarm } = self.swarms.at_mut(place);
@@ -312,7 +329,7 @@ impl<S: Clone> Table<S> {
         }
     }
 
-    fn announced(&self, info_hash: InfoHash, counts: Counts, socket: S) -> Effect<S> {
+    fn announced<'a>(&self, info_hash: InfoHash, counts: Counts, socket: S) -> Effect<'a, S> {
         // Clients obey it with no floor of their own: zero would have them announce without a pause.
         let interval = self.intervals.web.as_secs().max(1);
         Effect::Send(socket, Message::Announced { info_hash, interval, counts })

@@ -17,10 +17,9 @@ use socket2::SockRef;
 
 use self::connections::Connections;
 use self::datagrams::{Incoming, Replies};
-use super::shard::Full;
 use super::table::NativeQuestion;
-use super::{Inner, Refused, native_peers_wanted};
-use crate::wire::tracker::NativeAnnounce;
+use super::{Inner, native_peers_wanted};
+use crate::wire::tracker::{NativeAnnounce, Refusal};
 use crate::wire::tracker_udp::{self as wire, Packet, Reason, Request, TransactionId};
 
 /// How long a thread waits for a datagram before it looks whether it is to end, where closing the socket does not wake
@@ -150,15 +149,15 @@ impl Door {
                 let mut reply = wire::Announced::new(out, transaction, self.tracker.settings.native_interval.as_secs());
                 match self.tracker.native(&question, &mut |addr, _| reply.add(addr)) {
                     Ok(counts) => reply.finish(counts),
-                    Err(full) => {
+                    Err(refusal) => {
                         out.clear();
-                        return Err(full.into());
+                        return Err(refusal.into());
                     }
                 }
                 self.announces.inc();
             }
             // BEP 41 puts no address after a scrape, so on a private tracker nobody may ask this way.
-            Request::Scrape(_) if self.tracker.check_client("", "").is_err() => return Err(Reason::NoPasskey),
+            Request::Scrape(_) if self.tracker.check_client("", "").is_err() => return Err(Refusal::NoPasskey.into()),
             Request::Scrape(info_hashes) => {
                 let files = info_hashes.iter().map(|info_hash| self.tracker.shards.scrape(info_hash));
                 wire::write_scraped(out, transaction, files);
@@ -169,7 +168,7 @@ impl Door {
     }
 
     /// Whether the operator's rules take this announce; leaving is always allowed.
-    fn check(&self, ip: IpAddr, announce: &NativeAnnounce, url: &[u8]) -> Result<(), Refused> {
+    fn check(&self, ip: IpAddr, announce: &NativeAnnounce, url: &[u8]) -> Result<(), Refusal> {
         let url = std::str::from_utf8(url).unwrap_or_default();
         let (path, query) = url.split_once('?').unwrap_or((url, ""));
         self.tracker.check_client(path, query)?;
@@ -178,24 +177,5 @@ impl Door {
         }
         self.tracker.check_pace(ip)?;
         self.tracker.check_torrent(&announce.info_hash)
-    }
-}
-
-impl From<Refused> for Reason {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Torrent => Self::NotServed,
-            Refused::Passkey => Self::NoPasskey,
-            Refused::Pace => Self::TooOften,
-        }
-    }
-}
-
-impl From<Full> for Reason {
-    fn from(full: Full) -> Self {
-        match full {
-            Full::Tracker => Self::TrackerFull,
-            Full::Address => Self::AddressFull,
-        }
     }
 }

@@ -15,14 +15,15 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::time::{Sleep, sleep, timeout};
 
-use super::connection::{Broken, Connection};
+use super::connection::{Broken, Connection, Wire};
 use super::frames::Frames;
-use super::outbox::{Forced, Inbox};
+use super::outbox::{Forced, Inbox, Outbox};
 use super::shard::Socket;
 use super::table::SocketId;
-use super::{Announced, Extension, Extensions, Inner, MAX_IN_FLIGHT, Refused};
+use super::{Announced, Extension, Extensions, Inner, MAX_IN_FLIGHT};
 use crate::tasks::Tasks;
 use crate::wire::id::{InfoHash, PeerId};
+use crate::wire::tracker::Refusal;
 use crate::wire::tracker_ws::{self, Announce, Failure, Intent, Message, Offer, Other, Reason, Request};
 use crate::wire::websocket::{self, CloseCode, Received, Violation};
 
@@ -31,6 +32,10 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How long a closing socket may take to take the reason.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Reads in a row before others have a turn: whoever sends announces without a pause, 32 KiB a read, holds a thread for
+/// some milliseconds.
+const READS_IN_A_ROW: usize = 4;
 
 pub(super) struct Session {
     connection: Connection,
@@ -82,7 +87,7 @@ impl Session {
         connection: Connection,
         (id, from): (SocketId, IpAddr),
     ) -> Self {
-        let inbox = Inbox::new(tracker.counters.clone());
+        let inbox = Inbox::new(tracker.counters.clone(), connection.wire().clone());
         tracker.sockets.open(id, inbox.outbox());
         let socket = Socket { id, from, outbox: inbox.outbox() };
         let extension = Lazy::Asleep(extensions);
@@ -106,18 +111,19 @@ impl Session {
     /// Ends come first, then writing, then reading: a client that does not take its replies is not asked for more
     /// requests, and what it sends meanwhile waits in its own kernel.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let mut reads = 0;
         loop {
             if let Some(slow) = &mut self.slow {
                 // A client that is being sent too much meanwhile is not waited for.
                 if let Poll::Ready(end) = self.desk.inbox.poll_end(cx) {
                     return Poll::Ready(End::Forced(end));
                 }
-                if let Err(end) = ready!(slow.poll(&self.connection, cx)) {
+                if let Err(end) = ready!(slow.poll(self.connection.wire(), cx)) {
                     return Poll::Ready(end);
                 }
                 self.slow = None;
             }
-            match self.desk.inbox.take() {
+            match ready!(self.desk.inbox.poll_take(cx)) {
                 Err(end) => return Poll::Ready(End::Forced(end)),
                 Ok(frames) if frames.is_empty() => {}
                 Ok(frames) => {
@@ -127,7 +133,15 @@ impl Session {
                     continue;
                 }
             }
-            match self.connection.poll_read(cx, |message| self.desk.hear(message)) {
+            if reads == READS_IN_A_ROW {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            reads += 1;
+            let mut others = Vec::new();
+            let read = self.connection.poll_read(cx, |message| self.desk.hear(message, &mut others));
+            others.iter().for_each(Outbox::deliver);
+            match read {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(broken)) => return Poll::Ready(End::Client(broken)),
                 Poll::Pending => ready!(self.desk.inbox.poll_ready(cx)),
@@ -137,8 +151,9 @@ impl Session {
 
     /// Writes frames, or has them written as the client takes them.
     fn write(&mut self, cx: &mut Context<'_>, mut frames: Frames) -> Result<(), End> {
-        self.connection.prepare(&mut frames);
-        match self.connection.poll_write(cx, &mut frames) {
+        let wire = self.connection.wire();
+        wire.prepare(&mut frames);
+        match wire.poll_write(cx, &mut frames) {
             Poll::Ready(written) => written.map_err(|_| End::Client(Broken::Lost)),
             Poll::Pending => {
                 self.slow = Some(Box::new(Slow { frames, deadline: Box::pin(sleep(WRITE_DEADLINE)) }));
@@ -149,8 +164,8 @@ impl Session {
 }
 
 impl Slow {
-    fn poll(&mut self, connection: &Connection, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        match connection.poll_write(cx, &mut self.frames) {
+    fn poll(&mut self, wire: &Wire, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        match wire.poll_write(cx, &mut self.frames) {
             Poll::Ready(written) => Poll::Ready(written.map_err(|_| End::Client(Broken::Lost))),
             Poll::Pending => self.deadline.as_mut().poll(cx).map(|()| Err(End::Slow)),
         }
@@ -172,14 +187,15 @@ pub(super) fn turn_away(connection: Connection, tasks: &Tasks) {
 }
 
 impl Desk {
-    /// Deals with a message. Breaks off when there is so much to write that it had better be written first.
-    fn hear(&mut self, message: Received<'_>) -> ControlFlow<()> {
+    /// Deals with a message; what it means for `others` is then to be delivered to them. Breaks off when there is so much
+    /// to write that it had better be written first.
+    fn hear(&mut self, message: Received<'_>, others: &mut Vec<Outbox>) -> ControlFlow<()> {
         self.inbox.heard();
         match message {
-            Received::Text(text) => self.request(text),
+            Received::Text(text) => self.request(text, others),
             // JSON is JSON, whatever the client calls it.
             Received::Binary(bytes) => match std::str::from_utf8(bytes) {
-                Ok(text) => self.request(text),
+                Ok(text) => self.request(text, others),
                 Err(_) => self.refuse(Reason::NotAnObject.into()),
             },
             Received::Ping(payload) => self.socket.outbox.pong(payload),
@@ -189,10 +205,10 @@ impl Desk {
         if self.inbox.is_filling() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    fn request(&mut self, text: &str) {
+    fn request(&mut self, text: &str, others: &mut Vec<Outbox>) {
         match tracker_ws::parse(text) {
-            Ok(Request::Announce(announce)) => drop(self.announce(announce)),
-            Ok(Request::AnnounceWith { announce, bep46 }) => self.announce_with(announce, bep46),
+            Ok(Request::Announce(announce)) => drop(self.announce(announce, others)),
+            Ok(Request::AnnounceWith { announce, bep46 }) => self.announce_with(announce, bep46, others),
             Ok(Request::Scrape(info_hashes)) => self.scrape(info_hashes),
             Ok(Request::Other(message)) => self.extend(text, message),
             Err(failure) => self.refuse(failure),
@@ -200,7 +216,7 @@ impl Desk {
     }
 
     /// Whether the announce was taken.
-    fn announce(&mut self, mut announce: Announce) -> bool {
+    fn announce(&mut self, mut announce: Announce<'_>, others: &mut Vec<Outbox>) -> bool {
         let Announce { info_hash, peer_id, ref mut intent } = announce;
         let mut resident = false;
         match intent {
@@ -227,7 +243,7 @@ impl Desk {
             }
             Intent::Answer { .. } => {}
         }
-        self.tracker.shards.web(&self.socket, announce, resident);
+        self.tracker.shards.web(&self.socket, announce, resident, others);
         true
     }
 
@@ -256,23 +272,23 @@ impl Desk {
     }
 
     /// Leaves out the offers that this address may not make yet.
-    fn limit(&self, offers: &mut Vec<Offer>) {
+    fn limit(&self, offers: &mut Vec<Offer<'_>>) {
         let made = offers.len();
         offers.truncate(self.tracker.admission.offers(Instant::now(), self.socket.from, made));
         self.tracker.counters.offer_pace.inc_by((made - offers.len()) as u64);
     }
 
     /// An announce of which a part is the extension's.
-    fn announce_with(&mut self, announce: Announce, bep46: Box<str>) {
+    fn announce_with(&mut self, announce: Announce<'_>, bep46: &str, others: &mut Vec<Outbox>) {
         // An answer brings no peer, so it has passed none of the limits; and who stops wants no more.
         let joins = matches!(announce.intent, Intent::Offers { .. } | Intent::Update { .. });
         let info_hash = announce.info_hash;
-        if !self.announce(announce) || !joins {
+        if !self.announce(announce, others) || !joins {
             return;
         }
         let counts = self.tracker.shards.scrape(&info_hash);
         let interval = self.tracker.settings.interval.as_secs().max(1);
-        let announced = Announced { info_hash, bep46, interval, counts, from: self.socket.from };
+        let announced = Announced { info_hash, bep46: bep46.into(), interval, counts, from: self.socket.from };
         let rest = self.extension().announced(announced, &self.socket.outbox);
         if let Some(rest) = rest
             && !self.run_bounded(rest)
@@ -347,12 +363,14 @@ impl Desk {
     }
 }
 
-impl From<Refused> for Reason {
-    fn from(refused: Refused) -> Self {
-        match refused {
+impl From<Refusal> for Reason {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
             // Whether the client may come in was settled when its socket was opened.
-            Refused::Torrent | Refused::Passkey => Self::NotServed,
-            Refused::Pace => Self::TooOften,
+            Refusal::NotServed | Refusal::NoPasskey => Self::NotServed,
+            Refusal::TooOften => Self::TooOften,
+            Refusal::TrackerFull => Self::TrackerFull,
+            Refusal::AddressFull => Self::AddressFull,
         }
     }
 }

@@ -280,29 +280,44 @@ pub(super) fn string(raw: &str) -> Option<Cow<'_, str>> {
 /// The bytes that a string stands for, one a character; none if it does not have exactly so many, or a character is no
 /// byte, or this is no string.
 pub(super) fn latin1<const N: usize>(raw: &str) -> Option<[u8; N]> {
-    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
-    let (mut bytes, mut filled, mut chars) = ([0; N], 0, inner.chars());
-    while let Some(c) = chars.next() {
-        let byte = match c {
-            '\\' => match chars.next()? {
-                'b' => 0x08,
-                'f' => 0x0c,
-                'n' => b'\n',
-                'r' => b'\r',
-                't' => b'\t',
-                'u' => {
-                    let digits: &str = chars.as_str().get(..4)?;
-                    chars = chars.as_str()[4..].chars();
-                    u8::try_from(u16::from_str_radix(digits, 16).ok()?).ok()?
-                }
-                itself => u8::try_from(itself).ok()?,
-            },
-            c => u8::try_from(c).ok()?,
-        };
-        *bytes.get_mut(filled)? = byte;
-        filled += 1;
+    let mut rest = raw.strip_prefix('"')?.strip_suffix('"')?.as_bytes();
+    let mut bytes = [0; N];
+    for byte in &mut bytes {
+        let (&first, after) = rest.split_first()?;
+        if first == b'\\' {
+            (*byte, rest) = unescaped(after)?;
+            continue;
+        }
+        // RFC 3629: below U+0080 a character is one byte, up to U+00FF two, of which the first has the upper two bits.
+        // Ids are random, so that a processor would guess wrong every other time if this branched.
+        let wide = first >= 0x80;
+        let second = after.first().copied().unwrap_or_default();
+        *byte = if wide { first << 6 | second & 0x3f } else { first };
+        if wide & (first & 0xfe != 0xc2) {
+            return None;
+        }
+        rest = after.get(usize::from(wide)..)?;
     }
-    (filled == N).then_some(bytes)
+    rest.is_empty().then_some(bytes)
+}
+
+/// The byte that an escape stands for, and what comes after it; none if that is no byte.
+fn unescaped(after_backslash: &[u8]) -> Option<(u8, &[u8])> {
+    let (&kind, after) = after_backslash.split_first()?;
+    let byte = match kind {
+        b'b' => 0x08,
+        b'f' => 0x0c,
+        b'n' => b'\n',
+        b'r' => b'\r',
+        b't' => b'\t',
+        b'u' => {
+            let (digits, after) = after.split_first_chunk::<4>()?;
+            let code = u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+            return Some((u8::try_from(code).ok()?, after));
+        }
+        itself => itself,
+    };
+    Some((byte, after))
 }
 
 #[cfg(test)]

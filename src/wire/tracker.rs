@@ -28,6 +28,22 @@ pub struct Counts {
     pub downloaded: usize,
 }
 
+/// Why a request is refused in which nothing is wrong. The sentences are those of the HTTP tracker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each sentence documents its variant")]
+pub enum Refusal {
+    #[error("this tracker does not serve this torrent")]
+    NotServed,
+    #[error("this tracker is private: its address needs a valid passkey")]
+    NoPasskey,
+    #[error("this address announces too often")]
+    TooOften,
+    #[error("the tracker is full")]
+    TrackerFull,
+    #[error("this address has announced as many peers as it may; those that are gone make room in time")]
+    AddressFull,
+}
+
 /// An announce over HTTP or UDP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NativeAnnounce {

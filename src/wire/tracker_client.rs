@@ -151,12 +151,14 @@ mod tests {
     fn a_tracker_understands_what_is_sent() {
         let offers = [(OfferId([1; 20]), "v=0\r\n".to_owned())];
         let announcing = Announcing { info_hash: SWARM, peer_id: US, left: 7, event: Some("started"), offers: &offers };
-        let Ok(Request::Announce(announce)) = tracker_ws::parse(&announcing.encode()) else { panic!("an announce") };
+        let frame = announcing.encode();
+        let Ok(Request::Announce(announce)) = tracker_ws::parse(&frame) else { panic!("an announce") };
         assert_eq!((announce.info_hash, announce.peer_id), (SWARM, US));
         let Intent::Offers { offers, .. } = announce.intent else { panic!("offers") };
         assert_eq!((offers.len(), offers[0].id), (1, OfferId([1; 20])));
         let stopped = Announcing { event: Some("stopped"), offers: &[], ..announcing };
-        let Ok(Request::Announce(announce)) = tracker_ws::parse(&stopped.encode()) else { panic!("an announce") };
+        let frame = stopped.encode();
+        let Ok(Request::Announce(announce)) = tracker_ws::parse(&frame) else { panic!("an announce") };
         assert_eq!(announce.intent, Intent::Stop);
         let answer = answer(SWARM, US, PAGE, OfferId([2; 20]), "v=0\r\n");
         let Ok(Request::Announce(announce)) = tracker_ws::parse(&answer) else { panic!("an answer") };

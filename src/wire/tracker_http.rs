@@ -9,7 +9,7 @@ use std::num::NonZeroU16;
 use percent_encoding::percent_decode_str;
 
 use super::id::{InfoHash, PeerId};
-use super::tracker::{Counts, NativeAnnounce, Progress};
+use super::tracker::{Counts, NativeAnnounce, Progress, Refusal};
 use super::{bencode, compact};
 
 /// Swarms one scrape may ask for.
@@ -65,16 +65,8 @@ pub enum Reason {
     NothingToScrape,
     #[error("one scrape may name at most {MAX_SCRAPED} info hashes")]
     TooManyScraped,
-    #[error("this tracker does not serve this torrent")]
-    NotServed,
-    #[error("this tracker is private: its address needs a valid passkey")]
-    NoPasskey,
-    #[error("this address announces too often")]
-    TooOften,
-    #[error("the tracker is full")]
-    TrackerFull,
-    #[error("this address has announced as many peers as it may; those that are gone make room in time")]
-    AddressFull,
+    #[error(transparent)]
+    Refused(#[from] Refusal),
 }
 
 /// Reads the query of an announce.

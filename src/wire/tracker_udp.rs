@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 
 use super::compact;
 use super::id::{InfoHash, PeerId};
-use super::tracker::{Counts, NativeAnnounce, Progress};
+use super::tracker::{Counts, NativeAnnounce, Progress, Refusal};
 
 /// "magic constant" that a connect request carries in place of a connection id.
 const PROTOCOL_ID: u64 = 0x0417_2710_1980;
@@ -64,16 +64,24 @@ pub enum Reason {
     NoPort,
     #[error("1 to 74 info hashes")]
     BadScrape,
-    #[error("torrent not served here")]
-    NotServed,
-    #[error("a passkey is needed")]
-    NoPasskey,
-    #[error("too many announces")]
-    TooOften,
-    #[error("the tracker is full")]
-    TrackerFull,
-    #[error("too many peers announced")]
-    AddressFull,
+    #[error("{}", in_short(*.0))]
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Reason {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+fn in_short(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::NotServed => "torrent not served here",
+        Refusal::NoPasskey => "a passkey is needed",
+        Refusal::TooOften => "too many announces",
+        Refusal::TrackerFull => "the tracker is full",
+        Refusal::AddressFull => "too many peers announced",
+    }
 }
 
 /// Reads a datagram; `None` if it is not of this protocol.
@@ -363,11 +371,11 @@ mod tests {
             Reason::NotConnected,
             Reason::NoPort,
             Reason::BadScrape,
-            Reason::NotServed,
-            Reason::NoPasskey,
-            Reason::TooOften,
-            Reason::TrackerFull,
-            Reason::AddressFull,
+            Refusal::NotServed.into(),
+            Refusal::NoPasskey.into(),
+            Refusal::TooOften.into(),
+            Refusal::TrackerFull.into(),
+            Refusal::AddressFull.into(),
         ] {
             assert!(written(|out| write_error(out, T, reason)).len() <= SHORTEST_REQUEST, "{reason}");
         }

@@ -11,6 +11,8 @@
 mod encode;
 mod parse;
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::id::{InfoHash, PeerId};
@@ -28,30 +30,31 @@ pub const MAX_SCRAPED: usize = 200;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct OfferId(pub [u8; 20]);
 
-/// A WebRTC session description, `{"type":…,"sdp":"…"}`, as the JSON text it came in.
+/// A WebRTC session description, `{"type":…,"sdp":"…"}`, as the JSON text it came in: a part of the frame that brought it,
+/// so that passing it on copies it once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Description(Box<str>);
+pub struct Description<'a>(Cow<'a, str>);
 
 /// One offer of an announce.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offer {
+pub struct Offer<'a> {
     /// Its name.
     pub id: OfferId,
     /// What is offered.
-    pub description: Description,
+    pub description: Description<'a>,
 }
 
 /// A message from a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
+pub enum Request<'a> {
     /// `"action":"announce"`
-    Announce(Announce),
+    Announce(Announce<'a>),
     /// An announce with a field `bep46`, which is not the tracker's (`spec/dht-proxy.md`, *In announces*).
     AnnounceWith {
         /// The announce.
-        announce: Announce,
+        announce: Announce<'a>,
         /// The field, as JSON text.
-        bep46: Box<str>,
+        bep46: &'a str,
     },
     /// `"action":"scrape"`. Without info hashes it asks for every swarm there is.
     Scrape(Vec<InfoHash>),
@@ -61,25 +64,25 @@ pub enum Request {
 
 /// What an announce says, about one peer in one swarm.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Announce {
+pub struct Announce<'a> {
     /// The swarm.
     pub info_hash: InfoHash,
     /// The peer that speaks.
     pub peer_id: PeerId,
     /// What it wants.
-    pub intent: Intent,
+    pub intent: Intent<'a>,
 }
 
 /// The three things one `announce` can mean, and its opposite.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Intent {
+pub enum Intent<'a> {
     /// It is in the swarm and offers connections to others. Malformed offers are left out already, and never more are
     /// here than it wants peers (`numwant`).
     Offers {
         /// How far it is.
         progress: Progress,
         /// At least one, at most [`MAX_OFFERS`].
-        offers: Vec<Offer>,
+        offers: Vec<Offer<'a>>,
     },
     /// It is in the swarm: a sign of life, or news of its progress.
     Update {
@@ -93,7 +96,7 @@ pub enum Intent {
         /// Which one.
         offer_id: OfferId,
         /// The answer.
-        answer: Description,
+        answer: Description<'a>,
     },
     /// It leaves the swarm.
     Stop,
@@ -110,7 +113,7 @@ pub struct Other {
 
 /// A message to a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message {
+pub enum Message<'a> {
     /// The reply to an announce.
     Announced {
         /// The swarm.
@@ -127,7 +130,7 @@ pub enum Message {
         /// The offerer.
         peer_id: PeerId,
         /// What it offers.
-        offer: Offer,
+        offer: Offer<'a>,
     },
     /// An answer to an offer of the receiver's.
     Answer {
@@ -138,7 +141,7 @@ pub enum Message {
         /// The offer it answers.
         offer_id: OfferId,
         /// The answer.
-        answer: Description,
+        answer: Description<'a>,
     },
     /// The reply to a scrape: every swarm asked for, zeros for unknown ones (clients complain about an empty reply).
     Scraped(Vec<(InfoHash, Counts)>),
@@ -203,7 +206,7 @@ impl Reason {
     }
 }
 
-impl Description {
+impl Description<'_> {
     /// The answer with this session description.
     #[must_use]
     pub fn answer(sdp: &str) -> Self {
@@ -237,7 +240,12 @@ impl Failure {
     /// A refused announce.
     #[must_use]
     pub fn of_announce(info_hash: &InfoHash, reason: Reason) -> Self {
-        Self { action: Some("announce".into()), info_hash: Some(encode::bytes(&info_hash.0).into()), id: None, reason }
+        Self {
+            action: Some("announce".into()),
+            info_hash: Some(encode::string_of(&info_hash.0).into()),
+            id: None,
+            reason,
+        }
     }
 
     /// A refused message of another action.

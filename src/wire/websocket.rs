@@ -143,19 +143,18 @@ pub fn text(message: &str) -> Vec<u8> {
     frame(Opcode::Text, message.as_bytes())
 }
 
-/// A text message of about so many bytes, made in its place behind the frame's head.
+/// A text message of about so many bytes, which must be UTF-8, made in its place behind the frame's head.
 #[must_use]
-pub fn text_with(size_hint: usize, write: impl FnOnce(&mut String)) -> Vec<u8> {
-    // Room for the head of a message of middling length, which nearly all are. (NUL is a character like any other.)
-    const ROOM: &str = "\0\0\0\0";
-    let mut text = String::with_capacity(ROOM.len() + size_hint);
-    text.push_str(ROOM);
-    write(&mut text);
-    let mut bytes = text.into_bytes();
-    let (head, length) = head(Opcode::Text, bytes.len() - ROOM.len());
+pub fn text_with(size_hint: usize, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    // Room for the head of a message of middling length, which nearly all are.
+    const ROOM: usize = 4;
+    let mut bytes = Vec::with_capacity(ROOM + size_hint);
+    bytes.extend_from_slice(&[0; ROOM]);
+    write(&mut bytes);
+    let (head, length) = head(Opcode::Text, bytes.len() - ROOM);
     match bytes.get_mut(..length) {
-        Some(room) if length == ROOM.len() => room.copy_from_slice(&head[..length]),
-        _ => drop(bytes.splice(..ROOM.len(), head[..length].iter().copied())),
+        Some(room) if length == ROOM => room.copy_from_slice(&head[..length]),
+        _ => drop(bytes.splice(..ROOM, head[..length].iter().copied())),
     }
     bytes
 }

@@ -10,12 +10,12 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::MissedTickBehavior;
 
-pub(super) use self::rules::Refused;
 pub use self::rules::{LineError, List, Origin};
 use self::rules::{Rules, read_info_hashes, read_passkeys, write_info_hashes};
 use crate::config;
 use crate::tasks::Tasks;
 use crate::wire::id::InfoHash;
+use crate::wire::tracker::Refusal;
 
 /// How often the files are looked at for a change: soon enough for somebody who has just saved one.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -144,12 +144,12 @@ impl Access {
     }
 
     /// Whether announces of this torrent are taken.
-    pub(super) fn torrent(&self, info_hash: &InfoHash) -> Result<(), Refused> {
+    pub(super) fn torrent(&self, info_hash: &InfoHash) -> Result<(), Refusal> {
         self.read(|rules| rules.torrent(info_hash))
     }
 
     /// Whether the one who came by this address may announce.
-    pub(super) fn client(&self, path: &str, query: &str) -> Result<(), Refused> {
+    pub(super) fn client(&self, path: &str, query: &str) -> Result<(), Refusal> {
         self.read(|rules| rules.client(path, query))
     }
 
@@ -288,7 +288,7 @@ mod tests {
         let access = open();
         assert_eq!(access.torrent(&HASH), Ok(()));
         access.add(List::Denied, HASH).await.unwrap();
-        assert_eq!(access.torrent(&HASH), Err(Refused::Torrent));
+        assert_eq!(access.torrent(&HASH), Err(Refusal::NotServed));
         assert_eq!(open().entries(List::Denied), [(HASH, Origin::Api)], "also after a restart");
         access.remove(List::Denied, HASH).await.unwrap();
         assert_eq!(open().torrent(&HASH), Ok(()));
@@ -296,13 +296,13 @@ mod tests {
 
         std::fs::write(&settings.denied_file, HASH.to_hex()).unwrap();
         access.reload().await.unwrap();
-        assert_eq!(access.torrent(&HASH), Err(Refused::Torrent));
+        assert_eq!(access.torrent(&HASH), Err(Refusal::NotServed));
         assert!(matches!(access.remove(List::Denied, HASH).await, Err(ChangeError::InFile)));
 
         std::fs::write(&settings.denied_file, "not a hash").unwrap();
         let error = access.reload().await.unwrap_err().to_string();
         assert!(error.ends_with("list, line 1: an info hash is 40 hexadecimal digits"), "{error}");
-        assert_eq!(access.torrent(&HASH), Err(Refused::Torrent), "the old list counts until the new one makes sense");
+        assert_eq!(access.torrent(&HASH), Err(Refusal::NotServed), "the old list counts until the new one makes sense");
         assert!(Access::open(&settings, directory.path().to_owned()).is_err());
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use crate::wire::id::InfoHash;
+use crate::wire::tracker::Refusal;
 
 /// The two lists of info hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,31 +51,20 @@ pub(super) struct Rules {
     pub(super) passkeys: Option<HashSet<String>>,
 }
 
-/// Why an announce is not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::tracker) enum Refused {
-    /// By what it announces.
-    Torrent,
-    /// By who announces it.
-    Passkey,
-    /// By how often its address announces (not a list's doing, but refused all the same).
-    Pace,
-}
-
 impl Rules {
     /// A torrent that is on both lists is denied.
-    pub(super) fn torrent(&self, info_hash: &InfoHash) -> Result<(), Refused> {
+    pub(super) fn torrent(&self, info_hash: &InfoHash) -> Result<(), Refusal> {
         let denied = self.denied.origin(info_hash).is_some();
         let missing = self.only_allowed && self.allowed.origin(info_hash).is_none();
-        if denied || missing { Err(Refused::Torrent) } else { Ok(()) }
+        if denied || missing { Err(Refusal::NotServed) } else { Ok(()) }
     }
 
-    pub(super) fn client(&self, path: &str, query: &str) -> Result<(), Refused> {
+    pub(super) fn client(&self, path: &str, query: &str) -> Result<(), Refusal> {
         match &self.passkeys {
             None => Ok(()),
             Some(passkeys) => {
                 let holds = passkey(path, query).is_some_and(|passkey| passkeys.contains(passkey));
-                if holds { Ok(()) } else { Err(Refused::Passkey) }
+                if holds { Ok(()) } else { Err(Refusal::NoPasskey) }
             }
         }
     }

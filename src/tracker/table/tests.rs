@@ -8,8 +8,10 @@ use crate::tracker::swarm::{MAX_OUTSTANDING, OFFER_LIFETIME};
 use crate::wire::tracker::Progress;
 use crate::wire::tracker_ws::{Description, OfferId};
 
-mod measure;
 mod model;
+
+/// Of messages that are made here, and borrow from no frame.
+type Effect = super::Effect<'static, SocketId>;
 
 const INTERVALS: Intervals = Intervals { web: Duration::from_secs(120), native: Duration::from_secs(1800) };
 const HASH: InfoHash = InfoHash([0xaa; 20]);
@@ -31,7 +33,7 @@ impl Fixture {
         self.now += time;
     }
 
-    fn web(&mut self, socket: u64, announce: Announce, resident: bool, room: bool) -> Vec<Effect<SocketId>> {
+    fn web(&mut self, socket: u64, announce: Announce<'static>, resident: bool, room: bool) -> Vec<Effect> {
         let id = SocketId(socket);
         let announced = WebAnnounce { id, socket: id, announce, resident, room };
         let Effects(effects) = self.table.web(self.now, &mut self.rng, announced);
@@ -39,7 +41,7 @@ impl Fixture {
         effects
     }
 
-    fn announce(&mut self, socket: u64, peer: u8, intent: Intent, resident: bool) -> Vec<Effect<SocketId>> {
+    fn announce(&mut self, socket: u64, peer: u8, intent: Intent<'static>, resident: bool) -> Vec<Effect> {
         self.web(socket, Announce { info_hash: HASH, peer_id: peer_id(peer), intent }, resident, true)
     }
 
@@ -146,7 +148,7 @@ fn peer_id(n: u8) -> PeerId {
     PeerId([n; 20])
 }
 
-fn offer(n: u8) -> Offer {
+fn offer(n: u8) -> Offer<'static> {
     Offer { id: OfferId([n; 20]), description: Description::answer("v=0") }
 }
 

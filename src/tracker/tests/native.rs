@@ -55,6 +55,17 @@ async fn http_peers_meet_and_are_counted_with_web_peers() {
     );
 }
 
+#[tokio::test]
+async fn a_peer_is_where_its_announce_comes_from_whatever_it_says() {
+    let server = Server::start().await;
+    let claims = "&left=5&ip=192.0.2.7&ipv4=192.0.2.7:1003&ipv6=2001%3Adb8%3A%3A7&key=12345678";
+    http_get(&server, &query('a', 1001, claims)).await;
+    // Another key at the same address and port is the same peer.
+    http_get(&server, &query('a', 1001, &claims.replace("12345678", "87654321"))).await;
+    let peers = server.tracker.native_peers(InfoHash([b'a'; 20]), 50);
+    assert_eq!(peers, [SocketAddr::from(([127, 0, 0, 1], 1001))]);
+}
+
 /// A UDP client that waits for each reply.
 struct Client {
     socket: UdpSocket,
@@ -63,8 +74,12 @@ struct Client {
 impl Client {
     /// A client of the server's UDP door, which is opened for it.
     async fn of(server: &Server) -> Self {
-        let door = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let client = Self { socket: UdpSocket::bind("127.0.0.1:0").await.unwrap() };
+        Self::at("127.0.0.1:0", server).await
+    }
+
+    async fn at(loopback: &str, server: &Server) -> Self {
+        let door = UdpSocket::bind(loopback).await.unwrap();
+        let client = Self { socket: UdpSocket::bind(loopback).await.unwrap() };
         client.socket.connect(door.local_addr().unwrap()).await.unwrap();
         let tracker = server.tracker.clone();
         server.tasks.spawn(async move { tracker.serve_udp(door).await });
@@ -124,6 +139,20 @@ async fn udp_peers_need_a_connection_and_meet() {
     assert_eq!(server.tracker.stats().native_peers, 1);
     assert_eq!(server.metrics.dropped.with_label_values(&["udp_malformed"]).get(), 1);
     assert_eq!(server.tasks.stop(DEADLINE).await, 0);
+}
+
+#[tokio::test]
+async fn udp_peers_over_ipv6_are_told_of_each_other_and_may_scrape() {
+    let server = Server::start().await;
+    let client = Client::at("[::1]:0", &server).await;
+    let connection = client.connect().await;
+    client.ask(&udp_announce(connection, 2, 0, 1001)).await;
+    let reply = client.ask(&udp_announce(connection, 2, 5, 1002)).await;
+    let peers: Vec<SocketAddr> = compact::read_v6(&reply[20..]).collect();
+    assert_eq!(peers, ["[::1]:1001".parse().unwrap()], "with 18 bytes each");
+    let scrape = [connection.as_slice(), b"\0\0\0\x02\x05\x05\x05\x05", &[b'a'; 20], &[b'b'; 20]].concat();
+    let counts = client.ask(&scrape).await;
+    assert_eq!(counts[8..], [b"\0\0\0\x01\0\0\0\0\0\0\0\x01".as_slice(), &[0; 12]].concat());
 }
 
 #[tokio::test]

@@ -65,6 +65,30 @@ async fn a_burst_of_announces_is_answered_in_full() {
 }
 
 #[tokio::test]
+async fn who_sends_without_a_pause_has_a_turn_and_then_others_have() {
+    let server = Server::start().await;
+    let listener = within(TcpListener::bind("127.0.0.1:0")).await.unwrap();
+    let client = within(TcpStream::connect(listener.local_addr().unwrap())).await.unwrap();
+    let (stream, _) = within(listener.accept()).await.unwrap();
+    let text = announcement(1, 10, &[]).to_string();
+    // A masked text frame (RFC 6455 §5.2), with a mask of zeros.
+    let head = [&[0x81, 0x80 | 126], (text.len() as u16).to_be_bytes().as_slice(), &[0; 4]].concat();
+    let frame = [head.as_slice(), text.as_bytes()].concat();
+    let flood = frame.repeat(2_000);
+    within(client.writable()).await.unwrap();
+    let sent = client.try_write(&flood).unwrap() / frame.len();
+    within(stream.readable()).await.unwrap();
+
+    let from = IpAddr::from([127, 0, 0, 1]);
+    let connection = Connection::new(stream, Vec::new(), Terms { max_message: 65_536, deflate: false });
+    let extensions = Arc::new(TestExtensions(server.extension.clone()));
+    let session = Session::new(server.tracker.inner.clone(), extensions, connection, (SocketId(1_000), from));
+    assert!(session.run().now_or_never().is_none(), "it has more to do");
+    let answered = server.metrics.announces.with_label_values(&["ws"]).get() as usize;
+    assert!(answered > 0 && answered < sent.min(1_000), "{answered} of {sent} in one turn");
+}
+
+#[tokio::test]
 async fn nonsense_is_answered_and_the_socket_stays() {
     let server = Server::start().await;
     let mut page = server.page().await;

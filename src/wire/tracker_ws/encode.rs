@@ -1,22 +1,22 @@
 //! Messages → frames for clients.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 
 use super::{Description, Failure, Message, Offer, OfferId};
 use crate::wire::id::{InfoHash, PeerId};
 use crate::wire::tracker::Counts;
 
-impl Message {
+impl Message<'_> {
     /// The text.
     #[must_use]
     pub fn encode(&self) -> String {
-        let mut out = String::with_capacity(self.size_hint());
+        let mut out = Vec::with_capacity(self.size_hint());
         self.write_to(&mut out);
-        out
+        String::from_utf8(out).expect("JSON is UTF-8")
     }
 
     /// Appends the text.
-    pub fn write_to(&self, out: &mut String) {
+    pub fn write_to(&self, out: &mut Vec<u8>) {
         match self {
             Self::Announced { info_hash, interval, counts } => {
                 let _ = write!(out, r#"{{"action":"announce","interval":{interval},"info_hash":"#);
@@ -31,9 +31,9 @@ impl Message {
                 push_relayed(out, "answer", answer, offer_id, peer_id, info_hash);
             }
             Self::Scraped(files) => {
-                out.push_str(r#"{"action":"scrape","files":{"#);
+                out.extend_from_slice(br#"{"action":"scrape","files":{"#);
                 for (i, (info_hash, counts)) in files.iter().enumerate() {
-                    out.push_str(if i == 0 { "" } else { "," });
+                    out.extend_from_slice(if i == 0 { b"" } else { b"," });
                     push_bytes(out, &info_hash.0);
                     let Counts { complete, incomplete, downloaded } = counts;
                     let _ = write!(
@@ -41,9 +41,9 @@ impl Message {
                         r#":{{"complete":{complete},"incomplete":{incomplete},"downloaded":{downloaded}}}"#
                     );
                 }
-                out.push_str("}}");
+                out.extend_from_slice(b"}}");
             }
-            Self::Failure(failure) => out.push_str(&failure.encode()),
+            Self::Failure(failure) => out.extend_from_slice(failure.encode().as_bytes()),
         }
     }
 
@@ -62,6 +62,7 @@ impl Message {
 
 impl Failure {
     fn encode(&self) -> String {
+        use std::fmt::Write as _;
         let mut out = String::from("{");
         if let Some(action) = &self.action {
             let _ = write!(out, r#""action":{},"#, json_string(action));
@@ -82,22 +83,22 @@ impl Failure {
 }
 
 fn push_relayed(
-    out: &mut String,
+    out: &mut Vec<u8>,
     kind: &str,
-    Description(sdp): &Description,
+    Description(sdp): &Description<'_>,
     offer_id: &OfferId,
     peer_id: &PeerId,
     info_hash: &InfoHash,
 ) {
     for part in [r#"{"action":"announce",""#, kind, "\":", sdp, r#","offer_id":"#] {
-        out.push_str(part);
+        out.extend_from_slice(part.as_bytes());
     }
     push_bytes(out, &offer_id.0);
-    out.push_str(r#","peer_id":"#);
+    out.extend_from_slice(br#","peer_id":"#);
     push_bytes(out, &peer_id.0);
-    out.push_str(r#","info_hash":"#);
+    out.extend_from_slice(br#","info_hash":"#);
     push_bytes(out, &info_hash.0);
-    out.push('}');
+    out.push(b'}');
 }
 
 fn json_string(text: &str) -> String {
@@ -105,31 +106,51 @@ fn json_string(text: &str) -> String {
 }
 
 /// Binary as a JSON string of its own.
-pub(super) fn bytes(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(2 * bytes.len() + 2);
+pub(super) fn string_of(bytes: &[u8; 20]) -> String {
+    let mut out = Vec::new();
     push_bytes(&mut out, bytes);
-    out
+    String::from_utf8(out).expect("JSON is UTF-8")
 }
 
 /// Binary as a JSON string, one character per byte, escaped as `JSON.stringify` does: clients compare decoded text, but
 /// there is no reason to differ.
-fn push_bytes(out: &mut String, bytes: &[u8]) {
-    out.push('"');
+fn push_bytes(out: &mut Vec<u8>, bytes: &[u8; 20]) {
+    // Twenty characters of the longest escape.
+    let (mut text, mut length) = ([0; 20 * LONGEST], 0);
     for &byte in bytes {
-        match byte {
-            b'"' => out.push_str("\\\""),
-            b'\\' => out.push_str("\\\\"),
-            0x08 => out.push_str("\\b"),
-            b'\t' => out.push_str("\\t"),
-            b'\n' => out.push_str("\\n"),
-            0x0c => out.push_str("\\f"),
-            b'\r' => out.push_str("\\r"),
-            0x00..=0x1f => {
-                out.push_str(if byte < 0x10 { "\\u000" } else { "\\u001" });
-                out.push(char::from(b"0123456789abcdef"[usize::from(byte & 0x0f)]));
-            }
-            _ => out.push(char::from(byte)),
+        if let Some((escape, taken)) = escape(byte) {
+            text[length..length + LONGEST].copy_from_slice(&escape);
+            length += taken;
+        } else {
+            // One byte of UTF-8, or two; without a branch, which could only be guessed.
+            let wide = byte >> 7;
+            text[length] = if wide == 1 { 0xc0 | byte >> 6 } else { byte };
+            text[length + 1] = 0x80 | byte & 0x3f;
+            length += 1 + usize::from(wide);
         }
     }
-    out.push('"');
+    out.push(b'"');
+    out.extend_from_slice(&text[..length]);
+    out.push(b'"');
+}
+
+/// Bytes of `\u00ff`.
+const LONGEST: usize = 6;
+
+/// How a byte is written that does not stand for itself, and how many bytes of that count.
+fn escape(byte: u8) -> Option<([u8; LONGEST], usize)> {
+    let short = |letter| Some(([b'\\', letter, 0, 0, 0, 0], 2));
+    match byte {
+        b'"' | b'\\' => short(byte),
+        0x08 => short(b'b'),
+        b'\t' => short(b't'),
+        b'\n' => short(b'n'),
+        0x0c => short(b'f'),
+        b'\r' => short(b'r'),
+        0x00..=0x1f => {
+            let [high, low] = [byte >> 4, byte & 0x0f].map(|digit| b"0123456789abcdef"[usize::from(digit)]);
+            Some(([b'\\', b'u', b'0', b'0', high, low], LONGEST))
+        }
+        _ => None,
+    }
 }

@@ -19,7 +19,7 @@ const MAX_BEP46: usize = 1024;
 ///
 /// # Errors
 /// The refusal to send back.
-pub fn parse(frame: &str) -> Result<Request, Failure> {
+pub fn parse(frame: &str) -> Result<Request<'_>, Failure> {
     let fields = Fields::read(frame).map_err(|Malformed| Failure::from(Reason::NotAnObject))?;
     let refuse = |reason| Failure {
         action: fields.action.and_then(json::string).filter(|action| action.len() <= MAX_ECHO).map(Cow::into_owned),
@@ -31,7 +31,7 @@ pub fn parse(frame: &str) -> Result<Request, Failure> {
         Some("announce") => {
             let announce = announce(&fields).map_err(refuse)?;
             Ok(match fields.bep46.filter(|raw| raw.len() <= MAX_BEP46) {
-                Some(raw) => Request::AnnounceWith { announce, bep46: raw.into() },
+                Some(raw) => Request::AnnounceWith { announce, bep46: raw },
                 None => Request::Announce(announce),
             })
         }
@@ -55,7 +55,8 @@ struct Fields<'a> {
     event: Option<&'a str>,
     left: Option<&'a str>,
     numwant: Option<&'a str>,
-    offers: [Option<OfferFields<'a>>; MAX_OFFERS],
+    /// No more than [`MAX_OFFERS`].
+    offers: Vec<OfferFields<'a>>,
     answer: Option<Described<'a>>,
     to_peer_id: Option<&'a str>,
     offer_id: Option<&'a str>,
@@ -64,7 +65,7 @@ struct Fields<'a> {
 }
 
 /// One of the offers.
-#[derive(Default, Clone, Copy)]
+#[derive(Default)]
 struct OfferFields<'a> {
     offer: Option<Described<'a>>,
     offer_id: Option<&'a str>,
@@ -115,15 +116,16 @@ impl<'a> Fields<'a> {
 }
 
 /// The first offers of a list, however long it is; none of anything else.
-fn offers<'a>(reader: &mut Reader<'a>) -> Result<[Option<OfferFields<'a>>; MAX_OFFERS], Malformed> {
-    let mut offers = [None; MAX_OFFERS];
+fn offers<'a>(reader: &mut Reader<'a>) -> Result<Vec<OfferFields<'a>>, Malformed> {
+    let mut offers = Vec::new();
     if reader.peek() != Some(b'[') {
         reader.value()?;
         return Ok(offers);
     }
-    let mut places = offers.iter_mut();
-    reader.array(|reader| match places.next() {
-        Some(place) if reader.peek() == Some(b'{') => {
+    let mut looked_at = 0;
+    reader.array(|reader| {
+        looked_at += 1;
+        if looked_at <= MAX_OFFERS && reader.peek() == Some(b'{') {
             let mut fields = OfferFields::default();
             reader.object(|reader, key| {
                 match &*json::string(key).unwrap_or_default() {
@@ -133,10 +135,11 @@ fn offers<'a>(reader: &mut Reader<'a>) -> Result<[Option<OfferFields<'a>>; MAX_O
                 }
                 Ok(())
             })?;
-            *place = Some(fields);
+            offers.push(fields);
             Ok(())
+        } else {
+            reader.value().map(drop)
         }
-        _ => reader.value().map(drop),
     })?;
     Ok(offers)
 }
@@ -164,7 +167,7 @@ fn not_null(raw: &str) -> Option<&str> {
     (raw != "null").then_some(raw)
 }
 
-fn announce(fields: &Fields<'_>) -> Result<Announce, Reason> {
+fn announce<'a>(fields: &Fields<'a>) -> Result<Announce<'a>, Reason> {
     let info_hash = InfoHash(twenty_bytes("info_hash", fields.info_hash)?);
     let peer_id = PeerId(twenty_bytes("peer_id", fields.peer_id)?);
     let event = fields.event.and_then(json::string);
@@ -192,19 +195,19 @@ fn announce(fields: &Fields<'_>) -> Result<Announce, Reason> {
 }
 
 /// A malformed offer is skipped: the announce counts all the same.
-fn usable_offers(fields: &Fields<'_>) -> Vec<Offer> {
+fn usable_offers<'a>(fields: &Fields<'a>) -> Vec<Offer<'a>> {
     // An announce that brings offers wants peers: zero, like nonsense, counts as not said.
     let wanted = fields.numwant.and_then(number).filter(|n| *n >= 1.0).map_or(MAX_OFFERS, |n| n as usize);
-    let usable = fields.offers.iter().flatten().filter_map(|fields| {
+    let usable = fields.offers.iter().filter_map(|fields| {
         let id = OfferId(twenty_bytes("offer_id", fields.offer_id).ok()?);
         Some(Offer { id, description: fields.offer?.description()? })
     });
     usable.take(wanted).collect()
 }
 
-impl Described<'_> {
-    fn description(self) -> Option<Description> {
-        self.is_description.then(|| Description(self.raw.into()))
+impl<'a> Described<'a> {
+    fn description(self) -> Option<Description<'a>> {
+        self.is_description.then_some(Description(Cow::Borrowed(self.raw)))
     }
 }
 

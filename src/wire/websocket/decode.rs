@@ -277,7 +277,7 @@ fn parse_head(bytes: &[u8], deflate: bool) -> Result<Option<(Frame, usize)>, Vio
 }
 
 fn received(opcode: Opcode, deflated: bool, payload: &[u8]) -> Result<Received<'_>, Violation> {
-    let text = |bytes| std::str::from_utf8(bytes).map_err(|_| Violation::NotUtf8);
+    let text = |bytes| simdutf8::basic::from_utf8(bytes).map_err(|_| Violation::NotUtf8);
     Ok(match opcode {
         Opcode::Text | Opcode::Binary if deflated => Received::Deflated { payload, text: opcode == Opcode::Text },
         Opcode::Text => Received::Text(text(payload)?),

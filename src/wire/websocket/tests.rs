@@ -337,7 +337,7 @@ fn frames_to_clients() {
     }
     for size in [0, 125, 126, 65_535, 65_536, 100_000] {
         let message = "x".repeat(size);
-        assert_eq!(text_with(10, |text| text.push_str(&message)), text(&message));
+        assert_eq!(text_with(10, |text| text.extend_from_slice(message.as_bytes())), text(&message));
         let read = std::io::Cursor::new(text(&message));
         let mut client = tungstenite::WebSocket::from_raw_socket(Duplex(read), Role::Client, None);
         assert_eq!(client.read().unwrap(), Message::text(message));

@@ -133,7 +133,7 @@ impl Model {
         Counts { complete, incomplete: here().count() - complete, downloaded: self.downloaded[usize::from(hash)] }
     }
 
-    fn next_offer(&mut self) -> Offer {
+    fn next_offer(&mut self) -> Offer<'static> {
         self.offers_made += 1;
         let mut id = [0; 20];
         id[..8].copy_from_slice(&self.offers_made.to_be_bytes());
@@ -170,7 +170,7 @@ fn step(t: &mut Fixture, model: &mut Model, op: Op) {
             answer(t, model, sent);
         }
         Op::Announce { socket, hash, peer, progress, offers, resident, room } => {
-            let offers: Vec<Offer> = (0..offers).map(|_| model.next_offer()).collect();
+            let offers: Vec<Offer<'static>> = (0..offers).map(|_| model.next_offer()).collect();
             let intent = match offers.clone() {
                 offers if offers.is_empty() => Intent::Update { progress },
                 offers => Intent::Offers { progress, offers },
@@ -195,15 +195,15 @@ fn web(
     socket: u64,
     hash: u8,
     peer: u8,
-    intent: Intent,
+    intent: Intent<'static>,
     resident: bool,
     room: bool,
-) -> Vec<Effect<SocketId>> {
+) -> Vec<Effect> {
     let announce = Announce { info_hash: info_hash(hash), peer_id: peer_id(peer), intent };
     t.web(socket, announce, resident, room)
 }
 
-fn announced(model: &Model, socket: u64, hash: u8) -> Effect<SocketId> {
+fn announced(model: &Model, socket: u64, hash: u8) -> Effect {
     let counts = model.counts(hash);
     Effect::Send(SocketId(socket), Message::Announced { info_hash: info_hash(hash), interval: 120, counts })
 }
@@ -270,7 +270,7 @@ fn offered(
     hash: u8,
     offers: &[Offer],
     resident: bool,
-    effects: &[Effect<SocketId>],
+    effects: &[Effect],
 ) {
     let mut free: Vec<(u64, u8)> = model
         .peers

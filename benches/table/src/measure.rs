@@ -1,22 +1,24 @@
-//! What a table costs: `make bench-table` runs these, each in a process of its own, and explains the figures. They print
-//! one JSON line each and judge nothing.
-
-#![allow(clippy::print_stdout, reason = "figures are what these are for")]
+//! What a table costs. One JSON line is printed; `benches/table.mjs` explains the figures.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
+use std::time::{Duration, Instant};
 
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 
-use super::*;
+use super::table::{Effects, Intervals, NativeQuestion, SocketId, Stats, Table, WebAnnounce};
+use crate::wire::id::{InfoHash, PeerId};
+use crate::wire::tracker::{NativeAnnounce, Progress};
+use crate::wire::tracker_ws::{Announce, Description, Intent, Offer, OfferId};
 
-/// What is measured, as the environment says.
-fn number(name: &str, otherwise: usize) -> usize {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
-}
+/// The server's.
+const INTERVALS: Intervals = Intervals { web: Duration::from_secs(120), native: Duration::from_secs(1800) };
 
 /// Which peers a table has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     V4,
     V6,
     Web,
@@ -25,13 +27,14 @@ enum Kind {
 }
 
 impl Kind {
-    fn from_environment() -> Self {
-        match std::env::var("TABLE_KIND").as_deref() {
-            Ok("v6") => Self::V6,
-            Ok("web") => Self::Web,
-            Ok("mixed") => Self::Mixed,
-            _ => Self::V4,
-        }
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "v4" => Self::V4,
+            "v6" => Self::V6,
+            "web" => Self::Web,
+            "mixed" => Self::Mixed,
+            _ => return None,
+        })
     }
 
     fn of(self, peer: usize) -> Self {
@@ -42,21 +45,28 @@ impl Kind {
     }
 }
 
-/// A table of `swarms` with `peers` in all, and the announces of its peers.
+/// A table of `swarms`, and the announces of its peers.
 struct Measured {
     table: Table<SocketId>,
     now: Instant,
     rng: SmallRng,
     kind: Kind,
     swarms: usize,
-    offers: Vec<Offer>,
+    offers: Vec<Offer<'static>>,
 }
 
 impl Measured {
     fn new(kind: Kind, swarms: usize) -> Self {
         let now = Instant::now();
-        let table = Table::new(INTERVALS, 100_000, now);
-        Self { table, now, rng: SmallRng::seed_from_u64(1), kind, swarms, offers: (0..5).map(offer).collect() }
+        let offer = |n| Offer { id: OfferId([n; 20]), description: Description::answer("v=0") };
+        Self {
+            table: Table::new(INTERVALS, 100_000, now),
+            now,
+            rng: SmallRng::seed_from_u64(1),
+            kind,
+            swarms,
+            offers: (0..5).map(offer).collect(),
+        }
     }
 
     /// Announces the `n`-th peer; a web peer as pages do, with five offers, which nobody answers.
@@ -81,13 +91,14 @@ impl Measured {
                 return effects.len();
             }
         };
-        let port = NonZeroU16::new(6881).unwrap();
+        let port = NonZeroU16::new(6881).expect("a port");
         let progress = Some(Progress::Leeching);
         let announce = NativeAnnounce { info_hash, peer_id, port, progress, numwant: None };
         let question = NativeQuestion { ip, announce: &announce, wanted: 50, both: false };
         let mut told = 0;
-        let counts = self.table.native(self.now, &mut self.rng, &question, || Ok::<_, ()>(()), &mut |_, _| told += 1);
-        assert!(counts.unwrap().incomplete > told);
+        let admit = || Ok::<_, std::convert::Infallible>(());
+        let Ok(counts) = self.table.native(self.now, &mut self.rng, &question, admit, &mut |_, _| told += 1);
+        assert!(counts.incomplete > told);
         told
     }
 }
@@ -98,47 +109,45 @@ fn spread(n: usize) -> u64 {
 }
 
 fn resident_memory() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
 }
 
-/// Announces of peers that are there already, in random order: the time of one, and how many others it was told of.
-#[test]
-#[ignore = "a measurement"]
-fn announces() {
-    let (swarms, peers) = (number("TABLE_SWARMS", 1), number("TABLE_PEERS", 100));
-    let mut measured = Measured::new(Kind::from_environment(), swarms);
+/// Announces of peers that are there already, in random order: the time of one, and how many others it was told of. Apart
+/// from those, the time of the first announce of each.
+pub fn announces(kind: Kind, swarms: usize, peers: usize, each: usize, rounds: usize) {
+    let mut measured = Measured::new(kind, swarms);
+    let start = Instant::now();
     for n in 0..peers {
         measured.announce(n, false);
     }
-    let rounds = number("TABLE_ROUNDS", 9);
-    let each = number("TABLE_ANNOUNCES", 100_000);
+    let joining = start.elapsed().as_nanos() / peers as u128;
     let mut order: Vec<usize> = (0..peers.max(each)).map(|n| n % peers).collect();
     order.shuffle(&mut SmallRng::seed_from_u64(2));
     let (mut times, mut told) = (Vec::new(), 0);
-    for _ in 0..rounds {
+    for round in 0..rounds {
+        // Others each time, as long as there are others.
+        let first = round * each % (order.len() - each + 1);
         let start = Instant::now();
-        told = order[..each].iter().map(|n| measured.announce(*n, true)).sum::<usize>();
+        told = order[first..first + each].iter().map(|n| measured.announce(*n, true)).sum::<usize>();
         times.push(start.elapsed().as_nanos() as f64 / each.max(1) as f64);
     }
     times.sort_by(f64::total_cmp);
-    let median = times.get(rounds / 2).copied().unwrap_or_default();
     println!(
-        "{{\"swarms\":{swarms},\"peers\":{peers},\"ns\":{median:.0},\"best\":{:.0},\"told\":{:.1}}}",
-        times.first().copied().unwrap_or_default(),
+        "{{\"swarms\":{swarms},\"peers\":{peers},\"ns\":{:.0},\"best\":{:.0},\"joining\":{joining},\"told\":{:.1}}}",
+        times[rounds / 2],
+        times[0],
         told as f64 / each.max(1) as f64
     );
 }
 
 /// Memory of a table, and how long anybody had to wait for it while it was filled and while all of it expired.
-#[test]
-#[ignore = "a measurement"]
-fn memory_and_pauses() {
+pub fn memory_and_pauses(kind: Kind, swarms: usize, peers: usize) {
+    /// As many as the server looks at in one go.
     const SLICE: usize = 4_096;
-    let (swarms, peers) = (number("TABLE_SWARMS", 200_000), number("TABLE_PEERS", 1_000_000));
     let before = resident_memory();
-    let mut measured = Measured::new(Kind::from_environment(), swarms);
+    let mut measured = Measured::new(kind, swarms);
     let mut filling = Duration::ZERO;
     for n in 0..peers {
         let start = Instant::now();
