@@ -1,8 +1,10 @@
 // What the measurements share: servers on one processor, generators on the other, and figures of several runs.
 
 import { spawn } from 'node:child_process'
+import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Server } from '../tests/e2e/testkit/swarmgate.mjs'
@@ -70,25 +72,73 @@ export function spread(samples) {
   return { median: sorted[sorted.length >> 1] ?? NaN, least: sorted[0] ?? NaN, most: sorted.at(-1) ?? NaN }
 }
 
-/** Waits until something listens, by the kernel's list: a connection would count as a client. @param {number} port */
-async function listening(port) {
+/** The same as a column. @param {number[]} samples @param {number} [digits] behind the point */
+export function summary(samples, digits = 2) {
+  const [median, least, most] = Object.values(spread(samples)).map((figure) => figure.toFixed(digits))
+  return `${median?.padStart(8)} ${`(${least} to ${most})`.padEnd(18)}`
+}
+
+/** Our server's command, listening on these addresses, with no DHT but itself. @param {string} dir @param {Record<string, string>} listen */
+export function swarmgateCommand(dir, listen) {
+  const program = process.env['SWARMGATE_BIN'] ?? join(top, 'target/release/swarmgate')
+  const free = Object.fromEntries(
+    ['web.listen', 'tracker.udp_listen', 'admin.listen', 'dht.listen', 'bittorrent.listen', 'webrtc.listen'].map(
+      (door) => [door, '127.0.0.1:0'],
+    ),
+  )
+  const settings = Object.entries({ ...free, ...listen }).flatMap(([key, address]) => ['--set', `${key}=${address}`])
+  return [program, 'serve', '--data-dir', dir, ...settings, '--set', 'dht.bootstrap=[]', '--set', 'webrtc.stun=false']
+}
+
+/** A port that nobody listens on. @param {'tcp' | 'udp'} protocol @returns {Promise<number>} */
+export async function freePort(protocol) {
+  const socket = protocol === 'udp' ? createSocket('udp4').bind(0, '127.0.0.1') : createServer().listen(0, '127.0.0.1')
+  await once(socket, 'listening')
+  const address = socket.address()
+  socket.close()
+  await once(socket, 'close')
+  if (address === null || typeof address === 'string') throw new Error('not a port')
+  return address.port
+}
+
+/**
+ * Waits until something listens, by the kernel's list: a connection would count as a client.
+ * @param {number} port @param {'tcp' | 'udp'} [protocol]
+ */
+export async function listening(port, protocol = 'tcp') {
   const local = `:${port.toString(16).toUpperCase().padStart(4, '0')} `
+  // A TCP socket that listens (`TCP_LISTEN`), or any UDP socket.
+  const state = protocol === 'tcp' ? ' 0A ' : ''
   const deadline = Date.now() + 20_000
   while (Date.now() < deadline) {
-    const sockets = (await Promise.all(['tcp', 'tcp6'].map((kind) => readFile(`/proc/net/${kind}`, 'utf8')))).join('\n')
-    if (sockets.split('\n').some((line) => line.includes(local) && line.includes(' 0A '))) return
+    const lists = await Promise.all([protocol, `${protocol}6`].map((kind) => readFile(`/proc/net/${kind}`, 'utf8')))
+    if (lists.some((list) => list.split('\n').some((line) => line.includes(local) && line.includes(state)))) return
     await new Promise((resolve) => setTimeout(resolve, 50))
   }
   throw new Error('it does not listen')
 }
 
+/** Processor time of a process so far, its own and the kernel's for it, in seconds. @param {number} pid */
+export async function processorTime(pid) {
+  const [, after = ''] = (await readFile(`/proc/${pid}/stat`, 'utf8')).split(') ')
+  const [user, system] = after.split(' ').slice(11, 13).map(Number)
+  return (Number(user) + Number(system)) / TICKS
+}
+
+/** Clock ticks in a second, by which the kernel counts processor time (`CLK_TCK`). */
+const TICKS = 100
+
 /** What a program prints. @param {string} program @param {string[]} parameters @returns {Promise<string>} */
-async function output(program, ...parameters) {
-  const child = spawn(program, parameters, { stdio: ['ignore', 'pipe', 'pipe'] })
+export async function output(program, ...parameters) {
+  return printed(spawn(program, parameters))
+}
+
+/** What a child process prints until it ends. @param {import('node:child_process').ChildProcessWithoutNullStreams} child */
+export async function printed(child) {
   let [text, trouble] = ['', '']
   child.stdout.setEncoding('utf8').on('data', (chunk) => (text += chunk))
   child.stderr.setEncoding('utf8').on('data', (chunk) => (trouble += chunk))
   const [code] = await once(child, 'close')
-  if (code !== 0) throw new Error(`${program} ${parameters.join(' ')} ended with ${code}: ${trouble}`)
+  if (code !== 0) throw new Error(`${child.spawnargs.join(' ')} ended with ${code}: ${trouble}`)
   return text
 }

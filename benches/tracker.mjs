@@ -7,18 +7,15 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { freePort, installed, listening, output, printed, summary, swarmgateCommand, top } from './kit.mjs'
 
 const { values: options } = parseArgs({
   options: { rounds: { type: 'string', default: '5' }, only: { type: 'string' }, sockets: { type: 'string' } },
 })
-const top = fileURLToPath(new URL('..', import.meta.url))
-const installed = join(top, 'target/bench')
 const generator = join(installed, 'wtload/release/wtload')
 
 /** @typedef {{ command: string[], ready: 'listening' | 'line' }} Server */
@@ -26,10 +23,7 @@ const generator = join(installed, 'wtload/release/wtload')
 /** @type {Record<string, (port: number, dir: string) => Promise<Server>>} */
 const SERVERS = {
   swarmgate: async (port, dir) => {
-    const local = ['admin', 'dht', 'bittorrent', 'webrtc'].flatMap((room) => ['--set', `${room}.listen=127.0.0.1:0`])
-    const settings = ['--set', `web.listen=127.0.0.1:${port}`, '--set', 'tracker.udp_listen=127.0.0.1:0']
-    const command = [process.env['SWARMGATE_BIN'] ?? join(top, 'target/release/swarmgate'), 'serve', '--data-dir', dir]
-    return { command: [...command, ...settings, ...local, '--set', 'dht.bootstrap=[]'], ready: 'line' }
+    return { command: swarmgateCommand(dir, { 'web.listen': `127.0.0.1:${port}` }), ready: 'line' }
   },
   'bittorrent-tracker': async (port) => {
     const program = join(top, 'tests/e2e/node_modules/bittorrent-tracker/bin/cmd.js')
@@ -59,8 +53,9 @@ const SERVERS = {
 const ONE = '0'
 const BOTH = '0,1'
 
-const LOAD = ['--conns', '2000', '--swarms', '100', '--offers', '5']
-/** @type {Record<string, { arguments: string[], figure: string, unit: string }>} */
+const SOCKETS = ['--conns', '2000']
+const LOAD = [...SOCKETS, '--swarms', '100', '--offers', '5']
+/** `only` are the servers that it is for, if not all. @type {Record<string, { arguments: string[], figure: string, unit: string, only?: string[] }>} */
 const MEASURES = {
   light: {
     arguments: [...LOAD, '--interval', '4', '--warmup', '5', '--duration', '12'],
@@ -71,6 +66,12 @@ const MEASURES = {
     arguments: [...LOAD, '--window', '32', '--warmup', '4', '--duration', '10'],
     figure: 'cpu_us_per_relay',
     unit: 'µs of processor for each offer or answer',
+  },
+  deflate: {
+    arguments: [...LOAD, '--interval', '4', '--warmup', '5', '--duration', '12', '--deflate', '1'],
+    figure: 'cpu_us_per_relay',
+    unit: 'µs of processor for each offer or answer, of clients that compress and are compressed for',
+    only: ['swarmgate'],
   },
   idle: {
     arguments: [
@@ -96,21 +97,51 @@ const missing = {
   'wt-tracker': !process.env['WT_TRACKER'],
 }
 const names = Object.keys(SERVERS).filter((name) => !missing[name])
-for (const [measure, { figure, unit, arguments: flags }] of Object.entries(MEASURES)) {
+for (const [measure, { figure, unit, arguments: flags, only = names }] of Object.entries(MEASURES)) {
   if (options.only && options.only !== measure) continue
   /** @type {Map<string, number[]>} */
-  const figures = new Map(names.map((name) => [name, []]))
+  const figures = new Map(only.map((name) => [name, []]))
+  const bytes = { to: 0, from: 0 }
   for (let round = 0; round < Number(options.rounds); round++) {
     for (const [name, samples] of figures) {
       const result = await run(name, flags).catch((error) =>
         console.error(`${measure}: ${name} failed: ${error.message}`),
       )
       if (result) samples.push(Number(result[figure]))
+      if (result && name === 'swarmgate') {
+        bytes.to = Number(result['bytes_to_server_per_relay'])
+        bytes.from = Number(result['bytes_from_server_per_relay'])
+      }
     }
   }
   report(measure, unit, figures)
+  if (bytes.to) console.log(`  bytes for each: ${bytes.to.toFixed(0)} to swarmgate, ${bytes.from.toFixed(0)} from it`)
 }
 if (!options.only || options.only === 'two') await secondProcessor()
+if (!options.only || options.only === 'flat') await flat()
+
+/** The same sockets with few swarms and with many, five peers in each, announcing all they are in by turns. */
+async function flat() {
+  const heavy = [...SOCKETS, '--offers', '5', '--window', '32', '--warmup', '4', '--duration', '10']
+  const sizes = [
+    ['400 swarms, 2,000 peers', '400', '1'],
+    ['200,000 swarms, 1,000,000 peers', '200000', '500'],
+  ]
+  /** @type {number[][]} */
+  const samples = sizes.map(() => [])
+  for (let round = 0; round < Number(options.rounds); round++) {
+    for (const [i, [, swarms = '', torrents = '']] of sizes.entries()) {
+      const result = await run('swarmgate', [...heavy, '--swarms', swarms, '--torrents', torrents])
+      samples[i]?.push(Number(result['cpu_us_per_announce']))
+    }
+  }
+  console.log(
+    `\nflat: µs of processor for each announce and all that it leads to; load average ${loadavg()[0]?.toFixed(1)}`,
+  )
+  for (const [i, [name = '']] of sizes.entries()) console.log(`  ${name.padEnd(38)} ${summary(samples[i] ?? [])}`)
+  const ratios = (samples[1] ?? []).map((sample, round) => sample / (samples[0]?.[round] ?? NaN))
+  console.log(`  ${'many, to few'.padEnd(38)} ${summary(ratios)}`)
+}
 
 /**
  * The heavy load with one processor and with both. The generator needs some of them as well, so what counts is not how
@@ -147,7 +178,7 @@ async function secondProcessor() {
  */
 async function run(name, flags, processors = ONE) {
   const dir = await mkdtemp(join(tmpdir(), 'swarmgate-bench-'))
-  const port = await freePort()
+  const port = await freePort('tcp')
   const start = SERVERS[name]
   if (!start) throw new Error(`no server is called ${name}`)
   const { command, ready } = await start(port, dir)
@@ -157,7 +188,7 @@ async function run(name, flags, processors = ONE) {
     else await listening(port)
     const address = ['--addr', `127.0.0.1:${port}`, '--pid', `${server.pid}`, '--label', name]
     const load = spawn('taskset', ['-c', processors === ONE ? '1' : BOTH, generator, ...address, ...flags])
-    const text = read(load)
+    const text = printed(load)
     // It says so when all are connected.
     await once(load.stderr, 'data')
     const before = await threads(server.pid)
@@ -186,40 +217,6 @@ function report(measure, unit, figures) {
   }
 }
 
-/** @param {number[]} samples */
-function summary(samples) {
-  const [least, most] = [Math.min(...samples), Math.max(...samples)].map((sample) => sample.toFixed(2))
-  return `${median(samples).toFixed(2).padStart(8)} ${`(${least} to ${most})`.padEnd(18)}`
-}
-
-/** @param {number[]} samples */
-function median(samples) {
-  return samples.toSorted((a, b) => a - b)[samples.length >> 1] ?? NaN
-}
-
-/** @returns {Promise<number>} */
-async function freePort() {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const address = server.address()
-  server.close()
-  await once(server, 'close')
-  if (address === null || typeof address === 'string') throw new Error('not a TCP port')
-  return address.port
-}
-
-/** Waits until something listens, by the kernel's list: a connection would count as a client. @param {number} port */
-async function listening(port) {
-  const local = `:${port.toString(16).toUpperCase().padStart(4, '0')} `
-  const deadline = Date.now() + 20_000
-  while (Date.now() < deadline) {
-    const sockets = (await Promise.all(['tcp', 'tcp6'].map((kind) => readFile(`/proc/net/${kind}`, 'utf8')))).join('\n')
-    if (sockets.split('\n').some((line) => line.includes(local) && line.includes(' 0A '))) return
-    await new Promise((resolve) => setTimeout(resolve, 50))
-  }
-  throw new Error('it does not listen')
-}
-
 /** Processor time of each thread so far, in ticks of the kernel's. @param {number | undefined} pid */
 async function threads(pid) {
   /** @type {Map<string, number>} */
@@ -229,18 +226,4 @@ async function threads(pid) {
     times.set(thread, Number(fields[11]) + Number(fields[12]))
   }
   return times
-}
-
-/** What a program prints. @param {string} program @param {string[]} parameters @returns {Promise<string>} */
-async function output(program, ...parameters) {
-  return read(spawn(program, parameters))
-}
-
-/** What a child process prints. @param {import('node:child_process').ChildProcessWithoutNullStreams} child */
-async function read(child) {
-  let text = ''
-  child.stdout.setEncoding('utf8').on('data', (chunk) => (text += chunk))
-  const [code] = await once(child, 'close')
-  if (code !== 0) throw new Error(`${child.spawnfile} ended with ${code}`)
-  return text
 }

@@ -2,18 +2,18 @@
 // second of processor time, under aquatic's own load generator with its own mix (a connect to each announce, a scrape now
 // and then, 30 peers wanted). Every server gets one processor, the generator the other; servers take turns, each run
 // with a fresh one. Debian's opentracker serves only listed torrents, so the generator's are listed for it. With --flat it
-// is our server alone, with tables of different sizes.
+// is our server alone, with tables of different sizes, after all peers have joined.
 
 import { spawn } from 'node:child_process'
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { freePort, installed, listening, output, processorTime, spread, summary, swarmgateCommand } from './kit.mjs'
 
 const { values: options } = parseArgs({
   options: {
@@ -22,8 +22,6 @@ const { values: options } = parseArgs({
     flat: { type: 'boolean', default: false },
   },
 })
-const top = fileURLToPath(new URL('..', import.meta.url))
-const installed = join(top, 'target/bench')
 const generator = join(installed, 'cargo/bin/aquatic_udp_load_test')
 const opentracker = ['/usr/bin/opentracker', join(installed, 'opentracker/usr/bin/opentracker')].find(existsSync)
 
@@ -40,20 +38,9 @@ const SIZES = [
   { torrents: 200_000, peers: 1_000_000 },
 ]
 
-/** Clock ticks in a second, by which the kernel counts processor time (`CLK_TCK`). */
-const TICKS = 100
-
 /** @type {Record<string, (port: number, dir: string) => Promise<string[]>>} */
 const SERVERS = {
-  swarmgate: async (port, dir) => {
-    const rooms = ['web', 'admin', 'dht', 'bittorrent', 'webrtc'].flatMap((room) => [
-      '--set',
-      `${room}.listen=127.0.0.1:0`,
-    ])
-    const settings = ['--set', `tracker.udp_listen=127.0.0.1:${port}`, '--set', 'dht.bootstrap=[]']
-    const program = process.env['SWARMGATE_BIN'] ?? join(top, 'target/release/swarmgate')
-    return [program, 'serve', '--data-dir', dir, ...rooms, ...settings]
-  },
+  swarmgate: async (port, dir) => swarmgateCommand(dir, { 'tracker.udp_listen': `127.0.0.1:${port}` }),
   aquatic_udp: async (port, dir) => {
     const program = join(installed, 'cargo/bin/aquatic_udp')
     const config = join(dir, 'aquatic.toml')
@@ -101,30 +88,32 @@ function report(labels, figures) {
   console.log(
     `announces for each second of processor time, median (least to most); load average ${loadavg()[0]?.toFixed(1)}`,
   )
-  const first = median(figures[0]?.announces ?? [])
   for (const [index, { announces, answered }] of figures.entries()) {
-    const range = `(${Math.min(...announces).toFixed(0)} to ${Math.max(...announces).toFixed(0)})`
-    const ratio = index === 0 ? '' : `the first is at ${(first / median(announces)).toFixed(2)} of it`
-    const [each, all] = [median(announces), median(answered)].map((figure) => figure.toFixed(0).padStart(8))
-    console.log(`  ${(labels[index] ?? '').padEnd(30)} ${each} ${range.padEnd(20)} ${all} a second  ${ratio}`)
+    // Round by round, since what else the machine did was the same for both then.
+    const ratios = announces.map((figure, round) => (figures[0]?.announces[round] ?? NaN) / figure)
+    const ratio = index === 0 ? '' : `the first is at ${summary(ratios)} of it`
+    const all = spread(answered).median.toFixed(0).padStart(8)
+    console.log(`  ${(labels[index] ?? '').padEnd(30)} ${summary(announces, 0)} ${all} a second  ${ratio}`)
   }
 }
 
 /** One run of the generator against a fresh server. @param {string} name @param {Size} size */
 async function run(name, size) {
   const dir = await mkdtemp(join(tmpdir(), 'swarmgate-bench-'))
-  const port = await freePort()
+  const port = await freePort('udp')
   const command = (await SERVERS[name]?.(port, dir)) ?? []
   const env = { ...process.env, LD_LIBRARY_PATH: join(installed, 'opentracker/usr/lib') }
   const server = spawn('taskset', ['-c', '0', ...command], { stdio: ['ignore', 'pipe', 'ignore'], env })
   try {
     if (name === 'swarmgate') await once(createInterface(server.stdout), 'line')
-    await listening(name, port)
+    await listening(port, 'udp')
     const config = join(dir, 'load.toml')
     await writeFile(config, await load(port, Number(options.seconds), size))
-    const before = processorTime(server.pid ?? 0)
+    // The generator plays the same peers in every run: once all have joined, what remains is the price of an announce.
+    if (options.flat) await output('taskset', '-c', '1', generator, '-c', config)
+    const before = await processorTime(server.pid ?? 0)
     const report = await output('taskset', '-c', '1', generator, '-c', config)
-    const processor = processorTime(server.pid ?? 0) - before
+    const processor = (await processorTime(server.pid ?? 0)) - before
     const announces = Number(/Announce responses: +([\d.]+)/.exec(report)?.[1]) * Number(options.seconds)
     if (!(announces > 0)) throw new Error(`${name} answered nothing`)
     return { announces, processor }
@@ -167,46 +156,4 @@ async function generated() {
   socket.close()
   await rm(dir, { recursive: true, force: true })
   return [...hashes]
-}
-
-/** Processor time of a process so far, its own and the kernel's for it, in seconds. @param {number} pid */
-function processorTime(pid) {
-  const [, after = ''] = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')
-  const [user, system] = after.split(' ').slice(11, 13).map(Number)
-  return (Number(user) + Number(system)) / TICKS
-}
-
-/** @param {number[]} samples */
-function median(samples) {
-  return samples.toSorted((a, b) => a - b)[samples.length >> 1] ?? NaN
-}
-
-async function freePort() {
-  const socket = createSocket('udp4').bind(0, '127.0.0.1')
-  await once(socket, 'listening')
-  const { port } = socket.address()
-  socket.close()
-  await once(socket, 'close')
-  return port
-}
-
-/** Waits until a UDP socket is bound to the port, by the kernel's list. @param {string} name @param {number} port */
-async function listening(name, port) {
-  const local = `:${port.toString(16).toUpperCase().padStart(4, '0')} `
-  const deadline = Date.now() + 20_000
-  while (Date.now() < deadline) {
-    if (readFileSync('/proc/net/udp', 'utf8').includes(local)) return
-    await new Promise((resolve) => setTimeout(resolve, 50))
-  }
-  throw new Error(`${name} does not listen`)
-}
-
-/** What a program prints. @param {string} program @param {string[]} parameters @returns {Promise<string>} */
-async function output(program, ...parameters) {
-  const child = spawn(program, parameters, { stdio: ['ignore', 'pipe', 'ignore'] })
-  let text = ''
-  child.stdout.setEncoding('utf8').on('data', (chunk) => (text += chunk))
-  const [code] = await once(child, 'close')
-  if (code !== 0) throw new Error(`${program} ended with ${code}`)
-  return text
 }

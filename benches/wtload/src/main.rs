@@ -1,7 +1,9 @@
 //! wtload: open-loop WebTorrent-tracker load generator (plain ws://, one thread, epoll).
 //! Speaks RFC 6455 client framing directly so that it stays cheap.
+mod deflate;
 mod options;
 mod process;
+mod report;
 mod wire;
 
 use memchr::memmem;
@@ -10,6 +12,7 @@ use mio::{Events, Interest, Poll, Token};
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
+use deflate::Deflate;
 use options::args;
 use process::{cpu, rss};
 use wire::{field, frame, jstr, ts};
@@ -29,9 +32,6 @@ impl Rng {
         }
         b
     }
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() >> 16) as usize % n
-    }
     fn f(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
@@ -44,13 +44,15 @@ struct Conn {
     op: usize,
     wr: bool,
     peer: [u8; 20],
-    swarm: usize,
+    /// Announces so far: it takes its torrents in turn.
+    turn: usize,
     ann_at: u64,
     seeder: bool,
     started: bool,
 }
+/// What was sent and received, also by the server's own account: it passes on what is received here.
 #[derive(Default, Clone)]
-struct Stat {
+pub struct Stat {
     sent_ann: u64,
     sent_ans: u64,
     rx_ann: u64,
@@ -62,14 +64,6 @@ struct Stat {
     bytes_in: u64,
     bytes_out: u64,
 }
-fn pct(v: &mut [u32], p: f64) -> f64 {
-    if v.is_empty() {
-        return f64::NAN;
-    }
-    v.sort_unstable();
-    v[((v.len() - 1) as f64 * p) as usize] as f64 / 1000.0
-}
-
 fn main() {
     let cfg = args();
     let mut rng = Rng(0x9E3779B97F4A7C15 ^ std::process::id() as u64);
@@ -80,12 +74,18 @@ fn main() {
     let hashes: Vec<[u8; 20]> = (0..cfg.swarms).map(|_| rng.bytes20()).collect();
     let mut conns: Vec<Conn> = Vec::with_capacity(cfg.conns);
     let rss0 = rss(cfg.pid);
-    // fake SDP bodies with \r\n escapes in JSON, a=ts:<16 digits> marker in front
-    let line = "a=candidate:1467250027 1 udp 2122260223 192.168.1.23 46243 typ host generation 0 network-id 1\\r\\n";
-    let mk = |n: usize| {
-        let mut s = String::from("v=0\\r\\no=- 4611731400430051336 2 IN IP4 127.0.0.1\\r\\ns=-\\r\\nt=0 0\\r\\n");
+    // SDP bodies with \r\n escapes in JSON, a=ts:<16 digits> marker in front. What differs from peer to peer is random, so
+    // that they compress as real ones do.
+    let mut mk = |n: usize| {
+        let mut s = String::from("v=0\\r\\no=- 4611731400430051336 2 IN IP4 127.0.0.1\\r\\ns=-\\r\\nt=0 0\\r\\na=fingerprint:sha-256 ");
+        s.extend((0..32).map(|_| format!("{:02X}:", rng.next() as u8)));
+        s.push_str("\\r\\n");
         while s.len() + 24 < n {
-            s.push_str(line)
+            let [foundation, port, ip] = [rng.next() as u32, 1024 + rng.next() as u16 as u32 / 2, rng.next() as u32];
+            let [a, b, c, d] = ip.to_be_bytes();
+            s.push_str(&format!(
+                "a=candidate:{foundation} 1 udp 2122260223 {a}.{b}.{c}.{d} {port} typ host generation 0 network-id 1\\r\\n"
+            ));
         }
         s.truncate(n.saturating_sub(24));
         while s.ends_with('\\') || s.ends_with("\\r") {
@@ -114,6 +114,11 @@ fn main() {
     let fi = memmem::Finder::new(b"\"interval\":");
     let ff = memmem::Finder::new(b"\"failure reason\":");
     let fts = memmem::Finder::new(b"a=ts:");
+    let mut deflate = cfg.deflate.then(Deflate::new);
+    let mut inflated: Vec<u8> = Vec::new();
+    let extension = if cfg.deflate { deflate::OFFER } else { "" };
+    // Announces without offers that put every peer in its swarms before anything is measured.
+    let mut joining = if cfg.torrents > 1 { cfg.conns * cfg.torrents } else { 0 };
     let mut first_err: Option<String> = None;
     let mut self_cpu0 = 0.0;
     let mypid = std::process::id() as i32;
@@ -135,7 +140,7 @@ fn main() {
                 let id = conns.len();
                 poll.registry().register(&mut s, Token(id), Interest::READABLE | Interest::WRITABLE).unwrap();
                 let req = format!(
-                    "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Safari/537.36\r\nOrigin: http://localhost\r\n\r\n",
+                    "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Safari/537.36\r\nOrigin: http://localhost\r\n{extension}\r\n",
                     cfg.path, cfg.addr
                 );
                 let seeder = rng.f() < cfg.seeders;
@@ -147,7 +152,7 @@ fn main() {
                     op: 0,
                     wr: true,
                     peer: rng.bytes20(),
-                    swarm: rng.below(cfg.swarms),
+                    turn: 0,
                     ann_at: 0,
                     seeder,
                     started: false,
@@ -179,7 +184,12 @@ fn main() {
         }
         // schedule announces
         if phase == 1 || phase == 2 {
-            let mut budget: i64 = if cfg.mode == "idle" {
+            if joining > 0 {
+                (t_phase, due_base, sent_since) = (now, now, 0);
+            }
+            let mut budget: i64 = if joining > 0 {
+                joining.min(JOINING_AT_ONCE) as i64 - outstanding
+            } else if cfg.mode == "idle" {
                 let want = ((now - due_base) * cfg.connect_rate) as u64;
                 (want.min(conns.len() as u64) - sent_since.min(conns.len() as u64)) as i64
             } else if cfg.window > 0 {
@@ -202,7 +212,7 @@ fn main() {
                     }
                     continue;
                 }
-                if cfg.window > 0 && conns[id].ann_at != 0 {
+                if (cfg.window > 0 || joining > 0) && conns[id].ann_at != 0 {
                     continue;
                 }
                 msg.clear();
@@ -216,12 +226,15 @@ fn main() {
                     c.started = true
                 }
                 msg.extend_from_slice(b",\"action\":\"announce\",\"info_hash\":");
-                jstr(&hashes[c.swarm], &mut msg);
+                jstr(&hashes[swarm(id, c.turn % cfg.torrents, cfg.swarms)], &mut msg);
+                c.turn += 1;
                 msg.extend_from_slice(b",\"peer_id\":");
                 jstr(&c.peer, &mut msg);
                 msg.extend_from_slice(b",\"offers\":[");
                 let ts = now_us();
-                for k in 0..cfg.offers {
+                let offers = if joining > 0 { 0 } else { cfg.offers };
+                joining = joining.saturating_sub(1);
+                for k in 0..offers {
                     if k > 0 {
                         msg.push(b',')
                     }
@@ -236,7 +249,7 @@ fn main() {
                 msg.extend_from_slice(b"]}");
                 let c = &mut conns[id];
                 let key = (rng.next() as u32 | 1).to_ne_bytes();
-                frame(&msg, key, &mut c.out);
+                stat.bytes_out += frame(&msg, key, &mut deflate, &mut c.out);
                 if c.ann_at == 0 {
                     c.ann_at = now_us();
                     outstanding += 1
@@ -244,7 +257,6 @@ fn main() {
                 stat.sent_ann += 1;
                 sent_since += 1;
                 budget -= 1;
-                stat.bytes_out += msg.len() as u64;
                 flush(c, id, &poll);
             }
         }
@@ -335,7 +347,13 @@ fn main() {
                         break;
                     }
                     let op = b[0] & 0xf;
-                    let m = &b[h..h + n];
+                    let mut m = &b[h..h + n];
+                    if let Some(deflate) = &mut deflate
+                        && b[0] & deflate::COMPRESSED != 0
+                    {
+                        deflate.inflate(m, &mut inflated);
+                        m = &inflated;
+                    }
                     pos += h + n;
                     if op == 8 {
                         closed = true;
@@ -387,10 +405,9 @@ fn main() {
                                 msg.push(b'}');
                                 let key = (rng.next() as u32 | 1).to_ne_bytes();
                                 let c = &mut conns[id];
-                                frame(&msg, key, &mut c.out);
+                                stat.bytes_out += frame(&msg, key, &mut deflate, &mut c.out);
                                 flush(c, id, &poll);
                                 stat.sent_ans += 1;
-                                stat.bytes_out += msg.len() as u64;
                             }
                         }
                     } else if fi.find(m).is_some() {
@@ -435,77 +452,25 @@ fn main() {
             }
         }
     }
-    let now = t0.elapsed().as_secs_f64();
-    let first_err = first_err.map_or_else(|| "null".to_owned(), |error| format!("{error:?}"));
+    let seconds = t0.elapsed().as_secs_f64() - t_phase;
+    let own_cpu = cpu(mypid) - self_cpu0;
+    let connections = report::Connections { opened, failed, closed: stat.closed, rss_before: rss0, error: first_err };
     if cfg.mode == "idle" {
-        let r = rss(cfg.pid);
-        println!(
-            "{{\"label\":\"{}\",\"mode\":\"idle\",\"conns\":{},\"opened\":{},\"failed\":{},\"closed\":{},\"swarms\":{},\"offers\":{},\"replies\":{},\"rss_before_kb\":{},\"rss_kb\":{},\"kib_per_conn\":{:.2},\"server_cpu_s_total\":{:.2},\"err\":{}}}",
-            cfg.label,
-            cfg.conns,
-            opened,
-            failed,
-            stat.closed,
-            cfg.swarms,
-            cfg.offers,
-            stat.rx_ann,
-            rss0,
-            r,
-            (r as f64 - rss0 as f64) / opened.max(1) as f64,
-            cpu(cfg.pid),
-            first_err
-        );
-        return;
+        return report::idle(&cfg, &connections, &stat);
     }
-    let d = now - t_phase;
-    let c = cpu(cfg.pid) - cpu0;
-    let sc = cpu(mypid) - self_cpu0;
-    let s = |a: u64, b: u64| a - b;
-    let (ra, ro, rs, re) = (
-        s(stat.rx_ann, st0.rx_ann),
-        s(stat.rx_offer, st0.rx_offer),
-        s(stat.rx_ans, st0.rx_ans),
-        s(stat.rx_err, st0.rx_err),
-    );
-    let (sa, ss) = (s(stat.sent_ann, st0.sent_ann), s(stat.sent_ans, st0.sent_ans));
-    let rx = ra + ro + rs + re;
-    let tx = sa + ss;
-    println!(
-        "{{\"label\":\"{}\",\"conns\":{},\"opened\":{},\"failed\":{},\"closed\":{},\"swarms\":{},\"offers\":{},\"interval\":{},\"window\":{},\"dur\":{:.2},\"tx_ann_s\":{:.0},\"tx_ans_s\":{:.0},\"rx_s\":{:.0},\"rx_ann_s\":{:.0},\"rx_offer_s\":{:.0},\"rx_ans_s\":{:.0},\"rx_err_s\":{:.1},\"srv_cores\":{:.3},\"cpu_s_per_M_rx\":{:.2},\"cpu_us_per_msg\":{:.2},\"cpu_us_per_tx\":{:.2},\"cpu_us_per_relay\":{:.2},\"load_cores\":{:.3},\"ann_p50\":{:.3},\"ann_p99\":{:.3},\"offer_p50\":{:.3},\"offer_p99\":{:.3},\"ans_p50\":{:.3},\"ans_p99\":{:.3},\"rss_kb\":{},\"kib_per_conn\":{:.1},\"err\":{}}}",
-        cfg.label,
-        cfg.conns,
-        opened,
-        failed,
-        stat.closed,
-        cfg.swarms,
-        cfg.offers,
-        cfg.interval,
-        cfg.window,
-        d,
-        sa as f64 / d,
-        ss as f64 / d,
-        rx as f64 / d,
-        ra as f64 / d,
-        ro as f64 / d,
-        rs as f64 / d,
-        re as f64 / d,
-        c / d,
-        c * 1e6 / rx.max(1) as f64,
-        c * 1e6 / (rx + tx).max(1) as f64,
-        c * 1e6 / tx.max(1) as f64,
-        c * 1e6 / (ro + rs).max(1) as f64,
-        sc / d,
-        pct(&mut lat_ann, 0.5),
-        pct(&mut lat_ann, 0.99),
-        pct(&mut lat_off, 0.5),
-        pct(&mut lat_off, 0.99),
-        pct(&mut lat_ans, 0.5),
-        pct(&mut lat_ans, 0.99),
-        rss(cfg.pid),
-        (rss(cfg.pid) as f64 - rss0 as f64) / opened.max(1) as f64,
-        first_err
-    );
+    let server_cpu = cpu(cfg.pid) - cpu0;
+    let latencies = [("ann", lat_ann), ("offer", lat_off), ("ans", lat_ans)];
+    report::load(&cfg, &connections, &stat.since(&st0), report::Took { seconds, server_cpu, own_cpu }, latencies);
 }
+
+/// Announces under way while peers join.
+const JOINING_AT_ONCE: usize = 256;
+
+/// The swarm that is a connection's `turn`-th torrent: each swarm has as many peers as any other, from all over.
+fn swarm(connection: usize, turn: usize, swarms: usize) -> usize {
+    (connection + turn * 7_919) % swarms
+}
+
 fn flush(c: &mut Conn, id: usize, poll: &Poll) {
     while c.op < c.out.len() {
         match c.s.write(&c.out[c.op..]) {

@@ -22,6 +22,10 @@ pub struct Cfg {
     pub label: String,
     pub hold: f64,
     pub seeders: f64,
+    /// Torrents of each connection, which it announces in turn. With more than one, all are joined first, without offers.
+    pub torrents: usize,
+    /// Whether to offer permessage-deflate, and to compress what is sent.
+    pub deflate: bool,
 }
 pub fn args() -> Cfg {
     let mut c = Cfg {
@@ -43,6 +47,8 @@ pub fn args() -> Cfg {
         label: String::new(),
         hold: 5.0,
         seeders: 0.25,
+        torrents: 1,
+        deflate: false,
     };
     let a: Vec<String> = std::env::args().skip(1).collect();
     let mut i = 0;
@@ -67,6 +73,8 @@ pub fn args() -> Cfg {
             "--label" => c.label = v,
             "--hold" => c.hold = v.parse().unwrap(),
             "--seeders" => c.seeders = v.parse().unwrap(),
+            "--torrents" => c.torrents = v.parse().unwrap(),
+            "--deflate" => c.deflate = v == "1",
             x => panic!("unknown option {x}"),
         }
         i += 2;

@@ -3,6 +3,8 @@
 use memchr::memmem;
 use std::io::Write;
 
+use crate::deflate::{self, Deflate};
+
 /// bytes -> JSON string as JSON.stringify(binary string) would write it
 pub fn jstr(b: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
@@ -27,8 +29,14 @@ pub fn jstr(b: &[u8], out: &mut Vec<u8>) {
     }
     out.push(b'"');
 }
-pub fn frame(payload: &[u8], key: [u8; 4], out: &mut Vec<u8>) {
-    out.push(0x81);
+/// Appends a masked text frame; how many bytes it has.
+pub fn frame(payload: &[u8], key: [u8; 4], deflate: &mut Option<Deflate>, out: &mut Vec<u8>) -> u64 {
+    let start = out.len();
+    let (payload, compressed) = match deflate {
+        Some(deflate) => (deflate.compress(payload), deflate::COMPRESSED),
+        None => (payload, 0),
+    };
+    out.push(0x81 | compressed);
     let n = payload.len();
     if n < 126 {
         out.push(0x80 | n as u8)
@@ -41,6 +49,7 @@ pub fn frame(payload: &[u8], key: [u8; 4], out: &mut Vec<u8>) {
     }
     out.extend_from_slice(&key);
     out.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+    (out.len() - start) as u64
 }
 
 pub fn field<'a>(m: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
