@@ -262,7 +262,7 @@ fn announces() {
         else {
             panic!("{}: not an announce with bep46", case.comment)
         };
-        case.check(Known::parse(&bep46, &info_hash).map(|known| known.seq).map_err(|error| error.code()), || {
+        case.check(Known::parse(bep46, &info_hash).map(|known| known.seq).map_err(|error| error.code()), || {
             case.expected["seq"].as_i64()
         });
         let Some(reply) = case.input["reply"].as_str() else { continue };
