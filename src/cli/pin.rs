@@ -211,7 +211,7 @@ impl One {
         let pin = client.pin(&self.pin).await?;
         let before = pin["current"]["verified"].clone();
         let pin = client.post(&format!("/v1/pins/{}/verify", id_of(&pin)), None).await?;
-        // Its clock has whole seconds, so a second look in the same one cannot be told from the first.
+        // Every look has a later second than the one before.
         let looked = move |pin: &Value| pin["current"]["verified"] != before && is_settled(pin);
         finish(&client, pin, self.wait.wait, looked, self.common.json).await
     }

@@ -115,7 +115,11 @@ impl Ledger {
                     let of_it = |version: &&mut crate::pins::pin::Version| {
                         version.info_hash == *info_hash && version.state == VersionState::Kept
                     };
-                    self.pin_mut(id).versions.iter_mut().filter(of_it).for_each(|version| version.verified = Some(now));
+                    for version in self.pin_mut(id).versions.iter_mut().filter(of_it) {
+                        // Never the second of the look before: whoever waits for this one must see that it was made.
+                        let next = version.verified.map(|before| before.after(Duration::from_secs(1)));
+                        version.verified = Some(next.map_or(now, |next| next.max(now)));
+                    }
                 }
             }
         }

@@ -340,6 +340,20 @@ fn rot_is_told_and_repaired() {
 }
 
 #[test]
+fn each_look_at_the_disk_can_be_told_from_the_one_before() {
+    let mut trial = Trial::new();
+    let id = trial.pin(Who::Operator, Subject::Torrent(hash(1)));
+    trial.fetched(1, 10);
+    let mut looks = Vec::new();
+    for _ in 0..3 {
+        let step = trial.ledger.verified(&hash(1), None, trial.now);
+        trial.take(step);
+        looks.push(trial.ledger.find(Who::Operator, &id).unwrap().versions[0].verified);
+    }
+    assert!(looks.is_sorted_by(|before, after| before < after), "{looks:?}");
+}
+
+#[test]
 fn a_pin_expires_and_a_token_takes_its_pins_along_only_when_told_to() {
     let mut trial = Trial::new();
     let owner = trial.owner(1, Quota::default());
