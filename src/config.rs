@@ -175,7 +175,7 @@ section! {
         /// How soon after a change the DHT is asked again about a record that somebody follows. One poll serves all who
         /// follow it, and each that finds nothing new makes the next wait longer by half ...
         #[serde(with = "humantime_serde")]
-        poll_quickest: Duration = Duration::from_secs(5),
+        poll_quickest: Duration = Duration::from_secs(2),
         /// ... up to this.
         #[serde(with = "humantime_serde")]
         poll_slowest: Duration = Duration::from_secs(60),

@@ -182,6 +182,11 @@ impl Lookup {
         is_alone || asked.id.is_none_or(|id| care.minds_each() && matters(id))
     }
 
+    /// Our own id.
+    pub(super) fn own(&self) -> NodeId {
+        self.own
+    }
+
     /// The query waits for its turn: it keeps its place among the [`ALPHA`], but if something is found meanwhile, nobody
     /// waits for it.
     pub(super) fn put_off(&mut self, asked: Asked) {

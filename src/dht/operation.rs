@@ -127,6 +127,8 @@ impl Load {
 struct Found {
     /// The newest item, ours included.
     newest: Option<VerifiedItem>,
+    /// The number of the version in our own storage, when that is not the very one to be put.
+    ours: Option<i64>,
     /// The one of them that the asker was told of last.
     told: Option<VerifiedItem>,
     /// The value asked for by its hash.
@@ -155,6 +157,8 @@ pub(super) enum Step {
     Store(Contact, Method),
     /// Keep this in our own storage too: we are a node like the others.
     Keep(Item),
+    /// Keep this over the version of that number, before any other node is asked, and tell what came of it.
+    Decide(VerifiedItem, i64),
     Done(Outcome),
 }
 
@@ -163,7 +167,11 @@ impl Operation {
     pub(super) fn new(request: Request, lookup: Lookup, own_item: Option<Item>) -> Self {
         let mut found = Found::default();
         match (own_item, &request) {
-            (Some(Item::Mutable(item)), Request::Get { .. } | Request::Put { .. }) => found.newest = Some(item),
+            (Some(Item::Mutable(item)), Request::Get { .. }) => found.newest = Some(item),
+            (Some(Item::Mutable(item)), Request::Put { item: put, .. }) => {
+                found.ours = (item != *put).then(|| item.seq());
+                found.newest = Some(item);
+            }
             (Some(Item::Immutable(v)), Request::GetImmutable(_)) => found.value = Some(v),
             _ => {}
         }
@@ -304,27 +312,49 @@ impl Operation {
 
     /// The lookup is over: store if that is what it was for.
     fn looked(&mut self) -> Vec<Step> {
+        let mut over = None;
         let load = match &self.request {
             Request::Put { item, cas } => {
                 if let Some(conflict) = self.found.in_the_way(item, *cas) {
                     self.phase = Phase::Over;
                     return vec![Step::Done(Outcome::Put(conflict))];
                 }
+                over = *cas;
                 Load::Item(item.clone(), *cas)
             }
             Request::PutImmutable(v) => Load::Value(v.clone()),
             Request::Announce { info_hash, port } => Load::Peer(*info_hash, *port),
             _ => return vec![self.finish()],
         };
-        if let Phase::Looking(lookup) = std::mem::replace(&mut self.phase, Phase::Over) {
-            let places = lookup.into_stores().into_iter().map(|(contact, token)| {
-                let holds = self.found.holds(&self.request, &contact.addr);
-                Place { contact, token, holds }
-            });
-            let copies = if let Load::Peer(..) = load { K } else { COPIES };
-            self.phase = Phase::Storing(Store::new(places.collect(), copies), load);
+        let Phase::Looking(lookup) = std::mem::replace(&mut self.phase, Phase::Over) else { return Vec::new() };
+        let (own, target) = (lookup.own(), self.request.target());
+        let places = lookup.into_stores().into_iter().map(|(contact, token)| {
+            let holds = self.found.holds(&self.request, &contact.addr);
+            Place { contact, token, holds }
+        });
+        let places: Vec<Place> = places.collect();
+        let copies = if let Load::Peer(..) = load { K } else { COPIES };
+        let step = match (&load, over) {
+            (Load::Item(item, _), Some(cas)) if self.found.ours == Some(cas) => {
+                let decides = places.iter().find(|place| place.holds == Holds::Another(cas));
+                let we_are_nearer =
+                    decides.is_none_or(|place| own.distance(&target) < place.contact.id.distance(&target));
+                we_are_nearer.then(|| Step::Decide(item.clone(), cas))
+            }
+            _ => None,
+        };
+        self.phase = Phase::Storing(Store::new(places, copies, over), load);
+        match step {
+            Some(step) => vec![step],
+            None => self.next(&|_| Standing::Fine),
         }
-        self.next(&|_| Standing::Fine)
+    }
+
+    /// What came of [`Step::Decide`]: nothing, or an error code.
+    pub(super) fn decided(&mut self, result: Result<(), i64>) {
+        if let Phase::Storing(store, _) = &mut self.phase {
+            store.decided_here(result);
+        }
     }
 
     fn finish(&mut self) -> Step {

@@ -30,6 +30,9 @@ pub(super) enum Holds {
 /// Stores on so many of the nearest places. A node that does not answer or cannot take such an item is replaced by the next
 /// one; one that has something better keeps its place. Whoever holds a former version gets the new one too, or it would
 /// go on telling the old one.
+///
+/// Of two who put over the same version (`cas`) at the same moment, one is to win. So the first to be asked is the nearest
+/// node that holds that version, which both know to be the nearest: whom it refuses has lost, and is stored nowhere.
 #[derive(Debug)]
 pub(super) struct Store {
     copies: usize,
@@ -37,17 +40,32 @@ pub(super) struct Store {
     in_flight: Vec<Place>,
     stored: usize,
     rejected: BTreeMap<i64, usize>,
+    /// The version that one node has yet to let it replace before others are asked.
+    undecided: Option<i64>,
 }
 
 impl Store {
-    /// `places` come nearest first.
-    pub(super) fn new(places: Vec<Place>, copies: usize) -> Self {
-        Self { copies, places: places.into(), in_flight: Vec::new(), stored: 0, rejected: BTreeMap::new() }
+    /// `places` come nearest first. `over`: only over the version of that number.
+    pub(super) fn new(places: Vec<Place>, copies: usize, over: Option<i64>) -> Self {
+        let (in_flight, rejected) = (Vec::new(), BTreeMap::new());
+        Self { copies, places: places.into(), in_flight, stored: 0, rejected, undecided: over }
     }
 
     /// Where to store now.
     #[must_use]
     pub(super) fn next(&mut self) -> Vec<Place> {
+        if let Some(over) = self.undecided {
+            if !self.in_flight.is_empty() {
+                return Vec::new();
+            }
+            let decides = self.places.iter().position(|place| place.holds == Holds::Another(over));
+            if let Some(place) = decides.and_then(|at| self.places.remove(at)) {
+                self.in_flight.push(place.clone());
+                return vec![place];
+            }
+            // Nobody has anything to put over.
+            self.undecided = None;
+        }
         let conflicts: usize = [CAS_MISMATCH, SEQ_TOO_LOW].iter().filter_map(|code| self.rejected.get(code)).sum();
         let wanted = self.copies.saturating_sub(self.stored + conflicts + self.in_flight.len()).min(self.places.len());
         let mut next: Vec<Place> = self.places.drain(..wanted).collect();
@@ -60,14 +78,35 @@ impl Store {
 
     /// The node took it.
     pub(super) fn taken(&mut self, contact: &Contact) {
-        self.stored += usize::from(self.settle(contact).is_some());
+        if self.settle(contact).is_some() {
+            self.stored += 1;
+            self.undecided = None;
+        }
+    }
+
+    /// Our own node is the nearest that holds a version, and has taken this one over it, or refused it with a code.
+    pub(super) fn decided_here(&mut self, result: Result<(), i64>) {
+        match result {
+            Ok(()) => self.undecided = None,
+            Err(code @ (CAS_MISMATCH | SEQ_TOO_LOW)) => {
+                self.places.clear();
+                *self.rejected.entry(code).or_default() += 1;
+            }
+            // It cannot be kept here, so it is for the next one to say.
+            Err(_) => {}
+        }
     }
 
     /// The node refused it. bittorrent-dht answers 302 to the item it holds already, which is as good as storing it.
     pub(super) fn refused(&mut self, contact: &Contact, code: i64) {
         match self.settle(contact) {
             Some(place) if code == SEQ_TOO_LOW && place.holds == Holds::This => self.stored += 1,
-            Some(_) => *self.rejected.entry(code).or_default() += 1,
+            Some(_) => {
+                *self.rejected.entry(code).or_default() += 1;
+                if self.undecided.is_some() && matches!(code, CAS_MISMATCH | SEQ_TOO_LOW) {
+                    self.places.clear();
+                }
+            }
             None => {}
         }
     }
@@ -111,7 +150,7 @@ mod tests {
 
     #[test]
     fn it_stores_on_eight_and_replaces_those_that_fail() {
-        let mut store = Store::new((0..20).map(|n| place(n, Holds::Nothing)).collect(), K);
+        let mut store = Store::new((0..20).map(|n| place(n, Holds::Nothing)).collect(), K, None);
         let first = store.next();
         assert_eq!(first.len(), K);
         assert_eq!(store.next(), []);
@@ -131,7 +170,7 @@ mod tests {
     #[test]
     fn who_holds_a_former_version_gets_the_new_one_wherever_it_is() {
         let holds = |n: u8| if n == 15 { Holds::Another(1) } else { Holds::Nothing };
-        let mut store = Store::new((0..20).map(|n| place(n, holds(n))).collect(), K);
+        let mut store = Store::new((0..20).map(|n| place(n, holds(n))).collect(), K, None);
         let first = store.next();
         assert_eq!(first.iter().map(|p| p.token[0]).collect::<Vec<u8>>(), [0, 1, 2, 3, 4, 5, 6, 7, 15]);
         first.iter().for_each(|p| store.taken(&p.contact));
@@ -141,11 +180,54 @@ mod tests {
 
     #[test]
     fn a_refusal_of_the_same_item_is_a_copy() {
-        let mut store = Store::new(vec![place(1, Holds::This), place(2, Holds::Another(7)), place(3, Holds::This)], K);
+        let places = vec![place(1, Holds::This), place(2, Holds::Another(7)), place(3, Holds::This)];
+        let mut store = Store::new(places, K, None);
         let places = store.next();
         store.refused(&places[0].contact, 302);
         store.refused(&places[1].contact, 302);
         store.refused(&places[2].contact, 301);
         assert_eq!(store.result(), (1, vec![(301, 1), (302, 1)]));
+    }
+
+    /// Nodes 1 to 5, of which 2 and 4 hold the version that it is to be put over: 2 decides, or 4 when it cannot. 3 is behind.
+    #[test]
+    fn the_nearest_that_holds_what_it_is_put_over_decides() {
+        let numbers = |places: &[Place]| places.iter().map(|place| place.token[0]).collect::<Vec<_>>();
+        let store = || {
+            let holds = |n: u8| match n {
+                2 | 4 => Holds::Another(7),
+                3 => Holds::Another(6),
+                _ => Holds::Nothing,
+            };
+            Store::new((1..=5).map(|n| place(n, holds(n))).collect(), K, Some(7))
+        };
+        let contact = |n| place(n, Holds::Nothing).contact;
+
+        let mut taken = store();
+        assert_eq!((numbers(&taken.next()), numbers(&taken.next())), (vec![2], vec![]));
+        taken.taken(&contact(2));
+        assert_eq!(numbers(&taken.next()), [1, 3, 4, 5]);
+
+        let mut refused = store();
+        assert_eq!(numbers(&refused.next()), [2]);
+        refused.refused(&contact(2), 301);
+        assert_eq!(refused.next(), []);
+        assert!(refused.is_done() && refused.is_beaten());
+        assert_eq!(refused.result(), (0, vec![(301, 1)]));
+
+        let mut gone = store();
+        assert_eq!(numbers(&gone.next()), [2]);
+        gone.failed(&contact(2));
+        assert_eq!(numbers(&gone.next()), [4]);
+        gone.refused(&contact(4), 203);
+        assert_eq!(numbers(&gone.next()), [1, 3, 5], "nobody is left who could tell");
+
+        let mut here = store();
+        here.decided_here(Ok(()));
+        assert_eq!(numbers(&here.next()), [1, 2, 3, 4, 5]);
+        let mut lost = store();
+        lost.decided_here(Err(301));
+        assert_eq!(lost.next(), []);
+        assert!(lost.is_beaten());
     }
 }

@@ -35,6 +35,10 @@ pub(super) enum Change {
     Floor(Target, i64),
     /// Remove that.
     ForgetFloor(Target),
+    /// Write down what is put with `cas` and not decided yet: a disk that takes this takes the version, too.
+    Intend(VerifiedItem),
+    /// Remove that.
+    Decided(Target),
 }
 
 /// The outcome of a step, and the changes that the caller must write.

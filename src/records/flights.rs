@@ -27,25 +27,28 @@ impl<T> Default for Flights<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> Flights<T> {
-    /// Joins the lookup of `target`, or starts `look` as one if `admit` lets it: who joins pays nothing. The lookup is a task of its own: it goes on when those who
-    /// asked leave. The answer is `None` when the node stops before there is one.
-    pub(super) async fn join(
+    /// Joins the lookup of `target`, or starts `look` as one if `admit` lets it: who joins pays nothing. The lookup is a
+    /// task of its own: it goes on when those who asked leave. It may say how it stands before it is over; the answer is
+    /// the first thing it says that is `enough`, or `None` when the node stops before that.
+    pub(super) async fn join<F: Future<Output = T> + Send + 'static>(
         self: &Arc<Self>,
         target: Target,
         tasks: &Tasks,
         admit: impl FnOnce() -> Result<(), GetError>,
-        look: impl Future<Output = T> + Send + 'static,
+        look: impl FnOnce(Says<T>) -> F,
+        enough: impl Fn(&T) -> bool,
     ) -> Result<Option<T>, GetError> {
         let mut receiver = self.join_or_start(target, tasks, admit, look)?;
-        Ok(receiver.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone()))
+        let said = receiver.wait_for(|said| said.as_ref().is_some_and(&enough)).await;
+        Ok(said.ok().and_then(|answer| answer.clone()))
     }
 
-    fn join_or_start(
+    fn join_or_start<F: Future<Output = T> + Send + 'static>(
         self: &Arc<Self>,
         target: Target,
         tasks: &Tasks,
         admit: impl FnOnce() -> Result<(), GetError>,
-        look: impl Future<Output = T> + Send + 'static,
+        look: impl FnOnce(Says<T>) -> F,
     ) -> Result<watch::Receiver<Option<T>>, GetError> {
         let mut under_way = self.lock();
         if let Some(receiver) = under_way.get(&target) {
@@ -56,6 +59,8 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         }
         admit()?;
         let (sender, receiver) = watch::channel(None);
+        let sender = Arc::new(sender);
+        let look = look(Says(sender.clone()));
         under_way.insert(target, receiver.clone());
         let landing = Landing { flights: self.clone(), target };
         tasks.spawn_cancellable(async move {
@@ -69,6 +74,16 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Target, watch::Receiver<Option<T>>>> {
         self.under_way.lock().expect("nothing panics while holding it")
+    }
+}
+
+/// How a lookup tells those who wait how it stands.
+#[derive(Debug)]
+pub(super) struct Says<T>(Arc<watch::Sender<Option<T>>>);
+
+impl<T> Says<T> {
+    pub(super) fn say(&self, how_it_stands: T) {
+        self.0.send_replace(Some(how_it_stands));
     }
 }
 
@@ -104,7 +119,10 @@ mod tests {
                 gate.wait_for(|open| *open).await.unwrap();
                 number
             };
-            let ask = || flights.join(TARGET, &tasks, || Ok(()), look(lookups.clone(), gate.clone()));
+            let ask = || {
+                let look = look(lookups.clone(), gate.clone());
+                flights.join(TARGET, &tasks, || Ok(()), |_| look, |_| true)
+            };
             let mut leaves = Box::pin(ask());
             assert!(futures_util::poll!(&mut leaves).is_pending());
             drop(leaves);
@@ -116,12 +134,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_has_enough_leaves_before_it_is_over() {
+        let (flights, tasks) = (Arc::new(Flights::default()), Tasks::new());
+        let (open, mut gate) = watch::channel(false);
+        let look = |says: Says<u32>| async move {
+            says.say(1);
+            gate.wait_for(|open| *open).await.unwrap();
+            2
+        };
+        let early = flights.join(TARGET, &tasks, || Ok(()), look, |said| *said >= 1).await;
+        assert_eq!(early, Ok(Some(1)));
+        let never = |_| std::future::pending();
+        let mut late = Box::pin(flights.join(TARGET, &tasks, || Ok(()), never, |said| *said >= 2));
+        assert!(futures_util::poll!(&mut late).is_pending(), "it joins the one under way");
+        open.send_replace(true);
+        assert_eq!(late.await, Ok(Some(2)));
+    }
+
+    #[tokio::test]
     async fn stopping_wakes_those_who_wait_and_too_many_are_turned_away() {
         let (flights, tasks) = (Arc::new(Flights::<()>::default()), Tasks::new());
         let target = |n: usize| Target(std::array::from_fn(|i| (n >> (8 * (i % 4))) as u8));
-        let join = |n| flights.join(target(n), &tasks, || Ok(()), std::future::pending());
+        let join = |n| flights.join(target(n), &tasks, || Ok(()), |_| std::future::pending(), |()| true);
         for n in 0..MAX_UNDER_WAY {
-            assert!(flights.join_or_start(target(n), &tasks, || Ok(()), std::future::pending()).is_ok());
+            assert!(flights.join_or_start(target(n), &tasks, || Ok(()), |_| std::future::pending()).is_ok());
         }
         assert_eq!(join(MAX_UNDER_WAY).await, Err(GetError::Busy));
         let (waiting, left) = tokio::join!(join(0), tasks.stop(Duration::from_secs(5)));

@@ -4,10 +4,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use tokio::time::timeout;
 
+use super::flights::Says;
+use super::network::Said;
 use super::service::{Inner, Records, now};
 use super::{Asker, GetError, GetOptions, Got, Mode, Source};
+use crate::dht::GetOutcome;
 use crate::wire::id::{PublicKey, Target};
 use crate::wire::item::{Salt, VerifiedItem, mutable_target};
 
@@ -18,6 +22,8 @@ const MIN_AGE: Duration = Duration::from_secs(1);
 /// What a lookup of a record came to. The record itself is in the book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Looked {
+    /// It goes on, and has found something.
+    Found,
     Held,
     NotHeld,
     TimedOut,
@@ -37,10 +43,12 @@ impl Records {
         self.inner.wanted_if_known(&key, &salt, known.as_ref());
         // There is an age, or the book would have answered.
         let max_age = self.inner.max_age(&target, &options).unwrap_or_default();
-        let looked = self.look_if_older(key, salt, max_age, options.asker).await;
-        let source = if looked == Ok(Some(Looked::Held)) { Source::Dht } else { Source::Cache };
+        let enough = options.enough();
+        let has_enough = |inner: &Inner| enough.is_some() && inner.book().seq(&target) >= enough;
+        let looked = self.look_if_older(key, salt, max_age, options.asker, has_enough).await;
+        let source = if matches!(looked, Ok(Some(Looked::Held | Looked::Found))) { Source::Dht } else { Source::Cache };
         let got = self.inner.known(&target, &options, source);
-        let asked = matches!(looked, Ok(None | Some(Looked::Held | Looked::NotHeld)));
+        let asked = matches!(looked, Ok(None | Some(Looked::Held | Looked::NotHeld | Looked::Found)));
         match (looked, got.item.is_some()) {
             (_, true) if asked || options.mode != Mode::Network => Ok(got),
             (Ok(Some(Looked::TimedOut)), _) => Err(GetError::TimedOut),
@@ -71,9 +79,9 @@ impl Records {
         if let Some(v) = self.value_now(&target) {
             return Ok(Some(v));
         }
-        let look = self.inner.clone().look_for_value(target);
+        let look = |_| self.inner.clone().look_for_value(target);
         let admit = || self.inner.admit_lookup(asker);
-        let looked = self.inner.values_looked_up.join(target, &self.inner.tasks, admit, look).await;
+        let looked = self.inner.values_looked_up.join(target, &self.inner.tasks, admit, look, |_| true).await;
         looked?.unwrap_or(Err(GetError::Stopping))
     }
 
@@ -83,19 +91,50 @@ impl Records {
         self.inner.values().get(target)
     }
 
-    /// Asks the DHT unless that was done at most `max_age` ago; `None` if it was.
+    /// Asks the DHT unless that was done at most `max_age` ago; `None` if it was. Whoever `has_enough` once something was
+    /// found does not wait for the end.
     pub(super) async fn look_if_older(
         &self,
         key: PublicKey,
         salt: Salt,
         max_age: Duration,
         asker: Asker,
+        has_enough: impl Fn(&Inner) -> bool,
     ) -> Result<Option<Looked>, GetError> {
         let target = mutable_target(&key, &salt);
         if self.inner.is_fresh(&target, max_age) {
             return Ok(None);
         }
-        let look = self.inner.clone().look(key, salt.clone(), target);
+        let known_seq = self.inner.book().seq(&target);
+        self.join_look(key, salt, known_seq, asker, has_enough).await.map(Some)
+    }
+
+    /// Asks the DHT for the sake of all who follow the record; with `again`, also for another value with the number that
+    /// is known. What came of it, for the metric.
+    pub(super) async fn poll(&self, key: PublicKey, salt: Salt, again: bool) -> &'static str {
+        let target = mutable_target(&key, &salt);
+        if self.inner.is_fresh(&target, self.inner.settings.poll_quickest / 2) {
+            return "fresh";
+        }
+        let before = self.inner.book().peek(&target).map(|entry| entry.item);
+        let known_seq = before.as_ref().map(VerifiedItem::seq).filter(|_| !again);
+        match self.join_look(key, salt, known_seq, Asker::Us, |_| false).await {
+            Ok(Looked::TimedOut) | Err(_) => "failed",
+            Ok(_) if self.inner.book().peek(&target).map(|entry| entry.item) != before => "changed",
+            Ok(_) => "unchanged",
+        }
+    }
+
+    async fn join_look(
+        &self,
+        key: PublicKey,
+        salt: Salt,
+        known_seq: Option<i64>,
+        asker: Asker,
+        has_enough: impl Fn(&Inner) -> bool,
+    ) -> Result<Looked, GetError> {
+        let target = mutable_target(&key, &salt);
+        let look = |says| self.inner.clone().look(key, salt.clone(), known_seq, says);
         let admit = || {
             self.inner.admit_lookup(asker)?;
             // Peers may have what the DHT does not.
@@ -104,20 +143,9 @@ impl Records {
             }
             Ok(())
         };
-        let looked = self.inner.records_looked_up.join(target, &self.inner.tasks, admit, look).await;
-        looked?.map(Some).ok_or(GetError::Stopping)
-    }
-
-    /// Asks the DHT for the sake of all who follow the record. What came of it, for the metric.
-    pub(super) async fn poll(&self, key: PublicKey, salt: Salt) -> &'static str {
-        let target = mutable_target(&key, &salt);
-        let before = self.inner.book().seq(&target);
-        match self.look_if_older(key, salt, self.inner.settings.poll_quickest / 2, Asker::Us).await {
-            Ok(None) => "fresh",
-            Ok(Some(Looked::TimedOut)) | Err(_) => "failed",
-            Ok(Some(_)) if self.inner.book().seq(&target) > before => "changed",
-            Ok(Some(_)) => "unchanged",
-        }
+        let enough = |looked: &Looked| *looked != Looked::Found || has_enough(&self.inner);
+        let looked = self.inner.records_looked_up.join(target, &self.inner.tasks, admit, look, enough).await;
+        looked?.ok_or(GetError::Stopping)
     }
 }
 
@@ -160,17 +188,40 @@ impl Inner {
         }
     }
 
-    async fn look(self: Arc<Self>, key: PublicKey, salt: Salt, target: Target) -> Looked {
-        let known_seq = self.book().seq(&target);
-        let Ok(outcome) = self.lookup(self.network.get(key, salt, known_seq)).await else { return Looked::TimedOut };
-        let held = outcome.holders > 0 || outcome.item.is_some();
-        if let Some(item) = outcome.item
-            && let Ok(slot) = self.store.reserve().await
-        {
-            self.learn(slot, item);
-        }
+    /// One lookup. What it finds is in the book, and told to followers, as soon as it is found.
+    async fn look(self: Arc<Self>, key: PublicKey, salt: Salt, known_seq: Option<i64>, says: Says<Looked>) -> Looked {
+        let target = mutable_target(&key, &salt);
+        let search = async {
+            let mut search = self.network.find(key, salt, known_seq);
+            let mut over = GetOutcome::default();
+            while let Some(said) = search.next().await {
+                match said {
+                    Said::Found(item) => {
+                        self.found(item).await;
+                        says.say(Looked::Found);
+                    }
+                    Said::Over(outcome) => over = outcome,
+                }
+            }
+            over
+        };
+        let Ok(outcome) = self.lookup(search).await else { return Looked::TimedOut };
+        let held = match outcome.item {
+            Some(item) => {
+                let number = item.seq();
+                self.found(item).await;
+                Some(number) >= self.book().seq(&target)
+            }
+            None => outcome.holders > 0,
+        };
         self.book().checked(target, now());
         if held { Looked::Held } else { Looked::NotHeld }
+    }
+
+    async fn found(&self, item: VerifiedItem) {
+        if let Ok(slot) = self.store.reserve().await {
+            self.learn(slot, item);
+        }
     }
 
     async fn look_for_value(self: Arc<Self>, target: Target) -> Result<Option<Vec<u8>>, GetError> {

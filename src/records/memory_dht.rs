@@ -5,9 +5,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::Notify;
 
-use super::network::Network;
+use super::network::{Network, Said};
 use crate::dht::{GetOutcome, PutOutcome};
 use crate::wire::id::{PublicKey, Target};
 use crate::wire::item::{ItemError, Salt, VerifiedItem, check_value, immutable_target, mutable_target};
@@ -21,6 +22,12 @@ pub(crate) struct MemoryDht {
     pub(crate) unreachable: AtomicBool,
     /// Gets wait for [`Self::answer`].
     pub(crate) silent: AtomicBool,
+    /// Nodes answer one by one: this comes first, and what is held when [`Self::answer`] comes.
+    pub(crate) first: Mutex<Option<VerifiedItem>>,
+    /// Puts wait for it.
+    pub(crate) slow_puts: AtomicBool,
+    /// Nobody takes a put with `cas`, and nobody says why.
+    pub(crate) refuses: AtomicBool,
     pub(crate) answer: Notify,
     /// What another server puts after the next put has looked and before it has stored; and whether some nodes get ours
     /// first.
@@ -53,17 +60,20 @@ impl MemoryDht {
 }
 
 impl Network for MemoryDht {
-    fn get(&self, key: PublicKey, salt: Salt, known_seq: Option<i64>) -> BoxFuture<'_, GetOutcome> {
-        Box::pin(async move {
-            self.gets.fetch_add(1, Ordering::SeqCst);
-            if self.silent.load(Ordering::SeqCst) {
+    fn find(&self, key: PublicKey, salt: Salt, known_seq: Option<i64>) -> BoxStream<'_, Said> {
+        self.gets.fetch_add(1, Ordering::SeqCst);
+        let first = self.first.lock().unwrap().take();
+        let waits = first.is_some() || self.silent.load(Ordering::SeqCst);
+        let over = async move {
+            if waits {
                 self.answer.notified().await;
             }
             let held = self.held(&mutable_target(&key, &salt)).filter(|_| !self.is_unreachable());
             let holders = usize::from(held.is_some());
             let item = held.filter(|item| known_seq.is_none_or(|known| item.seq() > known));
-            GetOutcome { item, asked: 1, answered: 1, holders }
-        })
+            Said::Over(GetOutcome { item, asked: 1, answered: 1, holders })
+        };
+        Box::pin(stream::iter(first.map(Said::Found)).chain(stream::once(over)))
     }
 
     fn get_immutable(&self, target: Target) -> BoxFuture<'_, Option<Vec<u8>>> {
@@ -74,8 +84,15 @@ impl Network for MemoryDht {
     fn put(&self, item: VerifiedItem, cas: Option<i64>) -> BoxFuture<'_, PutOutcome> {
         self.puts.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
+            if self.slow_puts.load(Ordering::SeqCst) {
+                self.answer.notified().await;
+            }
             if self.is_unreachable() {
                 return PutOutcome::default();
+            }
+            if cas.is_some() && self.refuses.load(Ordering::SeqCst) {
+                self.forget();
+                return PutOutcome { rejected: vec![(301, 8)], ..PutOutcome::default() };
             }
             let mut items = self.items.lock().unwrap();
             if let Some(held) = items.get(&item.target())

@@ -57,8 +57,27 @@ pub struct GetOptions {
     pub max_age: Option<Duration>,
     /// A version below this one will not do.
     pub min_seq: Option<i64>,
+    /// The first version found that is not below this one will do: who asks follows the record, and is told of newer ones.
+    pub first_from: Option<i64>,
     /// Whose quota a lookup counts for.
     pub asker: Asker,
+}
+
+impl GetOptions {
+    /// For who follows the record: the first version that is found, whichever it is.
+    #[must_use]
+    pub fn following(asker: Asker) -> Self {
+        Self { first_from: Some(0), asker, ..Self::default() }
+    }
+
+    /// The version that ends the wait for a lookup. Who wants an answer of the network waits for its end; who would take
+    /// one that is kept takes the first that would have done.
+    fn enough(&self) -> Option<i64> {
+        match self.mode {
+            Mode::Network => None,
+            Mode::CacheFirst | Mode::CacheOnly => self.min_seq.max(self.first_from),
+        }
+    }
 }
 
 /// How a put is to be done.

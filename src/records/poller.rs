@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::service::{Records, now, wait_until_due};
+use super::topics::Due;
 
 /// Polls under way at once: half of all lookups, so that those whom somebody waits for find a turn.
 const AT_ONCE: usize = 32;
@@ -21,10 +22,10 @@ pub(super) async fn run(records: Records, polls_per_second: u32) {
         pace.tick().await;
         wait_until_due(|| records.inner.topics().next_poll(), &records.inner.replanned).await;
         let Ok(turn) = turns.clone().acquire_owned().await else { return };
-        let Some((target, (key, salt))) = records.inner.topics().pop_due(now()) else { continue };
+        let Some(Due { target, subject: (key, salt), again }) = records.inner.topics().pop_due(now()) else { continue };
         let records = records.clone();
         records.inner.tasks.clone().spawn_cancellable(async move {
-            let result = records.poll(key, salt).await;
+            let result = records.poll(key, salt, again).await;
             records.inner.metrics.polls.with_label_values(&[result]).inc();
             records.inner.topics().polled(target, now(), &mut rand::rng());
             records.inner.replanned.notify_one();

@@ -1,4 +1,4 @@
-//! Puts: compared with the newest version known, on disk before anything else, then in the DHT.
+//! Puts: compared with the newest version known, on disk before they are acknowledged, and in the DHT.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use super::service::{Inner, Records, now};
 use super::writer::Slot;
 use super::{Asker, GetError, PutError, PutOk, PutOptions, StoreError};
 use crate::dht::PutOutcome;
+use crate::wire::id::Target;
 use crate::wire::item::{ItemError, SignedItem, VerifiedItem, check_value};
 
 impl Records {
@@ -67,49 +68,96 @@ impl Records {
     }
 
     async fn put_verified(&self, item: VerifiedItem, cas: Option<i64>) -> Result<PutOk, PutError> {
-        if cas.is_some() {
-            // The put itself was charged; what it has to know first is part of it.
-            let looked = self.look_if_older(*item.key(), item.salt().clone(), Duration::ZERO, Asker::Us).await;
-            match looked {
-                Ok(Some(Looked::TimedOut)) => return Err(PutError::Unsure(GetError::TimedOut)),
-                Ok(_) => {}
-                Err(error) => return Err(PutError::Unsure(error)),
-            }
+        match cas {
+            None => self.put_over_anything(item).await,
+            Some(cas) => self.put_over(cas, item).await,
         }
-        let (before, entry) = self.keep(&item, cas).await?;
-        if before.as_ref().is_none_or(|known| item.replaces(&known.item)) {
-            self.inner.tell(&item);
+    }
+
+    /// Kept, told and published, in this order: of two versions the newer wins, wherever they meet.
+    async fn put_over_anything(&self, item: VerifiedItem) -> Result<PutOk, PutError> {
+        let entry = self.keep_and_tell(&item, Vec::new()).await?;
+        let outcome = self.publish(item.clone(), None).await;
+        match outcome.newer.map(Box::new) {
+            // What loses by the rules is told so at the next publication.
+            Some(stands) if stands.replaces(&item) => Err(PutError::Stale(stands)),
+            Some(stands) => {
+                Ok(PutOk { target: item.target(), stored: outcome.stored, conflict: stands.conflicts_with(&item) })
+            }
+            None => Ok(PutOk { target: item.target(), stored: outcome.stored, conflict: entry.conflict }),
+        }
+    }
+
+    /// Published, and then kept and told: another server may have a put of the same `cas` under way, and the DHT decides
+    /// which of them was the first. Until it has, nobody is shown a version that may have lost.
+    async fn put_over(&self, cas: i64, item: VerifiedItem) -> Result<PutOk, PutError> {
+        let target = item.target();
+        let _turn = self.inner.deciding.of(target).await;
+        // The put itself was charged; what it has to know first is part of it.
+        let looked = self.look_if_older(*item.key(), item.salt().clone(), Duration::ZERO, Asker::Us, |_| false).await;
+        match looked {
+            Ok(Some(Looked::TimedOut)) => return Err(PutError::Unsure(GetError::TimedOut)),
+            Ok(_) => {}
+            Err(error) => return Err(PutError::Unsure(error)),
+        }
+        let slot = self.inner.store.reserve().await?;
+        let judged = self.inner.book().judge(&item, Some(cas));
+        if let Err(refusal) = judged {
+            if let Refusal::Stale(_) = refusal {
+                // It may be a second value with a known number.
+                self.inner.learn(slot, item);
+            }
+            return Err(refusal.into());
+        }
+        // What the disk would refuse does not reach the DHT.
+        slot.write_durably(vec![Change::Intend(item.clone())]).await?;
+        let outcome = self.publish(item.clone(), Some(cas)).await;
+        let lost = match outcome.newer {
+            Some(stands) => Some(PutError::CasMismatch(Box::new(stands))),
+            // Refused by all, for something that was not to be found: it may still be the other's.
+            None if outcome.stored == 0 && is_contested(&outcome) => Some(PutError::Unsure(GetError::TimedOut)),
+            None => None,
+        };
+        if let Some(lost) = lost {
+            if let Ok(slot) = self.inner.store.reserve().await {
+                slot.write(vec![Change::Decided(target)]);
+            }
+            return Err(lost);
+        }
+        let entry = self.keep_and_tell(&item, vec![Change::Decided(target)]).await?;
+        self.inner.published(target, outcome.stored);
+        Ok(PutOk { target, stored: outcome.stored, conflict: entry.conflict })
+    }
+
+    /// Keeps a version, together with `changes`, and tells followers of it.
+    async fn keep_and_tell(&self, item: &VerifiedItem, changes: Vec<Change>) -> Result<Entry, PutError> {
+        let (before, entry) = self.keep(item, changes).await?;
+        if before.is_none_or(|known| item.replaces(&known.item)) {
+            self.inner.tell(item);
         }
         self.inner.was_put(&entry.item);
-        let outcome = self.publish(entry.item, cas).await;
-        if let Some(stands) = outcome.newer {
-            if cas.is_some() && item.replaces(&stands) {
-                self.give_way(&item, before, stands.clone()).await;
-            }
-            return self.lost_to(stands, &item, cas);
-        }
-        Ok(PutOk { target: item.target(), stored: outcome.stored, conflict: entry.conflict })
+        Ok(entry)
     }
 
     /// Takes a version to the disk, and only then into the book: what the disk refuses nobody has read. Puts of one record do
     /// this one after the other, so that the disk ends with what the book ends with. What was known before, and what is
-    /// now.
-    async fn keep(&self, item: &VerifiedItem, cas: Option<i64>) -> Result<(Option<Entry>, Entry), PutError> {
+    /// now. `changes` are written with it.
+    async fn keep(&self, item: &VerifiedItem, changes: Vec<Change>) -> Result<(Option<Entry>, Entry), PutError> {
         let target = item.target();
         let _turn = self.inner.writing.of(target).await;
         let slot = self.inner.store.reserve().await?;
         let (before, writes, written) = {
             let mut book = self.inner.book();
-            match book.judge(item, cas) {
+            match book.judge(item, None) {
                 Ok(entry) => {
                     let room = book.make_room(&target);
                     self.inner.schedule().cancel_deleted(&room);
-                    let changes = [Change::Save(entry)].into_iter().chain(room).collect();
+                    let changes = [Change::Save(entry)].into_iter().chain(room).chain(changes).collect();
                     (book.peek(&target), book.writes(), slot.write_durably(changes))
                 }
                 Err(refusal) => {
                     // It may be another value with a known number, which is to be remembered.
-                    slot.write(book.put(item.clone(), cas).changes);
+                    slot.write(book.put(item.clone(), None).changes.into_iter().chain(changes).collect());
                     return Err(refusal.into());
                 }
             }
@@ -120,7 +168,7 @@ impl Records {
         let taken = {
             let mut book = self.inner.book();
             let is_as_before = book.writes() == writes;
-            let Step { outcome, mut changes } = book.put(item.clone(), cas);
+            let Step { outcome, mut changes } = book.put(item.clone(), None);
             self.inner.schedule().cancel_deleted(&changes);
             // Unless others have written meanwhile, the disk has this entry as the book has it now.
             changes.retain(|change| !is_as_before || !matches!(change, Change::Save(_)));
@@ -131,33 +179,12 @@ impl Records {
         Ok((before, taken?))
     }
 
-    /// Nodes hold a version that stands in the way, though a moment ago none was known: another server's client was
-    /// faster. If by the rules it loses against ours, they are told at the next publication.
-    fn lost_to(&self, stands: VerifiedItem, item: &VerifiedItem, cas: Option<i64>) -> Result<PutOk, PutError> {
-        let stands = Box::new(stands);
-        match cas {
-            Some(_) => Err(PutError::CasMismatch(stands)),
-            None if stands.replaces(item) => Err(PutError::Stale(stands)),
-            None => Ok(PutOk { target: item.target(), stored: 0, conflict: stands.conflicts_with(item) }),
-        }
-    }
-
-    /// A version that lost, though by its bytes it would win over what stands: it must not come back from here.
-    async fn give_way(&self, item: &VerifiedItem, before: Option<Entry>, stands: VerifiedItem) {
-        let Ok(slot) = self.inner.store.reserve().await else { return };
-        let taken_back = slot.write_durably(self.inner.book().take_back(item, before));
-        // Where the disk takes no more, what was put is there; the next publication finds out again.
-        let _ = taken_back.await;
-        let Ok(slot) = self.inner.store.reserve().await else { return };
-        self.inner.learn(slot, stands);
-    }
-
     /// Sends a version to the DHT, keeps what stands in its way there, and notes when to do it again.
     pub(super) async fn publish(&self, item: VerifiedItem, cas: Option<i64>) -> PutOutcome {
         let target = item.target();
         let mut outcome = self.put_to_network(item.clone(), cas).await;
         // Nodes had nothing in its way a moment ago, and have now: somebody puts another version at the same time.
-        if outcome.newer.is_none() && outcome.rejected.iter().any(|(code, _)| matches!(code, 301 | 302)) {
+        if outcome.newer.is_none() && is_contested(&outcome) {
             let look = self.inner.network.get(*item.key(), item.salt().clone(), None);
             outcome.newer = timeout(self.inner.settings.timeout, look).await.ok().and_then(|found| found.item);
         }
@@ -171,12 +198,7 @@ impl Records {
         {
             self.inner.learn(slot, stands.clone());
         }
-        self.inner.book().checked(target, now());
-        // It may have had to make room meanwhile.
-        if self.inner.book().seq(&target).is_some() {
-            self.inner.schedule().published(target, outcome.stored, now(), &mut rand::rng());
-            self.inner.rescheduled.notify_one();
-        }
+        self.inner.published(target, outcome.stored);
         outcome
     }
 
@@ -211,6 +233,11 @@ impl Records {
     }
 }
 
+/// Whether nodes refused it for the sake of another version.
+fn is_contested(outcome: &PutOutcome) -> bool {
+    outcome.rejected.iter().any(|(code, _)| matches!(code, 301 | 302))
+}
+
 impl From<Refusal> for PutError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
@@ -222,6 +249,16 @@ impl From<Refusal> for PutError {
 }
 
 impl Inner {
+    /// Notes that a record was just put to so many nodes, and when to do it again; if it is kept here, that is: it may have
+    /// had to make room, or not be decided yet.
+    fn published(&self, target: Target, stored: usize) {
+        self.book().checked(target, now());
+        if self.book().seq(&target).is_some() {
+            self.schedule().published(target, stored, now(), &mut rand::rng());
+            self.rescheduled.notify_one();
+        }
+    }
+
     /// What a put comes to that only repeats one of this server's, because there was no reply. (A version that was merely
     /// seen is put like any other: the author may want this server to keep it, too.)
     fn done_lately(&self, item: &VerifiedItem) -> Option<PutOk> {

@@ -54,6 +54,8 @@ pub(super) struct Inner {
     pub(super) replanned: Notify,
     /// Of puts that are being written to disk.
     pub(super) writing: Turns,
+    /// Of puts with `cas`, until the DHT has decided.
+    pub(super) deciding: Turns,
     pub(super) lookups: Semaphore,
     pub(super) records_looked_up: Arc<Flights<Looked>>,
     pub(super) values_looked_up: Arc<Flights<Result<Option<Vec<u8>>, GetError>>>,
@@ -120,12 +122,14 @@ impl Records {
             topics: Mutex::new(Topics::new(
                 Pace { quickest: settings.poll_quickest, slowest: settings.poll_slowest.max(settings.poll_quickest) },
                 settings.max_subscriptions,
+                now(),
             )),
             lookups_left: Mutex::new(Quota::new(settings.lookups_per_minute, settings.lookup_burst)),
             puts_left: Mutex::new(Quota::new(settings.puts_per_minute, settings.put_burst)),
             rescheduled: Notify::new(),
             replanned: Notify::new(),
             writing: Turns::default(),
+            deciding: Turns::default(),
             lookups: Semaphore::new(LOOKUPS),
             records_looked_up: Arc::default(),
             values_looked_up: Arc::default(),

@@ -16,7 +16,7 @@ pub const FILE: &str = "records.sqlite";
 const APPLICATION_ID: i64 = 0x5377_5263;
 
 /// Layout of the tables; a file of a later layout is left alone.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 
 const SCHEMA: &str = "
     CREATE TABLE record (
@@ -27,6 +27,10 @@ const SCHEMA: &str = "
 
 /// What layout 2 adds: the numbers of records that are no longer kept, in the order in which they went (`rowid`).
 const FLOORS: &str = "CREATE TABLE floor (target BLOB PRIMARY KEY, seq INTEGER NOT NULL) STRICT;";
+
+/// What layout 3 adds: what is being decided ([`Change::Intend`](super::book::Change)). Nobody was told that it is stored,
+/// so what a killed process left there is of no use.
+const INTENTS: &str = "CREATE TABLE intent (target BLOB PRIMARY KEY, v BLOB NOT NULL) STRICT, WITHOUT ROWID;";
 
 /// Bytes of a page: SQLite's default since 2016, and what our files were made with.
 const PAGE: u64 = 4096;
@@ -104,7 +108,8 @@ pub(super) fn open(directory: &Path, load: impl FnMut(Entry)) -> Result<(Connect
     match (application, schema, tables) {
         (0, 0, 0) => create(&mut connection).map_err(failed)?,
         (APPLICATION_ID, SCHEMA_VERSION, _) => {}
-        (APPLICATION_ID, 1, _) => add_floors(&mut connection).map_err(failed)?,
+        (APPLICATION_ID, 1, _) => extend(&mut connection, &[FLOORS, INTENTS]).map_err(failed)?,
+        (APPLICATION_ID, 2, _) => extend(&mut connection, &[INTENTS]).map_err(failed)?,
         (APPLICATION_ID, found, _) => return Err(StartError::TooNew { path, found }),
         _ => return Err(StartError::Foreign { path }),
     }
@@ -115,6 +120,10 @@ pub(super) fn open(directory: &Path, load: impl FnMut(Entry)) -> Result<(Connect
     }
     connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    // A full disk may refuse even that. Then they stay until another start.
+    if let Err(error) = connection.execute("DELETE FROM intent", []) {
+        tracing::warn!("what was left undecided stays in the record store: {error}");
+    }
     let damaged = read(&connection, load).map_err(failed)?;
     Ok((connection, damaged))
 }
@@ -142,16 +151,20 @@ fn damage(path: &Path, fault: String) -> StartError {
 /// All or nothing: a file that was left half made is empty, and made again.
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    transaction.execute_batch(SCHEMA)?;
-    transaction.execute_batch(FLOORS)?;
+    for tables in [SCHEMA, FLOORS, INTENTS] {
+        transaction.execute_batch(tables)?;
+    }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
 }
 
-fn add_floors(connection: &mut Connection) -> rusqlite::Result<()> {
+/// A file of an earlier layout gets what it lacks.
+fn extend(connection: &mut Connection, lacks: &[&str]) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    transaction.execute_batch(FLOORS)?;
+    for tables in lacks {
+        transaction.execute_batch(tables)?;
+    }
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
 }

@@ -307,8 +307,9 @@ async fn a_stopped_node_says_so() {
 
 /// Two devices put at the same moment through two servers. Neither finds the other's version when it looks, but nodes
 /// refuse whichever comes second: that one has lost, and if some nodes got one first and some the other, the larger wins.
+/// Whoever loses, nobody was shown it.
 #[tokio::test(start_paused = true)]
-async fn who_loses_a_race_to_another_server_is_told_so() {
+async fn who_loses_a_race_to_another_server_is_told_so_and_nobody_else_hears_of_it() {
     let (smaller, larger) = (sign(2, b"1:a"), sign(2, b"1:b"));
     // ours, theirs, whether some nodes got ours first → whether we win
     let table = [
@@ -320,6 +321,7 @@ async fn who_loses_a_race_to_another_server_is_told_so() {
     for (ours, theirs, some_get_ours, wins) in table {
         let node = Node::start().await;
         node.put(&version(1), None).await.unwrap();
+        let (_following, follower) = following::follow(&node);
         *node.dht.race.lock().unwrap() = Some((theirs.clone(), some_get_ours));
         let result = node.put(ours, Some(1)).await;
         let stands = if wins { ours } else { theirs };
@@ -327,6 +329,7 @@ async fn who_loses_a_race_to_another_server_is_told_so() {
             Ok(put) => assert!(wins && put.stored > 0),
             Err(error) => assert_eq!((error.code(), error.current(), wins), (301, Some(theirs), false)),
         }
+        assert_eq!(follower.versions().iter().collect::<Vec<_>>(), [stands]);
         assert_eq!(node.get(60).await.unwrap().item.as_ref(), Some(stands));
         assert_eq!(node.dht.held(&stands.target()).as_ref(), Some(stands));
         // What lost does not come back, now or after a restart.
@@ -369,4 +372,44 @@ async fn what_the_disk_refuses_was_never_there() {
     assert_eq!(follower.so_far(), [3]);
     let node = node.kill_and_restart().await;
     assert_eq!(node.seen(3600).await.unwrap().0, 3);
+}
+
+/// The DHT takes its time over a put with `cas`: until it has answered, nobody is shown the version, and whoever puts over
+/// the same one waits, and is compared with the outcome.
+#[tokio::test(start_paused = true)]
+async fn what_is_not_decided_is_shown_to_nobody() {
+    let node = Node::start().await;
+    node.put(&version(1), None).await.unwrap();
+    let (_following, follower) = following::follow(&node);
+    node.dht.slow_puts.store(true, SeqCst);
+    let (first, second) = (sign(2, b"1:a"), sign(2, b"1:b"));
+    let mut first_put = Box::pin(node.put(&first, Some(1)));
+    let mut second_put = Box::pin(node.put(&second, Some(1)));
+    tokio::select! {
+        biased;
+        result = &mut first_put => panic!("decided already: {result:?}"),
+        result = &mut second_put => panic!("decided already: {result:?}"),
+        () = tokio::time::sleep(seconds(5)) => {}
+    }
+    assert_eq!((follower.versions(), node.get(60).await.unwrap().item), (vec![], Some(version(1))));
+    node.dht.answer.notify_one();
+    assert_eq!(first_put.await.unwrap().stored, 1);
+    assert_eq!(follower.versions().first(), Some(&first));
+    let error = second_put.await.unwrap_err();
+    assert_eq!((error.code(), error.current()), (301, Some(&first)));
+    assert_eq!(follower.versions(), [first], "of the second nobody heard");
+    let node = node.kill_and_restart().await;
+    assert_eq!(node.seen(60).await.unwrap().0, 2);
+}
+
+/// All nodes refuse, for a version that is not to be found afterwards: that is no victory.
+#[tokio::test(start_paused = true)]
+async fn a_put_that_all_refuse_for_something_unknown_is_not_acknowledged() {
+    let node = Node::start().await;
+    node.put(&version(1), None).await.unwrap();
+    let (_following, follower) = following::follow(&node);
+    node.dht.refuses.store(true, SeqCst);
+    let error = node.put(&version(2), Some(1)).await.unwrap_err();
+    assert_eq!((error.code(), error.current()), (202, None));
+    assert_eq!((follower.versions(), node.seen(60).await.unwrap().0), (vec![], 1));
 }

@@ -72,7 +72,7 @@ pub(super) struct Pace {
     pub(super) slowest: Duration,
 }
 
-/// Each poll that finds nothing new makes the next interval longer by half: from 5 seconds to a minute in seven polls.
+/// Each poll that finds nothing new makes the next interval longer by half: from 2 seconds to a minute in nine polls.
 const GROWTH: f64 = 1.5;
 
 impl Pace {
@@ -81,6 +81,24 @@ impl Pace {
         self.quickest.mul_f64(GROWTH.powi(unchanged.into())).min(self.slowest)
     }
 }
+
+/// Polls after a change that ask for the value even if its number is known: another device may have signed another one with
+/// that number at the same moment, and nodes that are told a number do not send it.
+const ASKED_AGAIN: u8 = 3;
+
+/// A poll that is due.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Due {
+    pub(super) target: Target,
+    pub(super) subject: Subject,
+    /// Whether to ask for the value though its number is known.
+    pub(super) again: bool,
+}
+
+/// A moment, small: in [`TICK`]s since the topics began, so for thirteen years.
+type Moment = u32;
+
+const TICK: Duration = Duration::from_millis(100);
 
 /// One record. There may be as many as followers, so it is small: some 350 bytes with everything that one follower takes,
 /// here and at the door.
@@ -93,7 +111,7 @@ struct Topic {
     /// Polls in a row that found nothing new, as far as they make the next pause longer.
     unchanged: u8,
     /// `None` while a poll is under way, or the subject is not known.
-    due: Option<Instant>,
+    due: Option<Moment>,
 }
 
 /// Those of one topic, by their numbers. Mostly there is one.
@@ -157,8 +175,9 @@ impl Followers {
 pub(super) struct Topics {
     pace: Pace,
     most: usize,
+    began: Instant,
     topics: HashMap<Target, Topic>,
-    due: BTreeSet<(Instant, Target)>,
+    due: BTreeSet<(Moment, Target)>,
     /// Followers of all topics.
     followers: usize,
     /// Those who can wait, of the few topics that have one: the follower's number, and how long.
@@ -167,8 +186,9 @@ pub(super) struct Topics {
 
 impl Topics {
     /// At most `most` followers in all.
-    pub(super) fn new(pace: Pace, most: usize) -> Self {
-        Self { pace, most, topics: HashMap::new(), due: BTreeSet::new(), followers: 0, at_leisure: HashMap::new() }
+    pub(super) fn new(pace: Pace, most: usize, began: Instant) -> Self {
+        let (topics, due, at_leisure) = (HashMap::new(), BTreeSet::new(), HashMap::new());
+        Self { pace, most, began, topics, due, followers: 0, at_leisure }
     }
 
     /// Followers and topics.
@@ -284,18 +304,20 @@ impl Topics {
 
     /// When the next poll is due.
     pub(super) fn next_poll(&self) -> Option<Instant> {
-        self.due.first().map(|(at, _)| *at)
+        self.due.first().map(|(at, _)| self.began + TICK * *at)
     }
 
     /// Takes a topic whose poll is due. It is not due again before [`Self::polled`].
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<(Target, Subject)> {
-        let (at, target) = *self.due.first().filter(|(at, _)| *at <= now)?;
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Due> {
+        self.next_poll().filter(|at| *at <= now)?;
+        let (at, target) = *self.due.first()?;
         self.due.remove(&(at, target));
         let pace = self.pace_of(&target);
         let topic = self.topics.get_mut(&target)?;
         topic.due = None;
+        let again = topic.unchanged < ASKED_AGAIN;
         topic.unchanged += u8::from(pace.interval(topic.unchanged) < pace.slowest && topic.unchanged < u8::MAX);
-        Some((target, topic.subject.as_deref()?.clone()))
+        Some(Due { target, subject: topic.subject.as_deref()?.clone(), again })
     }
 
     /// A poll is over. What it found has been told already.
@@ -315,7 +337,8 @@ impl Topics {
         if let Some(before) = topic.due {
             self.due.remove(&(before, target));
         }
-        let at = now + pause;
+        let ticks = (now + pause).saturating_duration_since(self.began).as_millis() / TICK.as_millis();
+        let at = Moment::try_from(ticks).unwrap_or(Moment::MAX);
         topic.due = Some(at);
         self.due.insert((at, target));
     }
@@ -364,7 +387,8 @@ mod tests {
 
     impl Trial {
         fn new(most: usize) -> Self {
-            Self { topics: Topics::new(PACE, most), rng: StdRng::seed_from_u64(1), start: Instant::now() }
+            let start = Instant::now();
+            Self { topics: Topics::new(PACE, most, start), rng: StdRng::seed_from_u64(1), start }
         }
 
         fn at(&self, seconds: f64) -> Instant {
@@ -385,7 +409,7 @@ mod tests {
         fn polls(&mut self, end: f64) -> Vec<f64> {
             let mut polls = Vec::new();
             while let Some(at) = self.topics.next_poll().filter(|at| *at <= self.at(end)) {
-                let (target, _) = self.topics.pop_due(at).unwrap();
+                let target = self.topics.pop_due(at).unwrap().target;
                 assert_eq!(self.topics.pop_due(at), None, "one at a time");
                 polls.push((at - self.start).as_secs_f64());
                 self.topics.polled(target, at, &mut self.rng);

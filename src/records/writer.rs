@@ -151,6 +151,7 @@ struct Unwritten {
 enum Table {
     Record,
     Floor,
+    Intent,
 }
 
 impl Unwritten {
@@ -167,10 +168,12 @@ impl Unwritten {
     fn keep(&mut self, batch: &Batch) {
         for change in &batch.changes {
             let row = match change {
-                Change::Save(_) if batch.done.is_some() => continue,
+                Change::Save(_) | Change::Intend(_) if batch.done.is_some() => continue,
                 Change::Save(entry) => (Table::Record, entry.item.target()),
                 Change::Delete(target) => (Table::Record, *target),
                 Change::Floor(target, _) | Change::ForgetFloor(target) => (Table::Floor, *target),
+                Change::Intend(item) => (Table::Intent, item.target()),
+                Change::Decided(target) => (Table::Intent, *target),
             };
             if self.rows.len() < MAX_UNWRITTEN || self.rows.contains_key(&row) {
                 self.rows.insert(row, change.clone());
@@ -218,6 +221,10 @@ fn write(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<()>
             params![target.as_bytes(), seq],
         ),
         Change::ForgetFloor(target) => run("DELETE FROM floor WHERE target = ?", params![target.as_bytes()]),
+        Change::Intend(item) => {
+            run("INSERT OR REPLACE INTO intent (target, v) VALUES (?, ?)", params![item.target().as_bytes(), item.v()])
+        }
+        Change::Decided(target) => run("DELETE FROM intent WHERE target = ?", params![target.as_bytes()]),
     }
 }
 

@@ -68,7 +68,7 @@ pub(super) async fn follow(
     };
     let listener = Arc::new(Listener::default());
     let following = rooms.records.follow((key, salt.clone()), listener.clone())?;
-    let first = match rooms.records.get(key, salt, GetOptions { asker, ..GetOptions::default() }).await {
+    let first = match rooms.records.get(key, salt, GetOptions::following(asker)).await {
         Ok(got) => got.item.map(|item| Arc::new(News::new(item, got.conflict))),
         // The stream begins empty, and a poll asks the DHT again soon.
         Err(GetError::TimedOut) => None,

@@ -86,7 +86,7 @@ impl Extension for DhtActions {
         };
         Some(Box::pin(async move {
             // What it finds is in the book; what it does not find in time is for the polls to find.
-            let options = GetOptions { asker: Asker::Address(from), ..GetOptions::default() };
+            let options = GetOptions::following(Asker::Address(from));
             if let Ok(_) | Err(GetError::TimedOut) = records.get(key, salt, options).await {
                 begun.keep();
                 inform(&records);
@@ -108,7 +108,8 @@ impl DhtActions {
                 Step::Done(Reply::Info { nodes: info.good_nodes, ready: info.ready, web_seeds: self.web_seeds })
             }
             Call::Get { key, salt, known_seq, max_age, min_seq, mode } => {
-                let options = GetOptions { mode, max_age: max_age.map(Duration::from_secs), min_seq, asker };
+                let max_age = max_age.map(Duration::from_secs);
+                let options = GetOptions { mode, max_age, min_seq, asker, ..GetOptions::default() };
                 let target = mutable_target(&key, &salt);
                 if let Some(known) = self.records.get_now(&key, &salt, &options) {
                     return Step::Done(got(target, known_seq, Ok(known)));
@@ -152,7 +153,7 @@ impl DhtActions {
     /// First the subscription, then the look at what there is: what comes in between is pushed.
     fn subscribe(&self, subject: Subject, known_seq: Option<i64>, asker: Asker, out: &Outbox) -> Step {
         let (key, salt) = subject.clone();
-        let (target, options) = (mutable_target(&key, &salt), GetOptions { asker, ..GetOptions::default() });
+        let (target, options) = (mutable_target(&key, &salt), GetOptions::following(asker));
         let begun = match self.subscriptions.begin(&self.records, target, subject, out) {
             Ok(begun) => begun,
             Err(error) => return Step::Done(failed(SERVER_ERROR, error.to_string())),

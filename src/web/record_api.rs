@@ -78,7 +78,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Address {
         let key = PublicKey::from_hex(&key).map_err(FieldError::from)?;
         let salt = parameters.salt.as_deref().map(salt_from_hex).transpose()?;
         let Parameters { max_age, min_seq, mode, .. } = parameters;
-        let options = GetOptions { mode, max_age: max_age.map(Duration::from_secs), min_seq, asker };
+        let max_age = max_age.map(Duration::from_secs);
+        let options = GetOptions { mode, max_age, min_seq, asker, ..GetOptions::default() };
         Ok(Self { key, salt, options })
     }
 }

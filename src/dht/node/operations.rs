@@ -118,6 +118,11 @@ impl Node {
                         let _ = self.shelf.storage.keep_own(turn.now, item);
                     }
                 }
+                Step::Decide(item, cas) => {
+                    let result = self.shelf.storage.put_mutable(turn.now, item, Some(cas));
+                    let Some(running) = self.operations.get_mut(&id) else { continue };
+                    running.operation.decided(result.map_err(|error| error.code));
+                }
                 Step::Done(outcome) => {
                     if let Some(Running { operation, started, sent, .. }) = self.operations.remove(&id) {
                         self.queries.forget_waiting(id);

@@ -19,8 +19,20 @@ fn held(item: &VerifiedItem) -> Held {
 /// Runs an operation in a network of nodes that know nobody else and hold what is given. Returns what was stored where
 /// (with `cas`), and the outcome.
 fn run(request: Request, own: Option<Item>, network: &[Option<Held>], refuse: &[i64]) -> (Vec<(u8, Method)>, Outcome) {
+    run_as(NodeId([0xff; 20]), Ok(()), request, own, network, refuse)
+}
+
+/// As [`run`], by the node of this id, which decides so when it is asked to.
+fn run_as(
+    id: NodeId,
+    decision: Result<(), i64>,
+    request: Request,
+    own: Option<Item>,
+    network: &[Option<Held>],
+    refuse: &[i64],
+) -> (Vec<(u8, Method)>, Outcome) {
     let contacts = (1..).zip(network).map(|(n, _)| node(n)).collect();
-    let lookup = Lookup::new(NodeId([0xff; 20]), request.target(), request.question(), contacts, Vec::new());
+    let lookup = Lookup::new(id, request.target(), request.question(), contacts, Vec::new());
     let mut operation = Operation::new(request, lookup, own);
     let mut stored = Vec::new();
     let mut steps = operation.next(&|_| Standing::Fine);
@@ -41,6 +53,11 @@ fn run(request: Request, own: Option<Item>, network: &[Option<Held>], refuse: &[
                     operation.stored(&contact, code.map_or(Ok(()), |code| Err(Some(code))));
                 }
                 Step::Keep(_) => stored.push((0, Method::Ping)),
+                Step::Decide(..) => {
+                    assert!(stored.is_empty(), "before anybody else");
+                    stored.push((0, Method::Ping));
+                    operation.decided(decision);
+                }
                 Step::Done(outcome) => {
                     stored.sort_by_key(|(n, _)| *n);
                     return (stored, outcome);
@@ -118,6 +135,36 @@ fn a_put_carries_target_and_token_and_cas_only_where_data_was_returned() {
         let expected = PutItem::Mutable { item: item(2, "new").as_signed().clone(), cas: (*n == 2).then_some(1) };
         let target = Some(item(1, "a").target());
         assert_eq!(*method, Method::Put { token: vec![*n], target, item: expected });
+    }
+}
+
+/// Two put over the same version at the same moment: whoever comes second to the nearest node that holds it has lost, and
+/// is stored nowhere. That node may be our own.
+#[test]
+fn with_cas_one_node_decides() {
+    let first = item(1, "a");
+    let network: Vec<_> = (0..8).map(|_| Some(held(&first))).collect();
+    let nearest = {
+        let nodes = (1..=8).map(node);
+        nodes.min_by_key(|node| node.id.distance(&first.target())).unwrap().id.0[0]
+    };
+    let refuses = |by: u8| (1..=8).map(|n| if n == by { 301 } else { 0 }).collect::<Vec<i64>>();
+    let farthest = NodeId(first.target().0.map(|byte| !byte));
+    let put_by = |id, decision, own: Option<&VerifiedItem>, refuse: &[i64]| {
+        let own = own.cloned().map(Item::Mutable);
+        let (stored, outcome) = run_as(id, decision, put(2, Some(1)), own, &network, refuse);
+        (stored.len(), put_outcome(outcome))
+    };
+    let we = NodeId(first.target().0);
+    let table = [
+        (put_by(farthest, Ok(()), Some(&first), &[]), (9, (8, vec![], None))),
+        (put_by(farthest, Ok(()), Some(&first), &refuses(nearest)), (1, (0, vec![(301, 1)], None))),
+        (put_by(we, Ok(()), Some(&first), &[]), (10, (8, vec![], None))),
+        (put_by(we, Err(301), Some(&first), &[]), (1, (0, vec![(301, 1)], None))),
+        (put_by(we, Err(301), None, &refuses(nearest)), (1, (0, vec![(301, 1)], None))),
+    ];
+    for (number, (found, expected)) in table.into_iter().enumerate() {
+        assert_eq!(found, expected, "case {number}");
     }
 }
 

@@ -313,7 +313,7 @@ proptest! {
                 match change {
                     Change::Save(entry) => disk.insert(entry.item.target(), entry),
                     Change::Delete(target) => disk.remove(&target),
-                    Change::Floor(..) | Change::ForgetFloor(_) => None,
+                    Change::Floor(..) | Change::ForgetFloor(_) | Change::Intend(_) | Change::Decided(_) => None,
                 };
             }
             book.check_invariants();

@@ -34,7 +34,7 @@ pub(in crate::records) fn connect(directory: &Path) -> Connection {
 fn floors_are_kept_also_in_a_store_of_the_first_layout() {
     let directory = tempfile::tempdir().unwrap();
     let connection = connect(directory.path());
-    connection.execute_batch("DROP TABLE floor; PRAGMA user_version = 1;").unwrap();
+    connection.execute_batch("DROP TABLE floor; DROP TABLE intent; PRAGMA user_version = 1;").unwrap();
     drop(connection);
     let mut connection = connect(directory.path());
     let target = |n| Target([n; 20]);
@@ -48,6 +48,25 @@ fn floors_are_kept_also_in_a_store_of_the_first_layout() {
     commit(&mut connection, changes.iter()).unwrap();
     let floors = read_floors(&connect(directory.path()), directory.path()).unwrap();
     assert_eq!(floors, [(target(2), 5), (target(1), 7)]);
+}
+
+/// What is being decided is no record; a store of the second layout learns to keep it.
+#[test]
+fn what_a_kill_left_undecided_is_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let connection = connect(directory.path());
+    connection.execute_batch("DROP TABLE intent; PRAGMA user_version = 2;").unwrap();
+    drop(connection);
+    let mut connection = connect(directory.path());
+    let (known, put) = (entry(1, b"", 1), entry(1, b"", 2));
+    commit(&mut connection, [Change::Save(known.clone()), Change::Intend(put.item)].iter()).unwrap();
+    let undecided = |connection: &Connection| -> i64 {
+        connection.query_row("SELECT count(*) FROM intent", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(undecided(&connection), 1);
+    drop(connection);
+    assert_eq!(contents(directory.path()), (vec![known], 0));
+    assert_eq!(undecided(&connect(directory.path())), 0);
 }
 
 #[test]
@@ -84,8 +103,8 @@ fn a_file_that_cannot_be_used_gets_one_sentence() {
     Connection::open(inside("foreign").join(FILE)).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
     assert!(sentence(inside("foreign")).contains("is not a record store of swarmgate"));
 
-    connect(&inside("later")).pragma_update(None, "user_version", 3).unwrap();
-    assert!(sentence(inside("later")).ends_with("was written by a later version of swarmgate (layout 3)"));
+    connect(&inside("later")).pragma_update(None, "user_version", 4).unwrap();
+    assert!(sentence(inside("later")).ends_with("was written by a later version of swarmgate (layout 4)"));
 }
 
 /// What a copy that broke off, or a disk that lost pages, leaves behind: never a store that merely has less in it.

@@ -11,20 +11,24 @@ use crate::wire::id::PublicKey;
 /// Keeps what it is told.
 #[derive(Default)]
 pub(super) struct Heard {
-    news: Mutex<Vec<i64>>,
+    news: Mutex<Vec<VerifiedItem>>,
     changed: Notify,
 }
 
 impl Follower for Heard {
     fn newer(self: Arc<Self>, news: &Arc<News>) {
-        self.news.lock().unwrap().push(news.item.seq());
+        self.news.lock().unwrap().push(news.item.clone());
         self.changed.notify_one();
     }
 }
 
 impl Heard {
-    pub(super) fn so_far(&self) -> Vec<i64> {
+    pub(super) fn versions(&self) -> Vec<VerifiedItem> {
         self.news.lock().unwrap().clone()
+    }
+
+    pub(super) fn so_far(&self) -> Vec<i64> {
+        self.versions().iter().map(VerifiedItem::seq).collect()
     }
 
     /// How long it takes until the next news.
@@ -242,4 +246,50 @@ async fn who_asks_at_no_cost_makes_nobody_follow_what_does_not_exist() {
     assert!(node.records.learn(version(1)).await);
     assert_eq!(ask(b"", Mode::CacheOnly).await, Ok(true));
     assert_eq!(*wanted.0.lock().unwrap(), [0, 1], "this one exists");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_follows_is_answered_with_what_is_found_first_and_told_of_what_is_newer() {
+    let node = Node::start().await;
+    let (_following, heard) = follow(&node);
+    *node.dht.first.lock().unwrap() = Some(version(1));
+    node.dht.publish(&version(2));
+    let ask = |mode, min_seq| node.get_with(GetOptions { mode, min_seq, ..GetOptions::default() });
+    let mut network = Box::pin(ask(Mode::Network, Some(1)));
+    let mut second = Box::pin(ask(Mode::CacheFirst, Some(2)));
+    let mut whatever = Box::pin(ask(Mode::CacheFirst, None));
+    assert!((&mut whatever).now_or_never().is_none());
+
+    let first = node.get_with(GetOptions::following(Asker::Us)).await.unwrap();
+    assert_eq!((first.item, first.source), (Some(version(1)), Source::Dht));
+    assert_eq!(ask(Mode::CacheFirst, Some(1)).await.unwrap().item, Some(version(1)), "new enough");
+    assert_eq!(heard.so_far(), [1]);
+    assert!((&mut network).now_or_never().is_none(), "who wants to be sure waits for the end");
+    assert!((&mut second).now_or_never().is_none(), "and so does who wants a newer one");
+    assert!((&mut whatever).now_or_never().is_none());
+
+    node.dht.answer.notify_one();
+    for waited in [network.await, second.await, whatever.await] {
+        assert_eq!(waited.unwrap().item, Some(version(2)));
+    }
+    assert_eq!(heard.so_far(), [1, 2]);
+    assert_eq!(node.dht.gets.load(SeqCst), 1, "one lookup for all");
+}
+
+/// Two devices sign the same number and do not say what they have read (`cas`): whoever was first hears of the other soon,
+/// though nodes that are told a number do not send it again.
+#[tokio::test(start_paused = true)]
+async fn a_second_value_with_the_newest_number_is_found() {
+    let (smaller, larger) = (sign(2, b"1:a"), sign(2, b"1:b"));
+    for (ours, theirs) in [(&smaller, &larger), (&larger, &smaller)] {
+        let node = Node::start().await;
+        let (_following, heard) = follow(&node);
+        node.put(ours, None).await.unwrap();
+        node.dht.publish(theirs);
+        tokio::time::sleep(seconds(10)).await;
+        let got = node.get_with(GetOptions { mode: Mode::CacheOnly, ..GetOptions::default() }).await.unwrap();
+        assert_eq!((got.item.as_ref(), got.conflict), (Some(&larger), true));
+        assert_eq!(heard.versions().last(), Some(&larger));
+        assert_eq!(heard.versions().len(), if theirs == &larger { 2 } else { 1 }, "the smaller one is no news");
+    }
 }
