@@ -135,11 +135,15 @@ for (const [measure, { variants, figures }] of Object.entries(MEASURES)) {
   }
   report(measure, results, figures)
 }
-if (!options.only || options.only === 'other-server') {
-  console.log('\nother-server: seconds from a put through one server to the subscriber of another')
-  const { status } = spawnSync(process.execPath, [join(top, 'benches/other_server.mjs')], {
-    stdio: 'inherit',
-  })
+/** What has a program of its own, which prints its own figures. */
+const PROGRAMS = {
+  'other-server': ['seconds from a put through one server to the subscriber of another', 'other_server.mjs'],
+  'cold-get': ['milliseconds to a record that the server does not have', 'cold_get.mjs'],
+}
+for (const [name, [what, program = '']] of Object.entries(PROGRAMS)) {
+  if (options.only && options.only !== name) continue
+  console.log(`\n${name}: ${what}`)
+  const { status } = spawnSync(process.execPath, [join(top, 'benches', program)], { stdio: 'inherit' })
   if (status !== 0) process.exitCode = 1
 }
 

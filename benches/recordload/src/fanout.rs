@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -21,13 +21,16 @@ pub struct Fanout {
     /// Of the subscribers, so many do not read until the end.
     #[arg(long, default_value_t = 200)]
     slow: usize,
-    /// Puts that are timed, one a second.
+    /// Puts that are timed, one each [`PACE`].
     #[arg(long, default_value_t = 10)]
     puts: i64,
     /// Puts after that, each as soon as the last is acknowledged, of the largest values that there are.
     #[arg(long, default_value_t = 60)]
     burst: i64,
 }
+
+/// From one timed put to the next, so that each meets a server at rest.
+const PACE: Duration = Duration::from_secs(1);
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -53,7 +56,7 @@ impl Fanout {
             acknowledged.push(ack - sent);
             from_put.extend(heard.iter().map(|at| *at - sent));
             from_ack.extend(heard.iter().map(|at| at.saturating_duration_since(ack)));
-            std::thread::sleep((sent + Duration::from_secs(1)).saturating_duration_since(Instant::now()));
+            quiet(&mut fast, sent + PACE)?;
         }
         let cpu = process::cpu(self.server.pid)? - cpu;
         let last = self.puts + self.burst;
@@ -167,6 +170,14 @@ fn put(
         })?;
     }
     Ok((sent, ack.expect("waited for"), heard))
+}
+
+/// Listens until this moment; everybody has been told already, and is told once.
+fn quiet(subscribers: &mut Fleet, until: Instant) -> Result<()> {
+    while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {
+        subscribers.turn(rest, |_, update, _| bail!("told once more: {}", String::from_utf8_lossy(update)))?;
+    }
+    Ok(())
 }
 
 fn acknowledged(reply: &[u8]) -> Result<()> {

@@ -35,12 +35,10 @@ impl Memory {
             (0..self.records).map(|number| fleet::text(&Author::new(number).subscribe())).collect();
         let mut fleet = Fleet::open(self.server.addr, Kind::WebSocket, self.connections, None)?;
         // What a connection takes with its first message, it takes before.
-        let ask = fleet::text(r#"{"action":"dht_info","id":"info"}"#);
-        spread(&mut fleet, self.connections, |number| (number, ask.clone()))?;
-        let before = self.settled()?;
+        let before = self.settled(&mut fleet)?;
         let subscriptions = self.connections * self.each;
         spread(&mut fleet, subscriptions, |number| (number / self.each, requests[number % requests.len()].clone()))?;
-        let after = self.settled()?;
+        let after = self.settled(&mut fleet)?;
         Ok(json!({
             "connections": self.connections,
             "subscriptions": subscriptions,
@@ -51,11 +49,12 @@ impl Memory {
         }))
     }
 
-    /// Memory once it no longer grows.
-    fn settled(&self) -> Result<f64> {
-        let mut last = process::resident(self.server.pid)?;
+    /// Memory once it no longer grows from one message through every connection to the next.
+    fn settled(&self, fleet: &mut Fleet) -> Result<f64> {
+        let ask = fleet::text(r#"{"action":"dht_info","id":"info"}"#);
+        let mut last = 0.0;
         for _ in 0..20 {
-            std::thread::sleep(Duration::from_millis(500));
+            spread(fleet, self.connections, |number| (number, ask.clone()))?;
             let now = process::resident(self.server.pid)?;
             if now <= last {
                 return Ok(now);
