@@ -281,25 +281,6 @@ impl Book {
         self.evict_to(self.capacity - taken, target)
     }
 
-    /// Takes a put back that came to nothing, unless the book has gone on since. What made room for it stays away. The
-    /// changes are for a disk that has it.
-    pub(super) fn take_back(&mut self, item: &VerifiedItem, before: Option<Entry>) -> Vec<Change> {
-        let target = item.target();
-        if self.slots.get(&target).is_none_or(|slot| slot.entry.item != *item) {
-            return Vec::new();
-        }
-        match before {
-            Some(entry) => {
-                self.write(target, entry.clone());
-                vec![Change::Save(entry)]
-            }
-            None => {
-                self.remove(&target);
-                vec![Change::Delete(target)]
-            }
-        }
-    }
-
     /// Writes an entry and makes room for it.
     fn store(&mut self, target: Target, entry: Entry) -> Vec<Change> {
         let mut changes = vec![Change::Save(entry.clone())];

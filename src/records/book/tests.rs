@@ -91,33 +91,6 @@ fn what_a_put_meets() {
 }
 
 #[test]
-fn a_put_that_did_not_reach_the_disk_has_not_happened() {
-    let mut book = Book::new(10);
-    let [first, second, third] = [pointer_item(1, 1, 1), pointer_item(1, 2, 2), pointer_item(1, 3, 3)];
-    let target = first.target();
-    let put = |book: &mut Book, item: &VerifiedItem| {
-        let before = book.peek(&target);
-        book.put(item.clone(), None).outcome.unwrap();
-        before
-    };
-    let before = put(&mut book, &first);
-    book.take_back(&first, before);
-    assert_eq!((book.peek(&target), book.points_to(&InfoHash([1; 20]))), (None, false));
-
-    put(&mut book, &first);
-    let before = put(&mut book, &second);
-    book.take_back(&second, before.clone());
-    assert_eq!(book.peek(&target), before);
-    assert!(book.points_to(&InfoHash([1; 20])) && !book.points_to(&InfoHash([2; 20])));
-
-    let before = put(&mut book, &second);
-    put(&mut book, &third);
-    book.take_back(&second, before);
-    assert_eq!(book.seq(&target), Some(3), "the book has gone on");
-    book.check_invariants();
-}
-
-#[test]
 fn room_is_made_for_one_more_and_no_more() {
     let mut book = Book::new(2);
     let [one, two, three] = [1, 2, 3].map(|author| item(author, 1, b"le"));
