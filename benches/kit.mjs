@@ -60,10 +60,14 @@ class Running {
   }
 }
 
-/** Seconds of processor time that a process has used. @param {number} pid */
+/** Clock ticks in a second, by which the kernel counts processor time (`CLK_TCK`). */
+const TICKS = 100
+
+/** Processor time of a process so far, its own and the kernel's for it, in seconds. @param {number} pid */
 export async function processorTime(pid) {
-  const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).replace(/^.*\) /, '').split(' ')
-  return (Number(fields[11]) + Number(fields[12])) / 100
+  // Its name, in brackets, may hold anything.
+  const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).replace(/^.*\) /s, '').split(' ')
+  return (Number(fields[11]) + Number(fields[12])) / TICKS
 }
 
 /** The figure in the middle, and between which it was. @param {number[]} samples */
@@ -117,16 +121,6 @@ export async function listening(port, protocol = 'tcp') {
   }
   throw new Error('it does not listen')
 }
-
-/** Processor time of a process so far, its own and the kernel's for it, in seconds. @param {number} pid */
-export async function processorTime(pid) {
-  const [, after = ''] = (await readFile(`/proc/${pid}/stat`, 'utf8')).split(') ')
-  const [user, system] = after.split(' ').slice(11, 13).map(Number)
-  return (Number(user) + Number(system)) / TICKS
-}
-
-/** Clock ticks in a second, by which the kernel counts processor time (`CLK_TCK`). */
-const TICKS = 100
 
 /** What a program prints. @param {string} program @param {string[]} parameters @returns {Promise<string>} */
 export async function output(program, ...parameters) {
