@@ -26,6 +26,9 @@ use tokio_tungstenite::tungstenite::Message;
 /// From the offer to the server's handshake.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// As many as WebTorrent makes. The tracker hands one to the server and the others to other peers, which do not answer.
+const OFFERS: u8 = 5;
+
 #[derive(Parser)]
 struct Options {
     /// The tracker's WebSocket.
@@ -76,16 +79,21 @@ async fn connect(tracker: &str, info_hash: InfoHash, number: usize, tasks: &Task
     let opening = async {
         let (mut socket, _) = tokio_tungstenite::connect_async(tracker).await.ok()?;
         let begun = Instant::now();
-        let (offer, offered) = endpoint.offer().await.ok()?;
-        let offers = [(OfferId([1; 20]), offer)];
-        let announcing = Announcing { info_hash, peer_id, left: 1, event: Some("started"), offers: &offers };
+        let (mut offers, mut waiting) = (Vec::new(), Vec::new());
+        for number in 0..OFFERS {
+            let (offer, offered) = endpoint.offer().await.ok()?;
+            offers.push((OfferId([number; 20]), offer));
+            waiting.push(offered);
+        }
+        let announcing = Announcing { info_hash, peer_id, left: 1, event: Some("started"), offers: &offers[..] };
         socket.send(Message::text(announcing.encode())).await.ok()?;
-        let answer = loop {
+        let (id, answer) = loop {
             let Message::Text(text) = socket.next().await?.ok()? else { continue };
-            if let Told::Answer { sdp, .. } = parse(&text) {
-                break sdp;
+            if let Told::Answer { id, sdp, .. } = parse(&text) {
+                break (id, sdp);
             }
         };
+        let offered = waiting.into_iter().nth(usize::from(id.0[0]))?;
         let mut channel = offered.accept(&answer, |address| address.ip().is_loopback()).ok()?.open().await.ok()?;
         greet(&mut channel, info_hash, peer_id).await.ok()?;
         Some((socket, channel, begun.elapsed()))
