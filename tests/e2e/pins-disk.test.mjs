@@ -31,7 +31,6 @@ trial(
     const server = await lab.server({
       dht,
       dataDir,
-      env: { SWARMGATE__PINS__KEEP_FREE: '0' },
       via: ['unshare', '--mount', 'sh', '-c', disk, 'sh'],
     })
     const inside = `/proc/${server.child.pid}/root${dataDir}`

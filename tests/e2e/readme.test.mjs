@@ -15,6 +15,8 @@ const BEFORE = `
 set -eu
 ip link set lo up
 touch ready published
+# However full the disk of this machine is.
+export SWARMGATE__PINS__KEEP_FREE=0
 export PATH=$PWD:$PATH SWARMGATE__DHT__BOOTSTRAP='["127.0.0.1:6882"]' SWARMGATE__GOSSIP__LOCAL_DISCOVERY=false
 trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
 swarmgate serve > ready 2> server.log &

@@ -12,7 +12,10 @@ export const BINARY =
 /** @typedef {{ event: 'ready', web: string, admin: string, udp_tracker: string, dht: string, dht_ipv6?: string, bittorrent: string, webrtc: string, stun?: string }} Ready */
 /** @typedef {{ code: number | null, stdout: string, stderr: string, json: any }} Outcome */
 
-/** Every listener on a free port of loopback, and a DHT of our own. @param {string} dataDir @param {string[]} bootstrap */
+/**
+ * Every listener on a free port of loopback, a DHT of our own, and pins on a disk however full it is.
+ * @param {string} dataDir @param {string[]} bootstrap
+ */
 export function environment(dataDir, bootstrap) {
   const free = '127.0.0.1:0'
   return {
@@ -25,6 +28,7 @@ export function environment(dataDir, bootstrap) {
     SWARMGATE__WEBRTC__LISTEN: free,
     SWARMGATE__WEBRTC__STUN_LISTEN: free,
     SWARMGATE__DHT__BOOTSTRAP: JSON.stringify(bootstrap),
+    SWARMGATE__PINS__KEEP_FREE: '0',
   }
 }
 
