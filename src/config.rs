@@ -312,9 +312,10 @@ section! {
         max_pins: usize = 100_000,
         /// The largest torrent that is pinned.
         max_pin_size: ByteSize = ByteSize::gib(100),
-        /// Torrents fetched at once; others wait for their turn, by priority.
+        /// Torrents fetched at once; others wait for their turn, by priority. Up to eight times as many that nothing comes
+        /// from, since no peer has them, stay joined beside these.
         fetches: usize = 8,
-        /// How long a torrent may stand still before its place is given to another, and it is tried again later.
+        /// How long a torrent may stand still before it is left, and tried again later.
         #[serde(with = "humantime_serde")]
         patience: Duration = Duration::from_secs(600),
         /// Disk space that is left free. What would need it is fetched when there is room again.

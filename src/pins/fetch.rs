@@ -20,6 +20,9 @@ use crate::wire::metainfo::Metainfo;
 /// How often the ledger and the swarm are compared while they do not agree.
 const UNSETTLED: Duration = Duration::from_secs(1);
 
+/// A swarm that nothing came from for so long holds no place any more: others may be fetched beside it.
+const STANDS_STILL: Duration = Duration::from_secs(3);
+
 /// Runs until it is told to leave, or the torrent fails.
 pub(super) async fn run(
     pins: &Pins,
@@ -81,7 +84,7 @@ async fn watch(pins: &Pins, info_hash: InfoHash, pin: &bridge::Pin, look_again: 
     let mut progress = pin.progress();
     let patience = pins.inner.settings.patience;
     let (mut seen, mut give_up) = ((false, 0), Instant::now() + patience);
-    let mut repair = Repair::default();
+    let (mut repair, mut pace) = (Repair::default(), Pace::new());
     loop {
         let now = progress.borrow_and_update().clone();
         if let Some(error) = now.failed {
@@ -94,13 +97,43 @@ async fn watch(pins: &Pins, info_hash: InfoHash, pin: &bridge::Pin, look_again: 
         if now.state == State::Complete {
             promise.kept();
         }
+        if pace.moves_again(&now) {
+            pins.inner.tell(|ledger, at| ledger.pace(&info_hash, true, at)).await;
+        }
         let settled = settle(pins, info_hash, &now, &mut repair).await;
         tokio::select! {
             changed = progress.changed() => if changed.is_err() { return Ending::Failed(TorrentError::Stopping) },
             () = look_again.notified() => {}
             () = sleep(UNSETTLED), if !settled => {}
+            () = sleep_until(pace.still_at), if !now.finished && !pace.is_still => {
+                pace.is_still = true;
+                pins.inner.tell(|ledger, at| ledger.pace(&info_hash, false, at)).await;
+            }
             () = sleep_until(give_up), if !now.finished => return Ending::stalled(&now),
         }
+    }
+}
+
+/// Whether anything comes, if only a part of a piece.
+struct Pace {
+    seen: (bool, u64),
+    still_at: Instant,
+    is_still: bool,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { seen: (false, 0), still_at: Instant::now() + STANDS_STILL, is_still: false }
+    }
+
+    /// Whether something came after it was said that nothing does.
+    fn moves_again(&mut self, now: &Progress) -> bool {
+        let seen = (now.metainfo.is_some(), now.received);
+        if seen == self.seen && now.state != State::Checking {
+            return false;
+        }
+        (self.seen, self.still_at) = (seen, Instant::now() + STANDS_STILL);
+        std::mem::take(&mut self.is_still)
     }
 }
 
@@ -137,7 +170,7 @@ async fn settle(pins: &Pins, info_hash: InfoHash, now: &Progress, repair: &mut R
     let current = repair.is_over(&phase, now.state);
     match (phase, now.state) {
         (Phase::Repairing(_), _) if !current => false,
-        (Phase::Active | Phase::Repairing(_), State::Complete) => {
+        (Phase::Active | Phase::Still(_) | Phase::Repairing(_), State::Complete) => {
             pins.inner.tell(|ledger, at| ledger.completed(&info_hash, at)).await;
             true
         }

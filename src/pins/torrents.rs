@@ -17,6 +17,12 @@ const LAST_RETRY: Duration = Duration::from_secs(3600);
 /// Space comes back at any moment, and looking costs one system call.
 const DISK_RETRY: Duration = Duration::from_secs(15);
 
+/// Swarms that nothing comes from hold no place, but are as many at most for each place: they cost sockets and lookups.
+const STILL_FOR_EACH: usize = 8;
+
+/// How long one of these may stay while others wait: time for a lookup in the DHT, some connections and an answer.
+const TURN: Duration = Duration::from_secs(30);
+
 /// Where a torrent stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -24,6 +30,8 @@ pub(super) enum Phase {
     Queued,
     /// It is joined and being fetched.
     Active,
+    /// It is joined, and nothing has come of it since this moment or a little before: it holds no place.
+    Still(Unix),
     /// All of it was here once, and some of it is fetched again.
     Repairing(Trouble),
     /// All of it is here.
@@ -49,6 +57,7 @@ pub(super) struct Torrent {
 pub(super) struct Torrents {
     most_active: usize,
     active: usize,
+    still: BTreeSet<(Unix, InfoHash)>,
     table: HashMap<InfoHash, Torrent>,
     queue: BTreeSet<((i16, u64), InfoHash)>,
     retries: BTreeSet<(Unix, InfoHash)>,
@@ -58,11 +67,12 @@ pub(super) struct Torrents {
 }
 
 impl Torrents {
-    /// At most `most_active` are fetched at once.
+    /// At most `most_active` are fetched at once, beside those that stand still.
     pub(super) fn new(most_active: usize) -> Self {
         Self {
             most_active: most_active.max(1),
             active: 0,
+            still: BTreeSet::new(),
             table: HashMap::new(),
             queue: BTreeSet::new(),
             retries: BTreeSet::new(),
@@ -117,12 +127,47 @@ impl Torrents {
 
     /// The next that is to be fetched, if there is a place; it is active now.
     pub(super) fn start_next(&mut self) -> Option<InfoHash> {
-        if self.active >= self.most_active {
+        if self.active >= self.most_active || self.still.len() >= self.most_still() {
             return None;
         }
         let (_, info_hash) = *self.queue.first()?;
         self.enter(&info_hash, Phase::Active);
         Some(info_hash)
+    }
+
+    /// Notes that nothing came of an active one lately: others may begin beside it.
+    pub(super) fn stands_still(&mut self, info_hash: &InfoHash, now: Unix) {
+        if self.get(info_hash).is_some_and(|torrent| torrent.phase == Phase::Active) {
+            self.enter(info_hash, Phase::Still(now));
+        }
+    }
+
+    /// Notes that something comes of it again.
+    pub(super) fn moves(&mut self, info_hash: &InfoHash) {
+        if self.get(info_hash).is_some_and(|torrent| matches!(torrent.phase, Phase::Still(_))) {
+            self.enter(info_hash, Phase::Active);
+        }
+    }
+
+    /// The one that stood still for longest, when it is in the way of others and had its turn.
+    pub(super) fn in_the_way(&self, now: Unix) -> Option<InfoHash> {
+        let (since, info_hash) = self.still.first()?;
+        (self.full_of_still() && since.after(TURN) <= now).then_some(*info_hash)
+    }
+
+    /// When there is one next, if nothing else happens until then.
+    pub(super) fn next_in_the_way(&self) -> Option<Unix> {
+        let (since, _) = self.still.first().filter(|_| self.full_of_still())?;
+        Some(since.after(TURN))
+    }
+
+    /// Whether others wait, and there would be places if not so many stood still.
+    fn full_of_still(&self) -> bool {
+        !self.queue.is_empty() && self.active < self.most_active && self.still.len() >= self.most_still()
+    }
+
+    fn most_still(&self) -> usize {
+        self.most_active.saturating_mul(STILL_FOR_EACH)
     }
 
     /// When the next failed one is tried again.
@@ -183,7 +228,7 @@ impl Torrents {
 
     /// How many are being fetched, wait for their turn, and wait after a failure.
     pub(super) fn counts(&self) -> (usize, usize, usize) {
-        (self.active, self.queue.len(), self.retries.len())
+        (self.active + self.still.len(), self.queue.len(), self.retries.len())
     }
 
     fn enter(&mut self, info_hash: &InfoHash, phase: Phase) {
@@ -191,6 +236,7 @@ impl Torrents {
         match &torrent.phase {
             Phase::Queued => drop(self.queue.remove(&(torrent.place, *info_hash))),
             Phase::Active => self.active -= 1,
+            Phase::Still(since) => drop(self.still.remove(&(*since, *info_hash))),
             Phase::Failing(Trouble { retry: Some(at), .. }) => drop(self.retries.remove(&(*at, *info_hash))),
             Phase::Complete => self.bytes -= torrent.size.map_or(0, |size| size.bytes),
             Phase::Failing(_) | Phase::Repairing(_) => {}
@@ -198,6 +244,7 @@ impl Torrents {
         match &phase {
             Phase::Queued => drop(self.queue.insert((torrent.place, *info_hash))),
             Phase::Active => self.active += 1,
+            Phase::Still(since) => drop(self.still.insert((*since, *info_hash))),
             Phase::Failing(Trouble { retry: Some(at), .. }) => drop(self.retries.insert((*at, *info_hash))),
             Phase::Complete => self.bytes += torrent.size.map_or(0, |size| size.bytes),
             Phase::Failing(_) | Phase::Repairing(_) => {}
@@ -221,6 +268,8 @@ impl Torrents {
     pub(super) fn check(&self) {
         let of = |want: fn(&Phase) -> bool| self.table.values().filter(|torrent| want(&torrent.phase)).count();
         assert_eq!(self.active, of(|phase| *phase == Phase::Active));
+        assert_eq!(self.still.len(), of(|phase| matches!(phase, Phase::Still(_))));
+        assert!(self.still.len() <= self.most_still() + self.most_active);
         assert_eq!(self.queue.len(), of(|phase| *phase == Phase::Queued));
         assert_eq!(self.retries.len(), of(|phase| matches!(phase, Phase::Failing(_))));
         let complete = self.table.values().filter(|torrent| torrent.phase == Phase::Complete);
@@ -257,6 +306,34 @@ mod tests {
         assert_eq!(torrents.start_next(), Some(hash(1)));
         assert!(torrents.remove(&hash(3), &pin(3)) && !torrents.remove(&hash(4), &pin(4)));
         assert_eq!(torrents.start_next(), Some(hash(2)));
+        torrents.check();
+    }
+
+    #[test]
+    fn those_that_stand_still_hold_no_place_and_give_way_when_they_are_many() {
+        let mut torrents = Torrents::new(1);
+        for n in 0..12 {
+            torrents.add(hash(n), pin(n), 0, None);
+        }
+        for n in 0..8 {
+            assert_eq!(torrents.start_next(), Some(hash(n)));
+            assert_eq!(torrents.start_next(), None, "one place");
+            torrents.stands_still(&hash(n), Unix(i64::from(n)));
+        }
+        assert_eq!(torrents.start_next(), None, "eight stand still");
+        assert_eq!((torrents.in_the_way(Unix(29)), torrents.next_in_the_way()), (None, Some(Unix(30))));
+        torrents.moves(&hash(0));
+        assert_eq!((torrents.in_the_way(Unix(60)), torrents.next_in_the_way()), (None, None), "the place is taken");
+        torrents.completed(&hash(0));
+        assert_eq!(torrents.start_next(), Some(hash(8)));
+        torrents.stands_still(&hash(8), Unix(20));
+        assert_eq!(torrents.in_the_way(Unix(31)), Some(hash(1)));
+        torrents.failed(&hash(1), Reason::NoPeers, String::new(), Unix(31));
+        for n in 9..12 {
+            assert_eq!(torrents.start_next(), Some(hash(n)));
+            torrents.completed(&hash(n));
+        }
+        assert_eq!(torrents.in_the_way(Unix(1000)), None, "nobody waits");
         torrents.check();
     }
 

@@ -167,7 +167,7 @@ trial('killed at ten moments, it loses nothing that it acknowledged', async (lab
         const name = `round ${round} ${n} ${randomBytes(4).toString('hex')}`
         const target = round < real.length && n === 0 ? real[round] : randomBytes(20).toString('hex')
         try {
-          const pin = await api.pin({ target, name, ...(n === 0 && { priority: 5 }) })
+          const pin = await api.pin({ target, name, ...(target === real[round] && { priority: 5 }) })
           acknowledged.set(pin.id, { name: pin.name, gone: false })
           acknowledged.delete(pin.id) // until the change is answered, it has the one name or the other
           const changed = await api.ask('PATCH', `/v1/pins/${pin.id}`, { name: `${name} again` })
@@ -195,6 +195,19 @@ trial('killed at ten moments, it loses nothing that it acknowledged', async (lab
     if (!pin) continue // its round was killed before it was acknowledged
     await api.until(pin.id, 90, 'pinned torrent', (pin) => pin.status === 'pinned')
   }
+})
+
+trial('torrents that nobody has do not hold up one that somebody has', async (lab) => {
+  const dht = await lab.dht()
+  const seeder = await lab.libtorrent(dht)
+  const dir = join(await lab.directory(), 'tides')
+  await writeSite(dir)
+  const torrent = await seedInto(dht, seeder, dir)
+  const server = await lab.server({ dht })
+  const api = await PinApi.of(server)
+  for (let n = 0; n < 24; n++) await api.pin({ target: randomBytes(20).toString('hex') })
+  const { id } = await api.pin({ target: torrent.info_hash })
+  await api.until(id, 60, 'pinned torrent', (pin) => pin.status === 'pinned')
 })
 
 trial('a flipped byte on disk is found, told, and repaired from the swarm', async (lab) => {

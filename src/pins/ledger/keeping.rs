@@ -93,7 +93,9 @@ impl Ledger {
         if let Some(wanted) = pin.wanted() {
             // One that is coming in is let come: an author who publishes faster than can be fetched is followed too.
             let torrent = self.torrents.get(&wanted.info_hash);
-            let coming = torrent.is_some_and(|torrent| torrent.phase == Phase::Active && torrent.size.is_some());
+            let coming = torrent.is_some_and(|torrent| {
+                matches!(torrent.phase, Phase::Active | Phase::Still(_)) && torrent.size.is_some()
+            });
             if coming && !pin.is_blocked() {
                 return;
             }

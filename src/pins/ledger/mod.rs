@@ -187,15 +187,15 @@ impl Ledger {
         if let Some(torrent) = pin.wanted().and_then(|version| phase(&version.info_hash)) {
             return match &torrent.phase {
                 Phase::Queued => (Status::Queued, None),
-                Phase::Active if torrent.size.is_none() => (Status::Resolving, None),
-                Phase::Active | Phase::Repairing(_) | Phase::Complete => (Status::Downloading, None),
+                Phase::Active | Phase::Still(_) if torrent.size.is_none() => (Status::Resolving, None),
+                Phase::Active | Phase::Still(_) | Phase::Repairing(_) | Phase::Complete => (Status::Downloading, None),
                 Phase::Failing(trouble) => bad(trouble),
             };
         }
         match pin.current().and_then(|version| phase(&version.info_hash)).map(|torrent| &torrent.phase) {
             Some(Phase::Complete) => (Status::Pinned, None),
             Some(Phase::Repairing(trouble) | Phase::Failing(trouble)) => bad(trouble),
-            Some(Phase::Queued | Phase::Active) => (Status::Downloading, None),
+            Some(Phase::Queued | Phase::Active | Phase::Still(_)) => (Status::Downloading, None),
             None => (Status::Resolving, None),
         }
     }
@@ -317,8 +317,22 @@ impl Ledger {
         }
     }
 
+    /// Has those that stood still for long tried again later, as far as others wait for their places.
+    fn make_way(&mut self, now: Unix) {
+        self.start_fetches();
+        while let Some(info_hash) = self.torrents.in_the_way(now) {
+            let (reason, nothing) = match self.torrents.get(&info_hash).and_then(|torrent| torrent.size) {
+                None => (Reason::NoPeers, "no peer that has its metadata was found"),
+                Some(_) => (Reason::Stalled, "nothing came of it lately"),
+            };
+            self.fail(&info_hash, reason, format!("{nothing}, and others wait for their turn"), now);
+            self.start_fetches();
+        }
+    }
+
     /// Ends a step.
     fn finish<T>(&mut self, outcome: T, now: Unix) -> Step<T> {
+        self.make_way(now);
         // Room that came free may be what another pin of the same owner waits for.
         while let Some(who) = self.freed.pop_first() {
             self.try_blocked(who);
@@ -347,11 +361,11 @@ impl Ledger {
         Step { outcome, changes: std::mem::take(&mut self.changes), effects: std::mem::take(&mut self.effects) }
     }
 
-    /// When [`Ledger::tick`] has something to do next, at the latest, if it was called at `last`: retries have their moment,
-    /// all else is looked at in turns.
+    /// When [`Ledger::tick`] has something to do next, at the latest, if it was called at `last`: retries and turns
+    /// have their moment, all else is looked at in turns.
     pub(super) fn next_tick(&self, last: Unix) -> Unix {
         let sweep = last.after(SWEEP);
-        self.torrents.next_retry().map_or(sweep, |at| at.min(sweep))
+        [self.torrents.next_retry(), self.torrents.next_in_the_way()].into_iter().flatten().fold(sweep, Unix::min)
     }
 }
 

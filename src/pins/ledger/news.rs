@@ -91,7 +91,12 @@ impl Ledger {
         sentence: String,
         now: Unix,
     ) -> Step<()> {
-        let Some(torrent) = self.torrents.get(info_hash) else { return self.finish((), now) };
+        self.fail(info_hash, reason, sentence, now);
+        self.finish((), now)
+    }
+
+    pub(super) fn fail(&mut self, info_hash: &InfoHash, reason: Reason, sentence: String, now: Unix) {
+        let Some(torrent) = self.torrents.get(info_hash) else { return };
         let users: Vec<PinId> = torrent.users.keys().copied().collect();
         self.torrents.failed(info_hash, reason, sentence, now);
         self.effects.push(Effect::Leave { info_hash: *info_hash, forget: false });
@@ -99,6 +104,14 @@ impl Ledger {
         for id in users {
             // If there is a newer version by now, that one is better tried.
             self.advance(id, now);
+        }
+    }
+
+    /// Nothing comes of an active torrent at the moment, or something does again.
+    pub(in crate::pins) fn pace(&mut self, info_hash: &InfoHash, moves: bool, now: Unix) -> Step<()> {
+        match moves {
+            true => self.torrents.moves(info_hash),
+            false => self.torrents.stands_still(info_hash, now),
         }
         self.finish((), now)
     }

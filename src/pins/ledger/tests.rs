@@ -176,6 +176,25 @@ fn a_newer_version_is_current_only_when_all_of_it_is_here() {
 }
 
 #[test]
+fn what_nobody_has_does_not_hold_up_what_somebody_has() {
+    let mut trial = Trial::new();
+    let dead: Vec<PinId> = (1..=18).map(|n| trial.pin(Who::Operator, Subject::Torrent(hash(n)))).collect();
+    let pin = trial.pin(Who::Operator, Subject::Torrent(hash(19)));
+    for n in 1..=18 {
+        assert_eq!(trial.stands(dead[n - 1]).0, if n <= 17 { "resolving" } else { "queued" }, "torrent {n}");
+        let step = trial.ledger.pace(&hash(n as u8), false, trial.now);
+        trial.take(step);
+    }
+    assert_eq!(trial.stands(pin).0, "queued");
+    trial.later(30);
+    assert_eq!(trial.stands(pin).0, "resolving");
+    let gave_way = dead.iter().filter(|id| trial.stands(**id) == ("failed", Some("no_peers"), None, Some(0)));
+    assert_eq!(gave_way.count(), 2);
+    trial.fetched(19, 10);
+    assert_eq!(trial.stands(pin).0, "pinned");
+}
+
+#[test]
 fn an_author_who_signs_the_same_content_again_costs_nothing() {
     let mut trial = Trial::new();
     let owner = trial.owner(1, Quota { bytes: Some(10), ..Quota::default() });

@@ -19,6 +19,7 @@ enum Op {
     Measured { torrent: u8 },
     Completed { torrent: u8 },
     Failed { torrent: u8, disk: bool },
+    Pace { torrent: u8, moves: bool },
     Verified { torrent: u8, damaged: bool },
     Revoke { owner: u8, with_pins: bool },
     Later { seconds: u64 },
@@ -40,6 +41,7 @@ fn op() -> impl Strategy<Value = Op> {
         5 => torrent.clone().prop_map(|torrent| Op::Measured { torrent }),
         5 => torrent.clone().prop_map(|torrent| Op::Completed { torrent }),
         3 => (torrent.clone(), any::<bool>()).prop_map(|(torrent, disk)| Op::Failed { torrent, disk }),
+        3 => (torrent.clone(), any::<bool>()).prop_map(|(torrent, moves)| Op::Pace { torrent, moves }),
         2 => (torrent, any::<bool>()).prop_map(|(torrent, damaged)| Op::Verified { torrent, damaged }),
         1 => (owner, any::<bool>()).prop_map(|(owner, with_pins)| Op::Revoke { owner, with_pins }),
         2 => (0_u64..200_000).prop_map(|seconds| Op::Later { seconds }),
@@ -57,6 +59,9 @@ fn bytes_of(torrent: u8) -> Size {
     size(u64::from(torrent) * 13 % 60 + 1)
 }
 
+/// Few places, so that those that stand still get in each other's way.
+const ONE_AT_ONCE: Limits = Limits { fetches: 1, ..LIMITS };
+
 struct World {
     ledger: Ledger,
     now: Unix,
@@ -73,7 +78,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut world = Self {
-            ledger: Ledger::new(LIMITS),
+            ledger: Ledger::new(ONE_AT_ONCE),
             now: Unix(1000),
             pins: BTreeMap::new(),
             tokens: BTreeMap::new(),
@@ -179,6 +184,10 @@ impl World {
                 let step = self.ledger.failed(&hash(torrent), reason, "it failed".into(), now);
                 self.take(step);
             }
+            Op::Pace { torrent, moves } => {
+                let step = self.ledger.pace(&hash(torrent), moves, now);
+                self.take(step);
+            }
             Op::Verified { torrent, damaged } => {
                 let complete = |torrent: &crate::pins::torrents::Torrent| torrent.phase == Phase::Complete;
                 if self.ledger.torrents().get(&hash(torrent)).is_some_and(complete) {
@@ -197,7 +206,7 @@ impl World {
                 self.take(step);
             }
             Op::Restart => {
-                self.ledger = Ledger::new(LIMITS);
+                self.ledger = Ledger::new(ONE_AT_ONCE);
                 self.joined.clear();
                 self.followed.clear();
                 let step = self.ledger.load(
@@ -243,10 +252,8 @@ impl World {
         let table: BTreeMap<InfoHash, BTreeSet<PinId>> =
             ledger.torrents.iter().map(|(hash, torrent)| (*hash, torrent.users.keys().copied().collect())).collect();
         assert_eq!(table, users, "torrents are there for those who use them");
-        let needed = ledger
-            .torrents
-            .iter()
-            .filter(|(_, torrent)| matches!(torrent.phase, Phase::Active | Phase::Repairing(_) | Phase::Complete));
+        let is_joined = |phase: &Phase| !matches!(phase, Phase::Queued | Phase::Failing(_));
+        let needed = ledger.torrents.iter().filter(|(_, torrent)| is_joined(&torrent.phase));
         assert_eq!(self.joined, needed.map(|(hash, _)| *hash).collect(), "swarms are joined when they are needed");
         for owner in [0, 1, 2].map(Self::owner) {
             let bytes = charged.get(&owner).map_or(0, |charged| charged.values().sum());
