@@ -2,7 +2,7 @@
 // and what one more costs, at ten and at a thousand. The bytes are on disk already, so what is measured is the pins. The
 // DHT is a network of the server's own kind: thirty more servers, each at a loopback address of its own.
 //
-// make bench-pins [SITES=1000] [NODES=30] [RUNS=3] [REST=120]
+// make bench-pins [SITES=1000] [NODES=30] [RUNS=3] [SETTLE=30] [REST=120]
 
 import { createHash, randomBytes } from 'node:crypto'
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
@@ -20,9 +20,9 @@ const setting = (/** @type {string} */ name, /** @type {number} */ usual) => Num
 const SITES = setting('SITES', 1000)
 const NODES = setting('NODES', 30)
 const RUNS = setting('RUNS', 3)
-/** Seconds: how long the server is left alone before, and while, it is measured. */
+/** Seconds: how long the server is left alone with its thousand before it is measured at rest, and meanwhile. */
+const SETTLE = setting('SETTLE', 30)
 const REST = setting('REST', 120)
-const SETTLE = 30
 const ENV = { SWARMGATE__GOSSIP__LOCAL_DISCOVERY: 'false', RUST_LOG: 'warn' }
 /** Sites whose cost is measured, one after the other, at either end; the others are added several at once. */
 const MEASURED = 20
@@ -111,50 +111,59 @@ async function measure() {
     running.push(server)
     return { server, api: await PinApi.of(server, null), stop: async () => running.pop()?.stop() }
   }
-  const cost = async (/** @type {string} */ at, /** @type {Awaited<ReturnType<typeof start>>} */ { server, api }) => {
-    /** @type {{ acknowledged: number, pinned: number, processor: number }[]} */
+  /** Processor seconds and DHT packets of each second. */
+  const atRest = async (/** @type {Server} */ server, /** @type {number} */ settle) => {
+    await pause(settle * 1000)
+    const [spent, sent, since] = [await cpu(server.child.pid), await packets(server), performance.now()]
+    await pause(REST * 1000)
+    const [processor, dht] = [(await cpu(server.child.pid)) - spent, (await packets(server)) - sent]
+    const seconds = (performance.now() - since) / 1000
+    return { processor: processor / seconds, dht: dht / seconds }
+  }
+  /** What one more costs, beyond what the server does anyway. */
+  const cost = async (
+    /** @type {string} */ at,
+    /** @type {number} */ settle,
+    /** @type {Awaited<ReturnType<typeof start>>} */ { server, api },
+  ) => {
+    const rest = await atRest(server, settle)
+    /** @type {{ acknowledged: number, pinned: number }[]} */
     const costs = []
-    for (let n = 0; n < MEASURED; n++) {
-      const before = await cpu(server.child.pid)
-      const one = await addOne(server, api, dataDir)
-      costs.push({ ...one, processor: 1000 * ((await cpu(server.child.pid)) - before) })
-    }
+    const [spent, began] = [await cpu(server.child.pid), performance.now()]
+    for (let n = 0; n < MEASURED; n++) costs.push(await addOne(server, api, dataDir))
+    const processor = (await cpu(server.child.pid)) - spent - (rest.processor * (performance.now() - began)) / 1000
     figures[`one more at ${at}: acknowledged, ms`] = spread(costs.map((one) => one.acknowledged)).median
     figures[`one more at ${at}: pinned, ms`] = spread(costs.map((one) => one.pinned)).median
-    figures[`one more at ${at}: processor, ms`] = costs.reduce((sum, one) => sum + one.processor, 0) / MEASURED
+    figures[`one more at ${at}: processor, ms`] = (1000 * processor) / MEASURED
+    return rest
   }
   try {
     running.push(...(await network(home)))
     const bootstrap = running.slice(0, 3).map((node) => node.ready.dht)
     const empty = await start(bootstrap)
     figures['memory empty, MiB'] = (await empty.server.memory()).own
-    await cost('ten', empty)
+    await cost('ten', 30, empty)
     await empty.stop()
     // With no DHT: a small one is asked at most three things a second of each node, and filling would take long.
     await rm(join(dataDir, 'dht-nodes'))
     const filling = await start([])
-    let left = SITES - 2 * MEASURED
+    let left = SITES - MEASURED
     const fill = async () => {
       while (left-- > 0) await addOne(filling.server, filling.api, dataDir)
     }
     await Promise.all(Array.from({ length: AT_ONCE }, fill))
     await filling.stop()
-    const grown = await start(bootstrap)
-    await cost('a thousand', grown)
-    const ending = performance.now()
-    await grown.stop()
-    figures['stop, ms'] = performance.now() - ending
-
     const began = performance.now()
     const full = await start(bootstrap)
     figures['start, ms'] = performance.now() - began
     figures['pinned after the start'] = (await full.api.all()).filter((pin) => pin.status === 'pinned').length
-    await pause(SETTLE * 1000)
-    const [spent, sent] = [await cpu(full.server.child.pid), await packets(full.server)]
-    await pause(REST * 1000)
-    figures['at rest: processor, % of one'] = (100 * ((await cpu(full.server.child.pid)) - spent)) / REST
-    figures['at rest: DHT packets a second'] = ((await packets(full.server)) - sent) / REST
+    const rest = await cost('a thousand', SETTLE, full)
+    figures['at rest: processor, % of one'] = 100 * rest.processor
+    figures['at rest: DHT packets a second'] = rest.dht
     figures['at rest: memory, MiB'] = (await full.server.memory()).own
+    const ending = performance.now()
+    await full.stop()
+    figures['stop, ms'] = performance.now() - ending
     return figures
   } finally {
     await Promise.all(running.map((server) => server.stop('SIGKILL').catch(() => {})))
