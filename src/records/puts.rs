@@ -93,12 +93,10 @@ impl Records {
     async fn put_over(&self, cas: i64, item: VerifiedItem) -> Result<PutOk, PutError> {
         let target = item.target();
         let _turn = self.inner.deciding.of(target).await;
-        // The put itself was charged; what it has to know first is part of it.
-        let looked = self.look_if_older(*item.key(), item.salt().clone(), Duration::ZERO, Asker::Us, |_| false).await;
-        match looked {
-            Ok(Some(Looked::TimedOut)) => return Err(PutError::Unsure(GetError::TimedOut)),
-            Ok(_) => {}
-            Err(error) => return Err(PutError::Unsure(error)),
+        // The put itself was charged; what it has to know first is part of it. Where the book has the very version that it is
+        // put over, a look would tell nothing: the DHT looks for a newer one before it stores.
+        if self.inner.book().seq(&target) != Some(cas) {
+            self.look_first(&item).await?;
         }
         let slot = self.inner.store.reserve().await?;
         let judged = self.inner.book().judge(&item, Some(cas));
@@ -111,12 +109,14 @@ impl Records {
         }
         // What the disk would refuse does not reach the DHT.
         slot.write_durably(vec![Change::Intend(item.clone())]).await?;
-        let outcome = self.publish(item.clone(), Some(cas)).await;
-        let lost = match outcome.newer {
-            Some(stands) => Some(PutError::CasMismatch(Box::new(stands))),
+        let outcome = self.publish_in_time(item.clone(), Some(cas)).await;
+        let undecided = || Some(PutError::Unsure(GetError::TimedOut));
+        let lost = match &outcome {
+            None => undecided(),
+            Some(PutOutcome { newer: Some(stands), .. }) => Some(PutError::CasMismatch(Box::new(stands.clone()))),
             // Refused by all, for something that was not to be found: it may still be the other's.
-            None if outcome.stored == 0 && is_contested(&outcome) => Some(PutError::Unsure(GetError::TimedOut)),
-            None => None,
+            Some(outcome) if outcome.stored == 0 && is_contested(outcome) => undecided(),
+            Some(_) => None,
         };
         if let Some(lost) = lost {
             if let Ok(slot) = self.inner.store.reserve().await {
@@ -125,8 +125,19 @@ impl Records {
             return Err(lost);
         }
         let entry = self.keep_and_tell(&item, vec![Change::Decided(target)]).await?;
-        self.inner.published(target, outcome.stored);
-        Ok(PutOk { target, stored: outcome.stored, conflict: entry.conflict })
+        let stored = outcome.map_or(0, |outcome| outcome.stored);
+        self.inner.published(target, stored);
+        Ok(PutOk { target, stored, conflict: entry.conflict })
+    }
+
+    /// Has the book know what the DHT does.
+    async fn look_first(&self, item: &VerifiedItem) -> Result<(), PutError> {
+        let (key, salt) = (*item.key(), item.salt().clone());
+        match self.look_if_older(key, salt, Duration::ZERO, Asker::Us, |_| false).await {
+            Ok(Some(Looked::TimedOut)) => Err(PutError::Unsure(GetError::TimedOut)),
+            Ok(_) => Ok(()),
+            Err(error) => Err(PutError::Unsure(error)),
+        }
     }
 
     /// Keeps a version, together with `changes`, and tells followers of it.
@@ -181,8 +192,16 @@ impl Records {
 
     /// Sends a version to the DHT, keeps what stands in its way there, and notes when to do it again.
     pub(super) async fn publish(&self, item: VerifiedItem, cas: Option<i64>) -> PutOutcome {
+        self.publish_in_time(item, cas).await.unwrap_or_default()
+    }
+
+    /// As [`Self::publish`]; `None` when the DHT did not answer in time: nobody knows what became of it.
+    async fn publish_in_time(&self, item: VerifiedItem, cas: Option<i64>) -> Option<PutOutcome> {
         let target = item.target();
-        let mut outcome = self.put_to_network(item.clone(), cas).await;
+        let Some(mut outcome) = self.put_to_network(item.clone(), cas).await else {
+            self.inner.published(target, 0);
+            return None;
+        };
         // Nodes had nothing in its way a moment ago, and have now: somebody puts another version at the same time.
         if outcome.newer.is_none() && is_contested(&outcome) {
             let look = self.inner.network.get(*item.key(), item.salt().clone(), None);
@@ -191,7 +210,7 @@ impl Records {
         // What stands in the way of `cas` may be this very version, or one before the version `cas` names, when a put of
         // that did not reach the DHT. In both cases the book has been asked already.
         if outcome.newer.as_ref().is_some_and(|stands| *stands == item || Some(stands.seq()) < cas) {
-            outcome = self.put_to_network(item, None).await;
+            outcome = self.put_to_network(item, None).await.unwrap_or_default();
         }
         if let Some(stands) = &outcome.newer
             && let Ok(slot) = self.inner.store.reserve().await
@@ -199,11 +218,11 @@ impl Records {
             self.inner.learn(slot, stands.clone());
         }
         self.inner.published(target, outcome.stored);
-        outcome
+        Some(outcome)
     }
 
-    async fn put_to_network(&self, item: VerifiedItem, cas: Option<i64>) -> PutOutcome {
-        timeout(self.inner.settings.timeout, self.inner.network.put(item, cas)).await.unwrap_or_default()
+    async fn put_to_network(&self, item: VerifiedItem, cas: Option<i64>) -> Option<PutOutcome> {
+        timeout(self.inner.settings.timeout, self.inner.network.put(item, cas)).await.ok()
     }
 
     async fn put_checked_value(&self, v: Vec<u8>) -> Result<PutOk, ItemError> {

@@ -137,6 +137,10 @@ async fn a_silent_dht_is_waited_for_only_so_long() {
     node.put(&version(1), None).await.unwrap();
     tokio::time::advance(seconds(60)).await;
     assert_eq!(node.seen(0).await, Some((1, Source::Cache)), "what is known is answered all the same");
+    node.dht.slow_puts.store(true, SeqCst);
+    let error = node.put(&version(2), Some(1)).await.unwrap_err();
+    assert_eq!(error.to_string(), "the newest version is not known: the DHT did not answer in time");
+    assert_eq!(node.seen(60).await.unwrap().0, 1, "it is not decided, so it is shown to nobody");
 }
 
 #[tokio::test(start_paused = true)]
@@ -233,6 +237,21 @@ async fn two_values_with_one_number_are_flagged() {
     let got = node.get(10).await.unwrap();
     assert_eq!((got.item, got.conflict), (Some(large), true));
     assert_eq!(node.put(&small, None).await.unwrap_err().code(), 302);
+}
+
+/// The DHT looks for something newer before it stores, so that needs to be done only by a server that does not know the
+/// version which is put over.
+#[tokio::test(start_paused = true)]
+async fn a_put_over_the_version_that_is_known_costs_one_look() {
+    let home = Node::start().await;
+    let away = Node::start_in(tempfile::tempdir().unwrap(), home.dht.clone()).await;
+    home.put(&version(1), None).await.unwrap();
+    tokio::time::advance(seconds(60)).await;
+    for (node, seq, gets) in [(&home, 2, 0), (&away, 3, 1), (&away, 4, 1), (&home, 5, 2)] {
+        node.put(&version(seq), Some(seq - 1)).await.unwrap();
+        assert_eq!(home.dht.gets.load(SeqCst), gets, "version {seq}");
+        tokio::time::advance(seconds(60)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
