@@ -76,9 +76,9 @@ impl Records {
         slowest: Duration,
     ) -> Result<Following, TooMany> {
         let target = mutable_target(&subject.0, &subject.1);
-        let following = self.follow_regardless(target, Some(subject), follower)?;
-        self.inner.topics().at_leisure(&following.target, following.number, slowest, now(), &mut rand::rng());
-        Ok(following)
+        let number = self.place_regardless(target, Some(subject), follower)?;
+        self.inner.topics().at_leisure(&target, number, slowest, now(), &mut rand::rng());
+        Ok(Following { records: self.clone(), target, number })
     }
 }
 

@@ -8,34 +8,56 @@ use super::writer::Slot;
 use crate::wire::id::{PublicKey, Target};
 use crate::wire::item::{Salt, VerifiedItem, mutable_target};
 
-/// A follower's place. Dropping it ends the following.
+/// A follower's place with one record. Dropping it ends the following.
 pub struct Following {
-    records: Records,
+    pub(super) records: Records,
     pub(super) target: Target,
     pub(super) number: u32,
 }
 
-impl Following {
-    /// Of which record.
-    #[must_use]
-    pub fn target(&self) -> &Target {
-        &self.target
-    }
-
-    /// Says whose record it is, which perhaps was not known when the following began.
-    pub fn name(&self, subject: Subject) {
-        let inner = &self.records.inner;
-        inner.topics().name(self.target, subject, now(), &mut rand::rng());
-        inner.replanned.notify_one();
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.records.unfollow(&[(self.target, self.number)]);
     }
 }
 
-impl Drop for Following {
-    fn drop(&mut self) {
-        let inner = &self.records.inner;
-        let mut topics = inner.topics();
-        topics.unfollow(&self.target, self.number);
-        inner.count_followers(&topics);
+/// A follower's places with any number of records, 24 bytes each: there may be hundreds of thousands.
+#[derive(Default)]
+pub struct Followings {
+    /// Each with the follower's number there.
+    places: Vec<(Target, u32)>,
+}
+
+impl Followings {
+    /// How many records are followed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Whether this record is followed.
+    #[must_use]
+    pub fn has(&self, target: &Target) -> bool {
+        self.places.iter().any(|(known, _)| known == target)
+    }
+
+    fn add(&mut self, target: Target, number: u32) {
+        if self.places.len() == self.places.capacity() {
+            // Most follow one record, or a few, of which doubling would waste a third.
+            self.places.reserve_exact(1 + self.places.len() / 4);
+        }
+        self.places.push((target, number));
+    }
+
+    fn remove(&mut self, target: &Target) -> Option<(Target, u32)> {
+        let at = self.places.iter().position(|(known, _)| known == target)?;
+        Some(self.places.swap_remove(at))
     }
 }
 
@@ -46,33 +68,61 @@ impl Records {
     /// # Errors
     /// As much is followed as may be.
     pub fn follow(&self, subject: Subject, follower: Arc<dyn Follower>) -> Result<Following, TooMany> {
-        self.follow_target(mutable_target(&subject.0, &subject.1), Some(subject), follower)
+        let target = mutable_target(&subject.0, &subject.1);
+        let number = self.place(target, Some(subject), follower)?;
+        Ok(Following { records: self.clone(), target, number })
     }
 
-    /// As [`Self::follow`], of a record of which perhaps no more than the target is known: then the DHT cannot be asked,
-    /// and news are only what comes otherwise.
+    /// As [`Self::follow`], for one who follows many, and of a record of which perhaps no more than the target is known:
+    /// then the DHT cannot be asked, and news are only what comes otherwise. The place is with `followings` until
+    /// [`Self::end`] or [`Self::end_all`]; one that is there already stays as it is.
     ///
     /// # Errors
     /// As much is followed as may be.
-    pub fn follow_target(
+    pub fn follow_too(
         &self,
+        followings: &mut Followings,
         target: Target,
         subject: Option<Subject>,
         follower: Arc<dyn Follower>,
-    ) -> Result<Following, TooMany> {
+    ) -> Result<(), TooMany> {
+        if !followings.has(&target) {
+            followings.add(target, self.place(target, subject, follower)?);
+        }
+        Ok(())
+    }
+
+    /// Ends the following of one record. Whether there was one.
+    pub fn end(&self, followings: &mut Followings, target: &Target) -> bool {
+        let place = followings.remove(target);
+        place.inspect(|place| self.unfollow(&[*place])).is_some()
+    }
+
+    /// Ends all of them.
+    pub fn end_all(&self, followings: &mut Followings) {
+        self.unfollow(&std::mem::take(&mut followings.places));
+    }
+
+    /// Says whose record it is that somebody follows, which perhaps was not known when that began.
+    pub fn name(&self, target: Target, subject: Subject) {
+        self.inner.topics().name(target, subject, now(), &mut rand::rng());
+        self.inner.replanned.notify_one();
+    }
+
+    fn place(&self, target: Target, subject: Option<Subject>, follower: Arc<dyn Follower>) -> Result<u32, TooMany> {
         if self.inner.topics().is_full() {
             return Err(TooMany);
         }
-        self.follow_regardless(target, subject, follower)
+        self.place_regardless(target, subject, follower)
     }
 
-    /// As [`Self::follow_target`], however many follow something.
-    pub(super) fn follow_regardless(
+    /// A place, however many follow something.
+    pub(super) fn place_regardless(
         &self,
         target: Target,
         subject: Option<Subject>,
         follower: Arc<dyn Follower>,
-    ) -> Result<Following, TooMany> {
+    ) -> Result<u32, TooMany> {
         let inner = &self.inner;
         let subject = subject.or_else(|| {
             let item = inner.book().peek(&target)?.item;
@@ -83,7 +133,15 @@ impl Records {
         inner.count_followers(&topics);
         drop(topics);
         inner.replanned.notify_one();
-        Ok(Following { records: self.clone(), target, number })
+        Ok(number)
+    }
+
+    fn unfollow(&self, places: &[(Target, u32)]) {
+        let mut topics = self.inner.topics();
+        for (target, number) in places {
+            topics.unfollow(target, *number);
+        }
+        self.inner.count_followers(&topics);
     }
 
     /// Has `follower` told of each newer version of every record, and of what clients want, from now on. Only the first who

@@ -17,7 +17,7 @@ use crate::wire::record_messages::SERVER_ERROR;
 
 pub use crate::wire::record_messages::{Mode, Source};
 pub use adopted::Publication;
-pub use following::Following;
+pub use following::{Following, Followings};
 pub use quota::Asker;
 pub use service::Records;
 pub use store::{FILE, StartError};

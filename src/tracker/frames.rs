@@ -4,17 +4,18 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use crate::wire::websocket;
-
 /// A message that is made only when it can be written, so that what waits for a slow reader is never out of date.
 pub trait Late: Send + Sync + 'static {
-    /// The message, if there still is something to say. From now on it is no longer queued.
-    fn message(&self) -> Option<String>;
+    /// The message as a WebSocket frame, if there still is something to say. From now on it is no longer queued. One frame
+    /// may be for many sockets.
+    fn frame(&self) -> Option<Arc<[u8]>>;
 }
 
 /// What waits to be written.
 pub(super) enum Queued {
     Frame(Vec<u8>),
+    /// What others are sent, too.
+    Shared(Arc<[u8]>),
     Late(Arc<dyn Late>),
 }
 
@@ -47,6 +48,9 @@ impl Frames {
             return;
         }
         for message in &mut self.messages {
+            if let Queued::Shared(frame) = message {
+                *message = Queued::Frame(frame.to_vec());
+            }
             if let Queued::Frame(frame) = message {
                 change(frame);
             }
@@ -91,14 +95,15 @@ impl From<Vec<u8>> for Frames {
 impl Queued {
     fn made(self) -> Option<Self> {
         match self {
-            Self::Frame(_) => Some(self),
-            Self::Late(late) => late.message().map(|message| Self::Frame(websocket::text(&message))),
+            Self::Frame(_) | Self::Shared(_) => Some(self),
+            Self::Late(late) => late.frame().map(Self::Shared),
         }
     }
 
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Frame(frame) => frame,
+            Self::Shared(frame) => frame,
             Self::Late(_) => &[],
         }
     }
@@ -107,6 +112,14 @@ impl Queued {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_changed_for_one_socket_is_not_for_others() {
+        let shared: Arc<[u8]> = b"shared".as_slice().into();
+        let mut frames = Frames::of([Queued::Shared(shared.clone()), Queued::Frame(b"own".to_vec())].into());
+        frames.each(|frame| frame.push(b'!'));
+        assert_eq!((frames.bytes().as_slice(), &*shared), (b"shared!own!".as_slice(), b"shared".as_slice()));
+    }
 
     #[test]
     fn a_partial_write_leaves_the_rest() {

@@ -381,9 +381,9 @@ mod tests {
     struct Count(std::sync::atomic::AtomicUsize);
 
     impl Late for Count {
-        fn message(&self) -> Option<String> {
+        fn frame(&self) -> Option<Arc<[u8]>> {
             let asked = self.0.fetch_add(1, Ordering::SeqCst);
-            (asked != 1).then(|| asked.to_string())
+            (asked != 1).then(|| websocket::text(&asked.to_string()).into())
         }
     }
 

@@ -25,15 +25,14 @@ pub(super) struct DhtExtensions {
 
 impl Extensions for DhtExtensions {
     fn open(&self, from: IpAddr) -> Arc<dyn Extension> {
-        let (records, dht, web_seeds) = (self.records.clone(), self.dht.clone(), self.web_seeds);
-        let subscriptions = Subscriptions::new(self.followed.none_yet(Asker::Address(from).counted()));
-        Arc::new(DhtActions { records, dht, web_seeds, subscriptions })
+        let places = self.followed.none_yet(Asker::Address(from).counted());
+        let subscriptions = Subscriptions::new(self.records.clone(), places);
+        Arc::new(DhtActions { dht: self.dht.clone(), web_seeds: self.web_seeds, subscriptions })
     }
 }
 
 /// Answers the `dht_*` actions of one socket.
 struct DhtActions {
-    records: Records,
     dht: Dht,
     web_seeds: Option<&'static str>,
     subscriptions: Arc<Subscriptions>,
@@ -72,8 +71,8 @@ impl Extension for DhtActions {
         let Announced { info_hash, bep46, interval, counts, from } = announced;
         let Known { seq, subject } = Known::parse(&bep46, &info_hash).ok()?;
         let (target, reply) = (Target(info_hash.0), (interval, counts));
-        let begun = self.subscriptions.begin_announced(&self.records, target, subject.clone(), reply, out).ok()?;
-        let (records, out) = (self.records.clone(), out.clone());
+        let begun = self.subscriptions.begin_announced(target, subject.clone(), reply, out).ok()?;
+        let (records, out) = (self.subscriptions.records().clone(), out.clone());
         let inform = move |records: &Records| {
             if let Some(news) = records.known(&target).filter(|news| is_news(&news.item, news.conflict, seq)) {
                 out.send(announce_frame(info_hash, interval, counts, &news.item));
@@ -102,6 +101,7 @@ impl Extension for DhtActions {
 impl DhtActions {
     /// Answers a call at once where nothing has to be waited for, and does what must be done in the order of the calls.
     fn begin(&self, call: Call, asker: Asker, out: &Outbox) -> Step {
+        let records = self.subscriptions.records();
         match call {
             Call::Info => {
                 let info = self.dht.info();
@@ -111,17 +111,17 @@ impl DhtActions {
                 let max_age = max_age.map(Duration::from_secs);
                 let options = GetOptions { mode, max_age, min_seq, asker, ..GetOptions::default() };
                 let target = mutable_target(&key, &salt);
-                if let Some(known) = self.records.get_now(&key, &salt, &options) {
+                if let Some(known) = records.get_now(&key, &salt, &options) {
                     return Step::Done(got(target, known_seq, Ok(known)));
                 }
-                let records = self.records.clone();
+                let records = records.clone();
                 Step::waits(async move { got(target, known_seq, records.get(key, salt, options).await) })
             }
             Call::GetValue { target } => {
-                if let Some(v) = self.records.value_now(&target) {
+                if let Some(v) = records.value_now(&target) {
                     return Step::Done(Reply::FoundValue { target, v });
                 }
-                let records = self.records.clone();
+                let records = records.clone();
                 Step::waits(async move {
                     match records.get_value(target, asker).await {
                         Ok(Some(v)) => Reply::FoundValue { target, v },
@@ -131,14 +131,14 @@ impl DhtActions {
                 })
             }
             Call::Put { item, cas } => {
-                let records = self.records.clone();
+                let records = records.clone();
                 Step::waits(async move {
                     let seq = item.seq;
                     stored(Some(seq), records.put(*item, PutOptions { cas, asker }).await)
                 })
             }
             Call::PutValue { v } => {
-                let records = self.records.clone();
+                let records = records.clone();
                 Step::waits(async move { stored(None, records.put_value(v, asker).await) })
             }
             Call::Subscribe { key, salt, known_seq } => self.subscribe((key, salt), known_seq, asker, out),
@@ -152,17 +152,18 @@ impl DhtActions {
 
     /// First the subscription, then the look at what there is: what comes in between is pushed.
     fn subscribe(&self, subject: Subject, known_seq: Option<i64>, asker: Asker, out: &Outbox) -> Step {
+        let records = self.subscriptions.records();
         let (key, salt) = subject.clone();
         let (target, options) = (mutable_target(&key, &salt), GetOptions::following(asker));
-        let begun = match self.subscriptions.begin(&self.records, target, subject, out) {
+        let begun = match self.subscriptions.begin(target, subject, out) {
             Ok(begun) => begun,
             Err(error) => return Step::Done(failed(SERVER_ERROR, error.to_string())),
         };
-        if let Some(known) = self.records.get_now(&key, &salt, &options) {
+        if let Some(known) = records.get_now(&key, &salt, &options) {
             begun.keep();
             return Step::Done(got(target, known_seq, Ok(known)));
         }
-        let records = self.records.clone();
+        let records = records.clone();
         Step::waits(async move {
             let reply = match records.get(key, salt, options).await {
                 // The subscription stands, and a poll asks the DHT again soon.
