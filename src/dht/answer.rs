@@ -27,19 +27,19 @@ pub(super) struct Known<'a> {
 
 /// What we keep for others.
 #[derive(Debug)]
-pub(super) struct Shelf {
+pub(super) struct Responder {
     pub(super) storage: Storage,
     pub(super) peers: Peers,
     pub(super) tokens: Tokens,
 }
 
-impl Shelf {
+impl Responder {
     pub(super) fn new(now: Instant, rng: &mut impl Rng, home: NodeId, max_items: usize, max_peers: usize) -> Self {
         Self { storage: Storage::new(home, max_items), peers: Peers::new(max_peers), tokens: Tokens::new(now, rng) }
     }
 
     /// Forgets what is too old, and changes the secret behind the tokens when it is time.
-    pub(super) fn tidy(&mut self, now: Instant, rng: &mut impl Rng) {
+    pub(super) fn expire(&mut self, now: Instant, rng: &mut impl Rng) {
         self.storage.expire(now);
         self.peers.expire(now);
         self.tokens.rotate(now, rng);

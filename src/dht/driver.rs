@@ -100,7 +100,7 @@ impl Waiting {
 
 /// A node in one of the two DHTs, as its handle sees it.
 #[derive(Debug, Clone)]
-pub(super) struct Half {
+pub(super) struct FamilyNode {
     pub(super) local_addr: SocketAddr,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) info: watch::Receiver<Info>,
@@ -136,7 +136,7 @@ pub(super) async fn start(
     state_file: Option<PathBuf>,
     metrics: metrics::Dht,
     tasks: &Tasks,
-) -> io::Result<Vec<Half>> {
+) -> io::Result<Vec<FamilyNode>> {
     let sockets = bind_all(settings.listen)?;
     let mut started = Vec::new();
     for socket in sockets {
@@ -148,15 +148,15 @@ pub(super) async fn start(
         first.driver.other = Some(second.neighbour());
         second.driver.other = Some(first.neighbour());
     }
-    let halves = started.iter().map(|started| started.half.clone()).collect();
-    for Started { driver, commands, saved, half, .. } in started {
+    let families = started.iter().map(|started| started.family.clone()).collect();
+    for Started { driver, commands, saved, family, .. } in started {
         let (joins, join_requests) = mpsc::channel(1);
         let stopping = tasks.token().clone();
         tasks.spawn(driver.run(commands, join_requests, stopping));
-        let is_ours = if half.local_addr.is_ipv4() { SocketAddr::is_ipv4 } else { SocketAddr::is_ipv6 };
-        tasks.spawn_cancellable(join::keep_joined(is_ours, settings.bootstrap.clone(), saved, joins, half.info));
+        let is_ours = if family.local_addr.is_ipv4() { SocketAddr::is_ipv4 } else { SocketAddr::is_ipv6 };
+        tasks.spawn_cancellable(join::keep_joined(is_ours, settings.bootstrap.clone(), saved, joins, family.info));
     }
-    Ok(halves)
+    Ok(families)
 }
 
 /// A driver that does not run yet.
@@ -164,13 +164,13 @@ struct Started {
     driver: Driver,
     commands: mpsc::Receiver<Command>,
     saved: Vec<SocketAddr>,
-    half: Half,
+    family: FamilyNode,
     heard: mpsc::Sender<Vec<SocketAddr>>,
 }
 
 impl Started {
     fn neighbour(&self) -> Neighbour {
-        Neighbour { nodes: self.driver.nodes.subscribe(), info: self.half.info.clone(), heard: self.heard.clone() }
+        Neighbour { nodes: self.driver.nodes.subscribe(), info: self.family.info.clone(), heard: self.heard.clone() }
     }
 }
 
@@ -206,7 +206,7 @@ async fn prepare(
         heard: heard_receiver,
         other: None,
     };
-    Started { driver, commands: queue, saved, half: Half { local_addr, commands, info: info_receiver }, heard }
+    Started { driver, commands: queue, saved, family: FamilyNode { local_addr, commands, info: info_receiver }, heard }
 }
 
 /// The file of the IPv6 node lies beside that of the IPv4 node.

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::node_id;
-use super::silent::Standing;
 use super::table::K;
+use super::unresponsive::Standing;
 use crate::net::{host, is_public, may_name};
 use crate::wire::id::{Distance, NodeId, Target};
 use crate::wire::krpc::{Contact, Method, Response};

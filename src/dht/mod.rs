@@ -28,13 +28,13 @@ mod operation;
 mod pace;
 mod peers;
 mod queries;
-mod reach;
-mod silent;
+mod reachability;
 mod state_file;
 mod storage;
 mod store;
 mod table;
 mod token;
+mod unresponsive;
 
 #[cfg(test)]
 mod fuzz;
@@ -44,7 +44,7 @@ pub(crate) mod simulation;
 mod tests;
 
 use both::Together;
-use driver::{Command, Half};
+use driver::{Command, FamilyNode};
 
 /// `v` of our messages, bencoded: two letters and a version (BEP 5). Four bytes, or `mainline` nodes do not read them.
 const VERSION: &[u8] = b"4:SG\x00\x01";
@@ -150,7 +150,7 @@ pub struct FoundPeer {
 #[derive(Debug, Clone)]
 pub struct Dht {
     /// At least one; IPv4 first.
-    halves: Arc<[Half]>,
+    families: Arc<[FamilyNode]>,
     /// Who dials us reaches this address; `None` for whatever the host has.
     listener: Option<SocketAddr>,
 }
@@ -168,8 +168,8 @@ impl Dht {
         metrics: metrics::Dht,
         tasks: &Tasks,
     ) -> io::Result<Self> {
-        let halves = driver::start(settings, mode, state_file, metrics, tasks).await?;
-        Ok(Self { halves: halves.into(), listener: None })
+        let families = driver::start(settings, mode, state_file, metrics, tasks).await?;
+        Ok(Self { families: families.into(), listener: None })
     }
 
     /// A handle that announces a listener at this address, and so only to the DHTs whose peers can reach it: one on `[::]`
@@ -181,27 +181,27 @@ impl Dht {
 
     /// Where the node listens: one address of each family that it speaks, IPv4 first.
     pub fn local_addrs(&self) -> impl Iterator<Item = SocketAddr> {
-        self.halves.iter().map(|half| half.local_addr)
+        self.families.iter().map(|family| family.local_addr)
     }
 
     /// The first of them.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.halves[0].local_addr
+        self.families[0].local_addr
     }
 
     /// How the node is doing.
     #[must_use]
     pub fn info(&self) -> Info {
-        let infos = self.halves.iter().map(|half| *half.info.borrow());
+        let infos = self.families.iter().map(|family| *family.info.borrow());
         infos.reduce(Together::together).expect("there is one half at least")
     }
 
     /// Waits until the node is ready: see [`Info::ready`].
     pub async fn bootstrapped(&self) {
         let until = |is_so: fn(&Info) -> bool| {
-            self.halves.iter().map(move |half| {
-                let mut info = half.info.clone();
+            self.families.iter().map(move |family| {
+                let mut info = family.info.clone();
                 Box::pin(async move { info.wait_for(is_so).await.is_ok() })
             })
         };
@@ -223,10 +223,10 @@ impl Dht {
     pub async fn find(&self, key: PublicKey, salt: Salt, known_seq: Option<i64>) -> Finding {
         let (news, items) = mpsc::channel(NEWS_QUEUE);
         let mut outcomes = Vec::new();
-        for half in self.in_use() {
+        for family in self.in_use() {
             let (reply, outcome) = oneshot::channel();
             let get = Command::Get { key, salt: salt.clone(), known_seq, news: Some(news.clone()), reply };
-            let _ = half.commands.send(get).await;
+            let _ = family.commands.send(get).await;
             outcomes.push(outcome);
         }
         Finding { items, told: None, outcomes }
@@ -257,41 +257,41 @@ impl Dht {
     pub fn get_peers(&self, info_hash: InfoHash) -> mpsc::Receiver<FoundPeer> {
         let (found, receiver) = mpsc::channel(PEER_QUEUE);
         // A full queue means hundreds of lookups are waiting: an empty answer now is better than one more in the queue.
-        for half in self.in_use() {
-            let _ = half.commands.try_send(Command::GetPeers { info_hash, found: found.clone() });
+        for family in self.in_use() {
+            let _ = family.commands.try_send(Command::GetPeers { info_hash, found: found.clone() });
         }
         receiver
     }
 
     /// Tells the nodes closest to `info_hash` that this host is a peer of it at `port`. Returns how many took it.
     pub async fn announce(&self, info_hash: InfoHash, port: u16) -> usize {
-        let reaches = |half: &&Half| match self.listener {
-            Some(SocketAddr::V4(_)) => half.local_addr.is_ipv4(),
-            Some(SocketAddr::V6(addr)) => half.local_addr.is_ipv6() || addr.ip().is_unspecified(),
+        let reaches = |family: &&FamilyNode| match self.listener {
+            Some(SocketAddr::V4(_)) => family.local_addr.is_ipv4(),
+            Some(SocketAddr::V6(addr)) => family.local_addr.is_ipv6() || addr.ip().is_unspecified(),
             None => true,
         };
-        let halves = self.in_use().into_iter().filter(reaches).collect();
-        ask(halves, |reply| Command::Announce { info_hash, port, reply }).await.unwrap_or_default()
+        let families = self.in_use().into_iter().filter(reaches).collect();
+        ask(families, |reply| Command::Announce { info_hash, port, reply }).await.unwrap_or_default()
     }
 
     async fn ask<T: Together>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Option<T> {
         ask(self.in_use(), command).await
     }
 
-    /// The halves to be asked: not one that knows nobody while the other one does.
-    fn in_use(&self) -> Vec<&Half> {
-        let joined: Vec<&Half> = self.halves.iter().filter(|half| half.info.borrow().is_joined()).collect();
-        if joined.is_empty() { self.halves.iter().collect() } else { joined }
+    /// The families to be asked: not one that knows nobody while the other one does.
+    fn in_use(&self) -> Vec<&FamilyNode> {
+        let joined: Vec<&FamilyNode> = self.families.iter().filter(|family| family.info.borrow().is_joined()).collect();
+        if joined.is_empty() { self.families.iter().collect() } else { joined }
     }
 }
 
 /// Asks each of these, at the same time, and makes one answer of theirs. `None` when the node has stopped.
-async fn ask<T: Together>(halves: Vec<&Half>, command: impl Fn(oneshot::Sender<T>) -> Command) -> Option<T> {
-    let answers = halves.into_iter().map(|half| {
+async fn ask<T: Together>(families: Vec<&FamilyNode>, command: impl Fn(oneshot::Sender<T>) -> Command) -> Option<T> {
+    let answers = families.into_iter().map(|family| {
         let (reply, answer) = oneshot::channel();
         let command = command(reply);
         async move {
-            half.commands.send(command).await.ok()?;
+            family.commands.send(command).await.ok()?;
             answer.await.ok()
         }
     });

@@ -9,28 +9,28 @@ use std::time::Instant;
 use rand::Rng;
 
 use super::Mode;
-use super::answer::Shelf;
+use super::answer::Responder;
 use super::join::FEW_NODES;
 use super::node_id::Votes;
 use super::operation::Request;
 use super::pace::Pace;
 use super::queries::{Due, Failed, OperationId, Queries};
-use super::reach::Reach;
-use super::silent::Silent;
+use super::reachability::Reachability;
 use super::table::Table;
+use super::unresponsive::Unresponsive;
 use crate::wire::id::NodeId;
 use crate::wire::krpc::{Body, Contact, DecodeError, Message};
 
-mod arrivals;
 mod effects;
+mod incoming;
+mod maintenance;
 mod operations;
-mod upkeep;
 
-use arrivals::of_family;
 use effects::Turn;
 pub(super) use effects::{Done, Effects};
+use incoming::of_family;
+use maintenance::{BUSY, Maintenance};
 use operations::Running;
-use upkeep::{BUSY, Upkeep};
 
 /// Operations under way at once.
 const MAX_OPERATIONS: usize = 512;
@@ -47,10 +47,10 @@ pub(super) struct Limits {
 pub(super) struct Node {
     mode: Mode,
     table: Table,
-    shelf: Shelf,
+    responder: Responder,
     queries: Queries,
-    silent: Silent,
-    reach: Reach,
+    unresponsive: Unresponsive,
+    reachability: Reachability,
     incoming: Pace,
     operations: HashMap<OperationId, Running>,
     operations_started: u64,
@@ -61,7 +61,7 @@ pub(super) struct Node {
     votes: Votes,
     /// Nodes being pinged.
     pinging: HashSet<SocketAddr>,
-    upkeep: Upkeep,
+    maintenance: Maintenance,
     refresh: Option<OperationId>,
     /// What is known of the other family's DHT.
     other: Other,
@@ -81,10 +81,10 @@ impl Node {
         Self {
             mode: limits.mode,
             table: Table::new(id),
-            shelf: Shelf::new(now, rng, id, limits.max_items, limits.max_peers),
+            responder: Responder::new(now, rng, id, limits.max_items, limits.max_peers),
             queries: Queries::new(now),
-            silent: Silent::default(),
-            reach: Reach::new(now),
+            unresponsive: Unresponsive::default(),
+            reachability: Reachability::new(now),
             incoming: Pace::incoming(now),
             operations: HashMap::new(),
             operations_started: 0,
@@ -92,7 +92,7 @@ impl Node {
             contacted: None,
             votes: Votes::default(),
             pinging: HashSet::new(),
-            upkeep: Upkeep::new(now),
+            maintenance: Maintenance::new(now),
             refresh: None,
             other: Other::default(),
         }
@@ -112,7 +112,7 @@ impl Node {
     }
 
     pub(super) fn stored_items(&self) -> usize {
-        self.shelf.storage.len()
+        self.responder.storage.len()
     }
 
     /// Tells what is known of the other family's DHT.
@@ -127,7 +127,7 @@ impl Node {
 
     /// When [`Node::tick`] has something to do.
     pub(super) fn next_wake(&self) -> Instant {
-        self.queries.next_due().map_or(self.upkeep.next, |due| due.min(self.upkeep.next))
+        self.queries.next_due().map_or(self.maintenance.next, |due| due.min(self.maintenance.next))
     }
 
     /// Joins the network through `contacts`, which also serve whenever the table is empty.
@@ -183,7 +183,7 @@ impl Node {
             Ok(Message { transaction, body: Body::Error(error), .. }) => {
                 match self.queries.answered(now, from, &transaction) {
                     Some(purpose) => {
-                        self.silent.heard(from);
+                        self.unresponsive.heard(from);
                         self.unanswered(&mut turn, from, purpose, Some(error.code));
                     }
                     None => turn.effects.dropped = Some("unexpected"),
@@ -207,7 +207,7 @@ impl Node {
                 Due::Send(to, datagram) => turn.effects.send.push((to, datagram)),
                 Due::Slow(transaction, purpose) => self.slow(&mut turn, transaction, purpose),
                 Due::Failed(Failed { to, purpose, repeated }) => {
-                    self.silent.failed(now, to, repeated);
+                    self.unresponsive.failed(now, to, repeated);
                     self.look_in_by(now + BUSY);
                     if let Some(id) = purpose.expected_id() {
                         self.table.failed(&Contact { id, addr: to }, repeated);
@@ -216,21 +216,21 @@ impl Node {
                 }
             }
         }
-        if now >= self.upkeep.next {
-            self.upkeep(&mut turn);
+        if now >= self.maintenance.next {
+            self.maintain(&mut turn);
         }
         turn.effects
     }
 
     /// Whether it tells others to leave it out of their tables (BEP 43).
     pub(super) fn is_read_only(&self) -> bool {
-        self.mode == Mode::Client || self.reach.is_read_only()
+        self.mode == Mode::Client || self.reachability.is_read_only()
     }
 
     /// The number of the item that it keeps at `target` for others.
     #[cfg(any(test, feature = "simulation"))]
     pub(super) fn kept(&self, now: Instant, target: &crate::wire::id::Target) -> Option<i64> {
-        match self.shelf.storage.get(now, target)? {
+        match self.responder.storage.get(now, target)? {
             super::storage::Item::Mutable(item) => Some(item.seq()),
             super::storage::Item::Immutable(_) => None,
         }
@@ -241,7 +241,7 @@ impl Node {
     pub(super) fn check_invariants(&self) {
         self.table.check_invariants();
         self.queries.check_invariants();
-        assert!(self.pinging.len() <= upkeep::MAX_PINGS);
+        assert!(self.pinging.len() <= maintenance::MAX_PINGS);
     }
 }
 

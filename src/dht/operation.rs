@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::lookup::{Asked, Care, Lookup, Question};
-use super::silent::Standing;
 use super::storage::Item;
-use super::store::{COPIES, Holds, Place, Store};
+use super::store::{COPIES, Holds, Store, StoreNode};
 use super::table::K;
+use super::unresponsive::Standing;
 use super::{FoundPeer, GetOutcome, PutOutcome};
 use crate::net::{Scope, may_name, scope};
 use crate::wire::id::{InfoHash, PublicKey, Target};
@@ -89,28 +89,28 @@ pub(super) struct Operation {
 #[derive(Debug)]
 enum Phase {
     Looking(Lookup),
-    Storing(Store, Load),
+    Storing(Store, Payload),
     Over,
 }
 
 /// What is stored.
 #[derive(Debug)]
-enum Load {
+enum Payload {
     Item(VerifiedItem, Option<i64>),
     Value(Vec<u8>),
     Peer(InfoHash, u16),
 }
 
-impl Load {
-    /// The query that stores it at `place`.
-    fn method(&self, target: Target, place: &Place) -> Method {
-        let token = place.token.clone();
+impl Payload {
+    /// The query that stores it at `node`.
+    fn method(&self, target: Target, node: &StoreNode) -> Method {
+        let token = node.token.clone();
         match self {
             Self::Item(item, cas) => {
                 // BEP 44: "When sending a put request to a node that did not return any data for the get, the cas field
                 // SHOULD NOT be included." Nor to one that has this very item, or a version that others have replaced:
                 // neither has the number that cas expects, and the one that is behind would stay so.
-                let cas = cas.filter(|cas| place.holds == Holds::Another(*cas));
+                let cas = cas.filter(|cas| node.holds == Holds::Another(*cas));
                 let item = PutItem::Mutable { item: item.as_signed().clone(), cas };
                 Method::Put { token, target: Some(target), item }
             }
@@ -261,13 +261,13 @@ impl Operation {
                     lookup.next(care, standing).into_iter().map(|(asked, method)| Step::Ask(asked, method)).collect();
                 if asks.is_empty() && lookup.is_done(care) { self.looked() } else { asks }
             }
-            Phase::Storing(store, load) => {
-                let places = store.next();
-                if places.is_empty() && store.is_done() {
+            Phase::Storing(store, payload) => {
+                let nodes = store.next();
+                if nodes.is_empty() && store.is_done() {
                     return self.keep().into_iter().chain([self.finish()]).collect();
                 }
                 let target = self.request.target();
-                places.iter().map(|place| Step::Store(place.contact, load.method(target, place))).collect()
+                nodes.iter().map(|node| Step::Store(node.contact, payload.method(target, node))).collect()
             }
             Phase::Over => Vec::new(),
         }
@@ -313,37 +313,37 @@ impl Operation {
     /// The lookup is over: store if that is what it was for.
     fn looked(&mut self) -> Vec<Step> {
         let mut over = None;
-        let load = match &self.request {
+        let payload = match &self.request {
             Request::Put { item, cas } => {
                 if let Some(conflict) = self.found.in_the_way(item, *cas) {
                     self.phase = Phase::Over;
                     return vec![Step::Done(Outcome::Put(conflict))];
                 }
                 over = *cas;
-                Load::Item(item.clone(), *cas)
+                Payload::Item(item.clone(), *cas)
             }
-            Request::PutImmutable(v) => Load::Value(v.clone()),
-            Request::Announce { info_hash, port } => Load::Peer(*info_hash, *port),
+            Request::PutImmutable(v) => Payload::Value(v.clone()),
+            Request::Announce { info_hash, port } => Payload::Peer(*info_hash, *port),
             _ => return vec![self.finish()],
         };
         let Phase::Looking(lookup) = std::mem::replace(&mut self.phase, Phase::Over) else { return Vec::new() };
         let (own, target) = (lookup.own(), self.request.target());
-        let places = lookup.into_stores().into_iter().map(|(contact, token)| {
+        let nodes = lookup.into_stores().into_iter().map(|(contact, token)| {
             let holds = self.found.holds(&self.request, &contact.addr);
-            Place { contact, token, holds }
+            StoreNode { contact, token, holds }
         });
-        let places: Vec<Place> = places.collect();
-        let copies = if let Load::Peer(..) = load { K } else { COPIES };
-        let step = match (&load, over) {
-            (Load::Item(item, _), Some(cas)) if self.found.ours == Some(cas) => {
-                let decides = places.iter().find(|place| place.holds == Holds::Another(cas));
+        let nodes: Vec<StoreNode> = nodes.collect();
+        let copies = if let Payload::Peer(..) = payload { K } else { COPIES };
+        let step = match (&payload, over) {
+            (Payload::Item(item, _), Some(cas)) if self.found.ours == Some(cas) => {
+                let decides = nodes.iter().find(|node| node.holds == Holds::Another(cas));
                 let we_are_nearer =
-                    decides.is_none_or(|place| own.distance(&target) < place.contact.id.distance(&target));
+                    decides.is_none_or(|node| own.distance(&target) < node.contact.id.distance(&target));
                 we_are_nearer.then(|| Step::Decide(item.clone(), cas))
             }
             _ => None,
         };
-        self.phase = Phase::Storing(Store::new(places, copies, over), load);
+        self.phase = Phase::Storing(Store::new(nodes, copies, over), payload);
         match step {
             Some(step) => vec![step],
             None => self.next(&|_| Standing::Fine),

@@ -8,12 +8,12 @@ use crate::wire::krpc::{CAS_MISMATCH, Contact, SEQ_TOO_LOW};
 /// the hour until it is put again, one item in 250 is then on none of eight, and in 4,000 on none of twelve.
 pub(super) const COPIES: usize = 12;
 
-/// A place to store: the node, its token, and what its answer to the lookup said.
+/// A node to store on, with its token, and what its answer to the lookup said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct StoreNode {
     pub(super) contact: Contact,
     pub(super) token: Vec<u8>,
-    /// What the node holds at the target.
+    /// What it holds at the target.
     pub(super) holds: Holds,
 }
 
@@ -27,7 +27,7 @@ pub(super) enum Holds {
     This,
 }
 
-/// Stores on so many of the nearest places. A node that does not answer or cannot take such an item is replaced by the next
+/// Stores on so many of the nearest nodes. A node that does not answer or cannot take such an item is replaced by the next
 /// one; one that has something better keeps its place. Whoever holds a former version gets the new one too, or it would
 /// go on telling the old one.
 ///
@@ -36,8 +36,8 @@ pub(super) enum Holds {
 #[derive(Debug)]
 pub(super) struct Store {
     copies: usize,
-    places: VecDeque<Place>,
-    in_flight: Vec<Place>,
+    nodes: VecDeque<StoreNode>,
+    in_flight: Vec<StoreNode>,
     stored: usize,
     rejected: BTreeMap<i64, usize>,
     /// The version that one node has yet to let it replace before others are asked.
@@ -45,33 +45,33 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// `places` come nearest first. `over`: only over the version of that number.
-    pub(super) fn new(places: Vec<Place>, copies: usize, over: Option<i64>) -> Self {
+    /// `nodes` come nearest first. `over`: only over the version of that number.
+    pub(super) fn new(nodes: Vec<StoreNode>, copies: usize, over: Option<i64>) -> Self {
         let (in_flight, rejected) = (Vec::new(), BTreeMap::new());
-        Self { copies, places: places.into(), in_flight, stored: 0, rejected, undecided: over }
+        Self { copies, nodes: nodes.into(), in_flight, stored: 0, rejected, undecided: over }
     }
 
     /// Where to store now.
     #[must_use]
-    pub(super) fn next(&mut self) -> Vec<Place> {
+    pub(super) fn next(&mut self) -> Vec<StoreNode> {
         if let Some(over) = self.undecided {
             if !self.in_flight.is_empty() {
                 return Vec::new();
             }
-            let decides = self.places.iter().position(|place| place.holds == Holds::Another(over));
-            if let Some(place) = decides.and_then(|at| self.places.remove(at)) {
-                self.in_flight.push(place.clone());
-                return vec![place];
+            let decides = self.nodes.iter().position(|node| node.holds == Holds::Another(over));
+            if let Some(node) = decides.and_then(|at| self.nodes.remove(at)) {
+                self.in_flight.push(node.clone());
+                return vec![node];
             }
             // Nobody has anything to put over.
             self.undecided = None;
         }
         let conflicts: usize = [CAS_MISMATCH, SEQ_TOO_LOW].iter().filter_map(|code| self.rejected.get(code)).sum();
-        let wanted = self.copies.saturating_sub(self.stored + conflicts + self.in_flight.len()).min(self.places.len());
-        let mut next: Vec<Place> = self.places.drain(..wanted).collect();
-        let (former, places) = self.places.drain(..).partition(|place| matches!(place.holds, Holds::Another(_)));
-        self.places = places;
-        next.extend::<VecDeque<Place>>(former);
+        let wanted = self.copies.saturating_sub(self.stored + conflicts + self.in_flight.len()).min(self.nodes.len());
+        let mut next: Vec<StoreNode> = self.nodes.drain(..wanted).collect();
+        let (former, nodes) = self.nodes.drain(..).partition(|node| matches!(node.holds, Holds::Another(_)));
+        self.nodes = nodes;
+        next.extend::<VecDeque<StoreNode>>(former);
         self.in_flight.extend(next.iter().cloned());
         next
     }
@@ -89,7 +89,7 @@ impl Store {
         match result {
             Ok(()) => self.undecided = None,
             Err(code @ (CAS_MISMATCH | SEQ_TOO_LOW)) => {
-                self.places.clear();
+                self.nodes.clear();
                 *self.rejected.entry(code).or_default() += 1;
             }
             // It cannot be kept here, so it is for the next one to say.
@@ -100,11 +100,11 @@ impl Store {
     /// The node refused it. bittorrent-dht answers 302 to the item it holds already, which is as good as storing it.
     pub(super) fn refused(&mut self, contact: &Contact, code: i64) {
         match self.settle(contact) {
-            Some(place) if code == SEQ_TOO_LOW && place.holds == Holds::This => self.stored += 1,
+            Some(node) if code == SEQ_TOO_LOW && node.holds == Holds::This => self.stored += 1,
             Some(_) => {
                 *self.rejected.entry(code).or_default() += 1;
                 if self.undecided.is_some() && matches!(code, CAS_MISMATCH | SEQ_TOO_LOW) {
-                    self.places.clear();
+                    self.nodes.clear();
                 }
             }
             None => {}
@@ -131,8 +131,8 @@ impl Store {
         (self.stored, self.rejected.into_iter().collect())
     }
 
-    fn settle(&mut self, contact: &Contact) -> Option<Place> {
-        let at = self.in_flight.iter().position(|place| place.contact == *contact)?;
+    fn settle(&mut self, contact: &Contact) -> Option<StoreNode> {
+        let at = self.in_flight.iter().position(|node| node.contact == *contact)?;
         Some(self.in_flight.swap_remove(at))
     }
 }
@@ -143,14 +143,14 @@ mod tests {
     use crate::dht::table::K;
     use crate::wire::id::NodeId;
 
-    fn place(n: u8, holds: Holds) -> Place {
+    fn node(n: u8, holds: Holds) -> StoreNode {
         let contact = Contact { id: NodeId([n; 20]), addr: ([127, 0, 0, 1], n.into()).into() };
-        Place { contact, token: vec![n], holds }
+        StoreNode { contact, token: vec![n], holds }
     }
 
     #[test]
     fn it_stores_on_eight_and_replaces_those_that_fail() {
-        let mut store = Store::new((0..20).map(|n| place(n, Holds::Nothing)).collect(), K, None);
+        let mut store = Store::new((0..20).map(|n| node(n, Holds::Nothing)).collect(), K, None);
         let first = store.next();
         assert_eq!(first.len(), K);
         assert_eq!(store.next(), []);
@@ -159,7 +159,7 @@ mod tests {
         store.refused(&first[6].contact, 203);
         store.refused(&first[7].contact, 302);
         let second = store.next();
-        assert_eq!(second, [place(8, Holds::Nothing), place(9, Holds::Nothing)], "not for the one with a newer item");
+        assert_eq!(second, [node(8, Holds::Nothing), node(9, Holds::Nothing)], "not for the one with a newer item");
         second.iter().for_each(|p| store.taken(&p.contact));
         store.taken(&second[0].contact);
         assert_eq!(store.next(), []);
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn who_holds_a_former_version_gets_the_new_one_wherever_it_is() {
         let holds = |n: u8| if n == 15 { Holds::Another(1) } else { Holds::Nothing };
-        let mut store = Store::new((0..20).map(|n| place(n, holds(n))).collect(), K, None);
+        let mut store = Store::new((0..20).map(|n| node(n, holds(n))).collect(), K, None);
         let first = store.next();
         assert_eq!(first.iter().map(|p| p.token[0]).collect::<Vec<u8>>(), [0, 1, 2, 3, 4, 5, 6, 7, 15]);
         first.iter().for_each(|p| store.taken(&p.contact));
@@ -180,28 +180,28 @@ mod tests {
 
     #[test]
     fn a_refusal_of_the_same_item_is_a_copy() {
-        let places = vec![place(1, Holds::This), place(2, Holds::Another(7)), place(3, Holds::This)];
-        let mut store = Store::new(places, K, None);
-        let places = store.next();
-        store.refused(&places[0].contact, 302);
-        store.refused(&places[1].contact, 302);
-        store.refused(&places[2].contact, 301);
+        let nodes = vec![node(1, Holds::This), node(2, Holds::Another(7)), node(3, Holds::This)];
+        let mut store = Store::new(nodes, K, None);
+        let nodes = store.next();
+        store.refused(&nodes[0].contact, 302);
+        store.refused(&nodes[1].contact, 302);
+        store.refused(&nodes[2].contact, 301);
         assert_eq!(store.result(), (1, vec![(301, 1), (302, 1)]));
     }
 
     /// Nodes 1 to 5, of which 2 and 4 hold the version that it is to be put over: 2 decides, or 4 when it cannot. 3 is behind.
     #[test]
     fn the_nearest_that_holds_what_it_is_put_over_decides() {
-        let numbers = |places: &[Place]| places.iter().map(|place| place.token[0]).collect::<Vec<_>>();
+        let numbers = |nodes: &[StoreNode]| nodes.iter().map(|node| node.token[0]).collect::<Vec<_>>();
         let store = || {
             let holds = |n: u8| match n {
                 2 | 4 => Holds::Another(7),
                 3 => Holds::Another(6),
                 _ => Holds::Nothing,
             };
-            Store::new((1..=5).map(|n| place(n, holds(n))).collect(), K, Some(7))
+            Store::new((1..=5).map(|n| node(n, holds(n))).collect(), K, Some(7))
         };
-        let contact = |n| place(n, Holds::Nothing).contact;
+        let contact = |n| node(n, Holds::Nothing).contact;
 
         let mut taken = store();
         assert_eq!((numbers(&taken.next()), numbers(&taken.next())), (vec![2], vec![]));

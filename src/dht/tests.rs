@@ -37,8 +37,8 @@ async fn network(listen: &[&str], size: usize, tasks: &Tasks) -> Vec<Dht> {
 }
 
 /// Waits until the node knows so many others in the DHT of its nth address.
-async fn knows(dht: &Dht, half: usize, nodes: usize) {
-    let mut info = dht.halves[half].info.clone();
+async fn knows(dht: &Dht, family: usize, nodes: usize) {
+    let mut info = dht.families[family].info.clone();
     let known = tokio::time::timeout(DEADLINE, info.wait_for(|info| info.good_nodes >= nodes)).await;
     known.expect("it gets to know them").unwrap();
 }
@@ -102,8 +102,8 @@ async fn a_node_in_both_dhts_asks_both_and_tells_both() {
     let (v4, v6) = (network(&[V4], 3, &tasks).await, network(&[V6], 3, &tasks).await);
     let bootstrap = [&v4[0], &v6[0]].map(|node| node.local_addr().to_string());
     let both = start_at(&[V4, V6], bootstrap.into(), Mode::Server, &tasks).await;
-    for half in [0, 1] {
-        knows(&both, half, 3).await;
+    for family in [0, 1] {
+        knows(&both, family, 3).await;
     }
     let item = signed(1, b"", b"1:x".to_vec());
     assert_eq!(both.put(item.clone(), None).await.stored, 6);
@@ -176,9 +176,9 @@ async fn a_restarted_node_finds_both_networks_by_what_it_remembers() {
         let listen = [V4, V6].map(|addr| addr.parse().unwrap()).to_vec().try_into().unwrap();
         let settings = config::Dht { listen, bootstrap, ..config::Dht::default() };
         let dht = Dht::start(&settings, Mode::Server, Some(file.clone()), metrics, &tasks).await.unwrap();
-        for half in [0, 1] {
-            knows(&dht, half, 1).await;
-            ids.push(dht.halves[half].info.borrow().id);
+        for family in [0, 1] {
+            knows(&dht, family, 1).await;
+            ids.push(dht.families[family].info.borrow().id);
         }
         assert_eq!(tasks.stop(Duration::from_secs(5)).await, 0);
     }

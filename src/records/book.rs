@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use super::absences::Absences;
 use super::floors::Floors;
+use super::negative_cache::NegativeCache;
 use crate::wire::id::{InfoHash, Target};
 use crate::wire::item::VerifiedItem;
 use crate::wire::pointer;
@@ -97,7 +97,7 @@ pub(super) struct Book {
     writes: u64,
     /// How many records point to each torrent (BEP 46).
     pointers: HashMap<InfoHash, usize>,
-    absences: Absences,
+    negative_cache: NegativeCache,
     floors: Floors,
 }
 
@@ -112,7 +112,7 @@ impl Book {
             uses: 0,
             writes: 0,
             pointers: HashMap::new(),
-            absences: Absences::default(),
+            negative_cache: NegativeCache::default(),
             floors: Floors::new(capacity.max(1) * FLOORS_PER_RECORD),
         }
     }
@@ -153,7 +153,7 @@ impl Book {
     pub(super) fn is_fresh(&self, target: &Target, max_age: Duration, now: Instant) -> bool {
         match self.slots.get(target) {
             Some(slot) => slot.checked.is_some_and(|checked| now.saturating_duration_since(checked) <= max_age),
-            None => self.absences.contains(target, max_age, now),
+            None => self.negative_cache.contains(target, max_age, now),
         }
     }
 
@@ -161,7 +161,7 @@ impl Book {
     pub(super) fn checked(&mut self, target: Target, now: Instant) {
         match self.slots.get_mut(&target) {
             Some(slot) => slot.checked = Some(now),
-            None => self.absences.insert(target, now),
+            None => self.negative_cache.insert(target, now),
         }
     }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use super::flights::Says;
 use super::network::Said;
 use super::service::{Inner, Records, now};
+use super::single_flight::Says;
 use super::{Asker, GetError, GetOptions, Got, Mode, Source};
 use crate::dht::GetOutcome;
 use crate::wire::id::{PublicKey, Target};

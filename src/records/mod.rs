@@ -24,15 +24,14 @@ pub use store::{FILE, StartError};
 pub use topics::{Follower, News, Subject, TooMany};
 pub use writer::StoreError;
 
-mod absences;
 mod adopted;
 mod book;
-mod flights;
 mod floors;
 mod following;
 mod gets;
 #[cfg(test)]
 pub(crate) mod memory_dht;
+mod negative_cache;
 pub(crate) mod network;
 mod poller;
 mod publisher;
@@ -40,11 +39,12 @@ mod puts;
 mod quota;
 mod schedule;
 mod service;
+mod single_flight;
 mod store;
+mod target_locks;
 #[cfg(test)]
 mod tests;
 mod topics;
-mod turns;
 mod values;
 mod writer;
 

@@ -7,14 +7,14 @@ use std::time::Instant;
 use tokio::sync::{Notify, Semaphore};
 
 use super::book::Book;
-use super::flights::Flights;
 use super::gets::Looked;
 use super::network::Network;
 use super::quota::Quota;
 use super::schedule::Schedule;
+use super::single_flight::SingleFlight;
 use super::store;
+use super::target_locks::TargetLocks;
 use super::topics::{Follower, Pace, Topics};
-use super::turns::Turns;
 use super::values::Values;
 use super::writer::Store;
 use super::{GetError, StartError, poller, publisher};
@@ -53,12 +53,12 @@ pub(super) struct Inner {
     /// A poll may be due earlier than before.
     pub(super) replanned: Notify,
     /// Of puts that are being written to disk.
-    pub(super) writing: Turns,
+    pub(super) writing: TargetLocks,
     /// Of puts with `cas`, until the DHT has decided.
-    pub(super) deciding: Turns,
+    pub(super) deciding: TargetLocks,
     pub(super) lookups: Semaphore,
-    pub(super) records_looked_up: Arc<Flights<Looked>>,
-    pub(super) values_looked_up: Arc<Flights<Result<Option<Vec<u8>>, GetError>>>,
+    pub(super) records_looked_up: Arc<SingleFlight<Looked>>,
+    pub(super) values_looked_up: Arc<SingleFlight<Result<Option<Vec<u8>>, GetError>>>,
 }
 
 impl Records {
@@ -128,8 +128,8 @@ impl Records {
             puts_left: Mutex::new(Quota::new(settings.puts_per_minute, settings.put_burst)),
             rescheduled: Notify::new(),
             replanned: Notify::new(),
-            writing: Turns::default(),
-            deciding: Turns::default(),
+            writing: TargetLocks::default(),
+            deciding: TargetLocks::default(),
             lookups: Semaphore::new(LOOKUPS),
             records_looked_up: Arc::default(),
             values_looked_up: Arc::default(),

@@ -51,10 +51,10 @@ impl Node {
         let mut own_item = None;
         if self.mode == Mode::Server {
             if let Question::Item(_) = request.question() {
-                own_item = self.shelf.storage.get(turn.now, &target).cloned();
+                own_item = self.responder.storage.get(turn.now, &target).cloned();
             }
             if let Request::GetPeers(info_hash) = &request {
-                let peers = self.shelf.peers.sample(turn.now, info_hash, turn.rng);
+                let peers = self.responder.peers.sample(turn.now, info_hash, turn.rng);
                 // Each of them announced itself, so it is itself who named it.
                 turn.effects.found.extend(peers.into_iter().map(|addr| (id, FoundPeer { addr, from: addr })));
             }
@@ -84,7 +84,7 @@ impl Node {
 
     pub(super) fn advance(&mut self, turn: &mut Turn<'_, impl Rng>, id: OperationId) {
         while let Some(running) = self.operations.get_mut(&id) {
-            let steps = running.operation.next(&|addr| self.silent.standing(turn.now, addr));
+            let steps = running.operation.next(&|addr| self.unresponsive.standing(turn.now, addr));
             if steps.is_empty() {
                 break;
             }
@@ -115,11 +115,11 @@ impl Node {
                 Step::Keep(item) => {
                     if self.mode == Mode::Server {
                         // A full storage may refuse it: then others are nearer to it than we are.
-                        let _ = self.shelf.storage.keep_own(turn.now, item);
+                        let _ = self.responder.storage.keep_own(turn.now, item);
                     }
                 }
                 Step::Decide(item, cas) => {
-                    let result = self.shelf.storage.put_mutable(turn.now, item, Some(cas));
+                    let result = self.responder.storage.put_mutable(turn.now, item, Some(cas));
                     let Some(running) = self.operations.get_mut(&id) else { continue };
                     running.operation.decided(result.map_err(|error| error.code));
                 }
@@ -144,7 +144,7 @@ impl Node {
     ) -> Result<bool, Busy> {
         let want = self.other.is_wanted.then_some(Want { v4: true, v6: true });
         let query = Query { id: self.id(), read_only: self.is_read_only(), want, method };
-        self.reach.sent(turn.now, to);
+        self.reachability.sent(turn.now, to);
         let datagram = self.queries.start(turn.now, turn.rng, to, purpose, query)?;
         let is_sent = datagram.is_some();
         turn.effects.send.extend(datagram.map(|datagram| (to, datagram)));

@@ -13,12 +13,12 @@ const CAPACITY: usize = 10_000;
 
 /// Since all live equally long, the order of arrival is the order of expiry.
 #[derive(Debug, Default)]
-pub(super) struct Absences {
+pub(super) struct NegativeCache {
     since: HashMap<Target, Instant>,
     order: VecDeque<(Instant, Target)>,
 }
 
-impl Absences {
+impl NegativeCache {
     /// Whether the target was found to be absent at most `max_age` ago.
     pub(super) fn contains(&self, target: &Target, max_age: Duration, now: Instant) -> bool {
         let limit = max_age.min(MAX_AGE);
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn absences_are_believed_for_a_moment_and_bounded() {
-        let (mut absences, start) = (Absences::default(), Instant::now());
+        let (mut absences, start) = (NegativeCache::default(), Instant::now());
         let target = |n: usize| Target(std::array::from_fn(|i| (n >> (8 * (i % 4))) as u8));
         absences.insert(target(0), start);
         let hour = Duration::from_secs(3600);

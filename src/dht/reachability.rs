@@ -30,7 +30,7 @@ const MAX_HOSTS: usize = 2048;
 const ENOUGH_SENT: usize = 100;
 
 #[derive(Debug)]
-pub(super) struct Reach {
+pub(super) struct Reachability {
     sent_to: HashSet<IpAddr>,
     sent_to_before: HashSet<IpAddr>,
     generation: Instant,
@@ -41,7 +41,7 @@ pub(super) struct Reach {
     is_read_only: bool,
 }
 
-impl Reach {
+impl Reachability {
     pub(super) fn new(now: Instant) -> Self {
         let (sent_to, sent_to_before) = (HashSet::new(), HashSet::new());
         Self { sent_to, sent_to_before, generation: now, sent: 0, since: now, is_read_only: false }
@@ -103,7 +103,7 @@ mod tests {
     /// Sends to the first hosts once a minute, has others ask, and tells whether the node is read-only in the end.
     fn after(minutes: u64, hosts: u8, private: bool, askers: &[(u64, u8)]) -> bool {
         let start = Instant::now();
-        let mut reach = Reach::new(start);
+        let mut reach = Reachability::new(start);
         for minute in 0..=minutes {
             let now = start + Duration::from_secs(60 * minute);
             for n in 0..hosts {
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn hosts_are_forgotten_and_their_number_is_bounded() {
         let start = Instant::now();
-        let mut reach = Reach::new(start);
+        let mut reach = Reachability::new(start);
         for n in 0..3 * MAX_HOSTS as u32 {
             reach.sent(start, SocketAddr::from(((0x0800_0000 + n).to_be_bytes(), 1)));
         }

@@ -22,14 +22,14 @@ impl Node {
         transaction: Vec<u8>,
         query: &Query,
     ) {
-        self.reach.asked(turn.now, from);
+        self.reachability.asked(turn.now, from);
         if !self.may_answer(turn, from) {
             return;
         }
-        self.silent.heard(from);
+        self.unresponsive.heard(from);
         turn.effects.answered = Some(query.method.name());
         let known = Known { table: &self.table, others: &self.other.nodes };
-        let body = match self.shelf.answer(turn.now, turn.rng, known, from, query) {
+        let body = match self.responder.answer(turn.now, turn.rng, known, from, query) {
             Ok(response) => Body::Response(response),
             Err(error) => Body::Error(error),
         };
@@ -54,7 +54,7 @@ impl Node {
             turn.effects.dropped = Some("unexpected");
             return;
         };
-        self.silent.heard(from);
+        self.unresponsive.heard(from);
         let heard = others.into_iter().map(|contact| contact.addr).filter(|addr| may_name(from.ip(), *addr));
         turn.effects.heard.extend(heard.take(MAX_HEARD));
         if let Some(other) = purpose.expected_id().filter(|id| *id != response.id) {
@@ -85,7 +85,7 @@ impl Node {
         {
             let id = node_id::for_address(ip, turn.rng);
             self.table.rehome(id);
-            self.shelf.storage.rehome(id);
+            self.responder.storage.rehome(id);
             self.look_around(turn, id.into());
         }
     }
@@ -120,7 +120,7 @@ impl Node {
             Purpose::Store(id, _) => (Some(id), true),
             Purpose::Lookup(id, asked) => {
                 // Other lookups are not to wait for it as well.
-                self.silent.failed(turn.now, asked.addr, false);
+                self.unresponsive.failed(turn.now, asked.addr, false);
                 (Some(id), self.operations.get_mut(&id).is_some_and(|running| running.operation.slow(asked)))
             }
         };

@@ -29,7 +29,7 @@ pub(super) enum Standing {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Silent(HashMap<SocketAddr, Silence>);
+pub(super) struct Unresponsive(HashMap<SocketAddr, Silence>);
 
 #[derive(Debug)]
 struct Silence {
@@ -37,7 +37,7 @@ struct Silence {
     last: Instant,
 }
 
-impl Silent {
+impl Unresponsive {
     /// A query to `addr` was given up. Unless that is `sure`, it may just have been lost.
     pub(super) fn failed(&mut self, now: Instant, addr: SocketAddr, sure: bool) {
         if self.0.len() >= MAX_ADDRESSES && !self.0.contains_key(&addr) {
@@ -77,7 +77,7 @@ mod tests {
     fn silence_is_remembered_for_a_while_and_forgiven_at_once() {
         let (start, node) = (Instant::now(), SocketAddr::from(([1, 2, 3, 4], 5)));
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut silent = Silent::default();
+        let mut silent = Unresponsive::default();
         assert_eq!(silent.standing(start, node), Standing::Fine);
         silent.failed(start, node, true);
         silent.failed(at(1), node, true);
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn the_memory_is_bounded() {
         let start = Instant::now();
-        let mut silent = Silent::default();
+        let mut silent = Unresponsive::default();
         let node = |n: usize| SocketAddr::from(([1, 2, 3, 4], n as u16 + 1));
         (0..MAX_ADDRESSES + 10).for_each(|n| silent.failed(start, node(n), true));
         assert_eq!(silent.0.len(), MAX_ADDRESSES);

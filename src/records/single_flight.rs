@@ -15,18 +15,18 @@ const MAX_UNDER_WAY: usize = 1024;
 
 /// The lookups under way. `T` is their answer.
 #[derive(Debug)]
-pub(super) struct Flights<T> {
+pub(super) struct SingleFlight<T> {
     // A std mutex: it is held for a few synchronous lines, never across an await.
     under_way: Mutex<HashMap<Target, watch::Receiver<Option<T>>>>,
 }
 
-impl<T> Default for Flights<T> {
+impl<T> Default for SingleFlight<T> {
     fn default() -> Self {
         Self { under_way: Mutex::default() }
     }
 }
 
-impl<T: Clone + Send + Sync + 'static> Flights<T> {
+impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
     /// Joins the lookup of `target`, or starts `look` as one if `admit` lets it: who joins pays nothing. The lookup is a
     /// task of its own: it goes on when those who asked leave. It may say how it stands before it is over; the answer is
     /// the first thing it says that is `enough`, or `None` when the node stops before that.
@@ -89,7 +89,7 @@ impl<T> Says<T> {
 
 /// Takes the lookup off the list when its task ends, also when it is cancelled.
 struct Landing<T: Clone + Send + Sync + 'static> {
-    flights: Arc<Flights<T>>,
+    flights: Arc<SingleFlight<T>>,
     target: Target,
 }
 
@@ -110,7 +110,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_askers_share_one_lookup_and_the_next_starts_another() {
-        let (flights, tasks) = (Arc::new(Flights::default()), Tasks::new());
+        let (flights, tasks) = (Arc::new(SingleFlight::default()), Tasks::new());
         let lookups = Arc::new(AtomicUsize::new(0));
         for round in 1..=2 {
             let (open, gate) = watch::channel(false);
@@ -135,7 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_enough_leaves_before_it_is_over() {
-        let (flights, tasks) = (Arc::new(Flights::default()), Tasks::new());
+        let (flights, tasks) = (Arc::new(SingleFlight::default()), Tasks::new());
         let (open, mut gate) = watch::channel(false);
         let look = |says: Says<u32>| async move {
             says.say(1);
@@ -153,7 +153,7 @@ mod tests {
 
     #[tokio::test]
     async fn stopping_wakes_those_who_wait_and_too_many_are_turned_away() {
-        let (flights, tasks) = (Arc::new(Flights::<()>::default()), Tasks::new());
+        let (flights, tasks) = (Arc::new(SingleFlight::<()>::default()), Tasks::new());
         let target = |n: usize| Target(std::array::from_fn(|i| (n >> (8 * (i % 4))) as u8));
         let join = |n| flights.join(target(n), &tasks, || Ok(()), |_| std::future::pending(), |()| true);
         for n in 0..MAX_UNDER_WAY {

@@ -19,45 +19,45 @@ pub(super) const MAX_PINGS: usize = 32;
 pub(super) const BUSY: Duration = Duration::from_secs(1);
 
 /// Time between two looks for what has expired; tokens are good for half a minute more or less.
-const TIDY_EVERY: Duration = Duration::from_secs(30);
+const EXPIRE_EVERY: Duration = Duration::from_secs(30);
 
 /// Longest time between two looks after itself, and shortest between two searches for new nodes.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// When the node looks after itself, and when it did.
 #[derive(Debug)]
-pub(super) struct Upkeep {
+pub(super) struct Maintenance {
     pub(super) next: Instant,
     refreshed: Instant,
-    tidied: Instant,
+    expired: Instant,
 }
 
-impl Upkeep {
+impl Maintenance {
     pub(super) fn new(now: Instant) -> Self {
-        Self { next: now + BUSY, refreshed: now, tidied: now }
+        Self { next: now + BUSY, refreshed: now, expired: now }
     }
 }
 
 impl Node {
-    pub(super) fn upkeep(&mut self, turn: &mut Turn<'_, impl Rng>) {
+    pub(super) fn maintain(&mut self, turn: &mut Turn<'_, impl Rng>) {
         self.hurry_late(turn);
         if self.mode == Mode::Server {
-            self.reach.conclude(turn.now);
+            self.reachability.conclude(turn.now);
             self.look_after_table(turn);
-            if turn.now.duration_since(self.upkeep.tidied) >= TIDY_EVERY {
-                self.upkeep.tidied = turn.now;
-                self.shelf.tidy(turn.now, turn.rng);
+            if turn.now.duration_since(self.maintenance.expired) >= EXPIRE_EVERY {
+                self.maintenance.expired = turn.now;
+                self.responder.expire(turn.now, turn.rng);
             }
         }
         let deadline = self.operations.values().map(|running| running.deadline).min();
         let table = self.table.next_due(turn.now).filter(|_| self.mode == Mode::Server);
         let next = deadline.into_iter().chain(table).fold(turn.now + LOOK_EVERY, Instant::min);
-        self.upkeep.next = next.max(turn.now + BUSY);
+        self.maintenance.next = next.max(turn.now + BUSY);
     }
 
     /// Something is to be looked at by then.
     pub(super) fn look_in_by(&mut self, at: Instant) {
-        self.upkeep.next = self.upkeep.next.min(at);
+        self.maintenance.next = self.maintenance.next.min(at);
     }
 
     fn hurry_late(&mut self, turn: &mut Turn<'_, impl Rng>) {
@@ -76,11 +76,11 @@ impl Node {
         if let Some(contact) = self.table.questionable(turn.now) {
             self.ping(turn, contact);
         }
-        if turn.now.duration_since(self.upkeep.refreshed) >= LOOK_EVERY
+        if turn.now.duration_since(self.maintenance.refreshed) >= LOOK_EVERY
             && !self.is_refreshing()
             && let Some(point) = self.table.stale_point(turn.now, turn.rng)
         {
-            self.upkeep.refreshed = turn.now;
+            self.maintenance.refreshed = turn.now;
             self.look_around(turn, point);
         }
     }

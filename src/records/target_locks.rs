@@ -12,24 +12,24 @@ type Queue = Arc<tokio::sync::Mutex<()>>;
 
 /// Who is at work, and who waits. As many as there are puts under way, which their doors bound.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct TargetLocks {
     // A std mutex: it is held for a few synchronous lines, never across an await.
     queues: Mutex<HashMap<Target, Queue>>,
 }
 
 /// A turn. Dropping it lets the next one begin.
 #[derive(Debug)]
-pub(super) struct Turn<'a> {
-    turns: &'a Turns,
+pub(super) struct TargetLock<'a> {
+    turns: &'a TargetLocks,
     target: Target,
     held: Option<OwnedMutexGuard<()>>,
 }
 
-impl Turns {
+impl TargetLocks {
     /// Waits until nobody else is at work on `target`; first come, first served.
-    pub(super) async fn of(&self, target: Target) -> Turn<'_> {
+    pub(super) async fn of(&self, target: Target) -> TargetLock<'_> {
         // Made before the wait, so that whoever gives up waiting tidies up as well.
-        let mut turn = Turn { turns: self, target, held: None };
+        let mut turn = TargetLock { turns: self, target, held: None };
         let queue = self.queues().entry(target).or_default().clone();
         turn.held = Some(queue.lock_owned().await);
         turn
@@ -40,7 +40,7 @@ impl Turns {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for TargetLock<'_> {
     fn drop(&mut self) {
         let mut queues = self.turns.queues();
         self.held = None;
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn one_at_a_time_in_order_and_nothing_is_left() {
-        let (turns, target) = (Turns::default(), Target([1; 20]));
+        let (turns, target) = (TargetLocks::default(), Target([1; 20]));
         let first = turns.of(target).now_or_never().expect("nobody is at work");
         assert!(turns.of(Target([2; 20])).now_or_never().is_some(), "another target waits for nobody");
         let (mut second, mut third) = (Box::pin(turns.of(target)), Box::pin(turns.of(target)));
