@@ -312,6 +312,8 @@ section! {
         max_pins: usize = 100_000,
         /// The largest torrent that is pinned.
         max_pin_size: ByteSize = ByteSize::gib(100),
+        /// The most files of a torrent that is pinned; each takes an inode, and memory.
+        max_pin_files: u32 = 50_000,
         /// Torrents fetched at once; others wait for their turn, by priority. Up to eight times as many that nothing comes
         /// from, since no peer has them, stay joined beside these.
         fetches: usize = 8,

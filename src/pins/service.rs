@@ -113,8 +113,12 @@ impl Pins {
         if contents.damaged > 0 {
             tracing::warn!(damaged = contents.damaged, "the pin store holds rows that make no sense; they are ignored");
         }
-        let limits =
-            Limits { fetches: settings.fetches, pins: settings.max_pins, pin_bytes: settings.max_pin_size.as_u64() };
+        let limits = Limits {
+            fetches: settings.fetches,
+            pins: settings.max_pins,
+            pin_bytes: settings.max_pin_size.as_u64(),
+            pin_files: settings.max_pin_files,
+        };
         let store = Store::start(connection, tasks);
         let pins = Self {
             inner: Arc::new(Inner {

@@ -1,6 +1,6 @@
 //! Reads what is kept back from disk, in turns, and compares it: bytes rot, and nobody notices until they are asked for.
 //!
-//! One torrent at a time, and most of the time none: a fifth of the time is spent reading at most.
+//! One torrent at a time, and most of the time none: a fifth of the time at most is spent on what nobody asked for.
 
 use std::time::Duration;
 

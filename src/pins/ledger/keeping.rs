@@ -206,6 +206,13 @@ impl Ledger {
                 format!("{} bytes are more than the {most} that one pin may take", size.bytes),
             );
         }
+        let most_files = self.limits.pin_files;
+        if size.files > most_files {
+            return refused(
+                Reason::TooLarge,
+                format!("{} files are more than the {most_files} that a pin may have", size.files),
+            );
+        }
         let most = quota.bytes?;
         let replaceable = |version: &&Version| {
             version.state == VersionState::Kept && !version.held && version.info_hash != *info_hash

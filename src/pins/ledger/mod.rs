@@ -81,6 +81,8 @@ pub(super) struct Limits {
     pub(super) pins: usize,
     /// The largest torrent that is pinned, in bytes.
     pub(super) pin_bytes: u64,
+    /// Files of one, at most.
+    pub(super) pin_files: u32,
 }
 
 /// A pin with what was last said of it.

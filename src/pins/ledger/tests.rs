@@ -9,7 +9,7 @@ use crate::pins::pin::{Settings, Size, Subject, VersionState};
 use crate::pins::token::Scope;
 use crate::wire::pointer;
 
-const LIMITS: Limits = Limits { fetches: 2, pins: 100, pin_bytes: 1000 };
+const LIMITS: Limits = Limits { fetches: 2, pins: 100, pin_bytes: 1000, pin_files: 9 };
 
 fn hash(n: u8) -> InfoHash {
     InfoHash([n; 20])
@@ -257,17 +257,21 @@ fn past_the_quota_the_old_version_stays_until_there_is_room() {
     trial.measured(3, 91);
     assert_eq!(trial.stands(a), ("degraded", Some("too_large"), Some(1), Some(3)));
     trial.record(&record(1, 4, 4));
-    trial.measured(4, 60);
+    let step = trial.ledger.measured(&hash(4), Size { files: 10, ..size(1) }, trial.now);
+    trial.take(step);
+    assert_eq!(trial.stands(a), ("degraded", Some("too_large"), Some(1), Some(4)), "ten files are one too many");
+    trial.record(&record(1, 5, 5));
+    trial.measured(5, 60);
     assert_eq!(trial.stands(a).1, Some("over_quota"));
     let step = trial.ledger.delete(owner, &b, None, trial.now);
     trial.take(step).unwrap();
-    assert_eq!(trial.stands(a), ("resolving", None, Some(1), Some(4)), "room came free");
-    trial.fetched(4, 60);
-    assert_eq!(trial.stands(a), ("pinned", None, Some(4), None));
-    assert_eq!(trial.ledger.usage(owner).0, Usage { pins: 1, bytes: 100 });
-    trial.record(&record(1, 5, 5));
-    trial.fetched(5, 61);
+    assert_eq!(trial.stands(a), ("resolving", None, Some(1), Some(5)), "room came free");
+    trial.fetched(5, 60);
     assert_eq!(trial.stands(a), ("pinned", None, Some(5), None));
+    assert_eq!(trial.ledger.usage(owner).0, Usage { pins: 1, bytes: 100 });
+    trial.record(&record(1, 6, 6));
+    trial.fetched(6, 61);
+    assert_eq!(trial.stands(a), ("pinned", None, Some(6), None));
     assert_eq!(
         trial.states(a).iter().filter(|(_, state)| *state == VersionState::Kept).count(),
         1,
