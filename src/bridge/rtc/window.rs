@@ -21,6 +21,9 @@ use tokio::time::Instant;
 /// Where it begins, in bytes: what 20 Mbit/s carry in 50 ms, which the stack's own slow start fills in five round trips.
 const START: usize = 128 << 10;
 
+/// What is sent in a round trip at the start, in bytes, before the path has shown that it carries more.
+const START_PACE: f64 = 65_536.0;
+
 /// Its least, with which three messages of 16 KiB are under way, and its most, which is 80 MB/s at 50 ms.
 const LEAST: usize = 40 << 10;
 pub(super) const MOST: usize = 4 << 20;
@@ -37,11 +40,14 @@ const NEAR: Duration = Duration::from_millis(5);
 const SLACK: Duration = Duration::from_millis(30);
 const SLACK_NEAR: Duration = Duration::from_millis(4);
 
-/// What is sent of what the path carries: rates are rather found too high than too low.
-const HOLD_PACE: f64 = 0.97;
+/// What is sent of what the path carries while no queue is seen, and while one is: the path is always full, and what waits
+/// there stays around [`QUEUE`].
+const HOLD_PACE: f64 = 1.0;
+const RELIEF_PACE: f64 = 0.9;
 
-/// What was not sent in time is made up for, so much of it: a machine takes that long to get around to a task.
-const LATE: Duration = Duration::from_millis(3);
+/// What was not sent in time is made up for, so much of it: a busy machine takes that long to get around to a task. What
+/// is not made up for would come to be taken for what the path carries.
+const LATE: Duration = Duration::from_millis(8);
 
 /// A round is no shorter.
 const ROUND_LEAST: Duration = Duration::from_millis(4);
@@ -237,15 +243,20 @@ impl Window {
             Phase::Drain { .. } => Phase::Hold { rounds: 0 },
         };
         let near = shortest < NEAR;
-        let pace = best
+        // At the start rates are those of the little that there was to send.
+        let starts = self.least == START;
+        let at_least = if starts { START_PACE / shortest.as_secs_f64() } else { 0.0 };
+        let pace = best.max(at_least)
             * match self.phase {
                 Phase::Try { rounds: 0, .. } => STEP,
+                Phase::Try { .. } | Phase::Hold { .. } if round.shortest > shortest + QUEUE => RELIEF_PACE,
                 Phase::Try { .. } | Phase::Hold { .. } => HOLD_PACE,
                 Phase::Drain { .. } => RELIEF,
             };
         self.pace = (!near && pace > 0.0).then_some(pace);
         let carries = best * (shortest + if near { SLACK_NEAR } else { SLACK }).as_secs_f64();
         self.size = (carries as usize).clamp(if near { LEAST_NEAR } else { self.least }, MOST);
+        tracing::trace!(phase = ?self.phase, rate, best, pace, size = self.size, ?shortest, ?round, "a round ended");
     }
 
     /// Begins a try.
