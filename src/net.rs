@@ -63,8 +63,13 @@ fn scope_v6(ip: Ipv6Addr) -> Option<Scope> {
 /// Whether `named` may be used when `from` is who named it.
 #[must_use]
 pub fn may_name(from: IpAddr, named: SocketAddr) -> bool {
-    match (scope(from), scope(named.ip())) {
-        _ if named.port() == 0 => false,
+    named.port() != 0 && means_something(scope(from), scope(named.ip()))
+}
+
+/// Whether an address in the second scope means something to who is in the first.
+#[must_use]
+pub fn means_something(here: Option<Scope>, there: Option<Scope>) -> bool {
+    match (here, there) {
         (_, None) => false,
         (_, Some(Scope::Public)) => true,
         // This machine knows every network it is on.

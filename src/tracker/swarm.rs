@@ -3,7 +3,6 @@
 //! Entries are small, since there are many: time is in whole seconds, an address takes the bytes it has, and what few
 //! peers have (offers they have not answered) is kept apart.
 
-use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use rand::seq::index;
 
 use super::dense::{Dense, Keyed};
 use super::table::SocketId;
+use crate::net;
 use crate::wire::id::PeerId;
 use crate::wire::tracker::{Counts, Progress};
 use crate::wire::tracker_ws::OfferId;
@@ -56,9 +56,9 @@ struct WebPeer<S> {
     seeder: bool,
     id: SocketId,
     socket: S,
-    /// Offers sent to this peer that it has not answered, oldest first.
-    #[allow(clippy::box_collection, reason = "8 bytes instead of 32 for the many that have none")]
-    offered: Option<Box<VecDeque<Outstanding>>>,
+    /// Offers sent to this peer that it has not answered, oldest first. Expiry takes the memory back, and not the last
+    /// answer: the next offers come soon.
+    offered: Vec<Outstanding>,
     expires: Second,
 }
 
@@ -142,7 +142,7 @@ impl<S: Clone> Swarm<S> {
     pub(super) fn join_web(&mut self, member: Member, socket: &S, progress: Progress, expires: Second) {
         let place = self.web.place(&member).unwrap_or_else(|| {
             let ((peer_id, id), socket) = (member, socket.clone());
-            self.web.push(WebPeer { peer_id, seeder: false, id, socket, offered: None, expires })
+            self.web.push(WebPeer { peer_id, seeder: false, id, socket, offered: Vec::new(), expires })
         });
         let peer = self.web.at_mut(place);
         peer.expires = expires;
@@ -190,11 +190,11 @@ impl<S: Clone> Swarm<S> {
     /// Notes that an offer is sent to `receiver`, which may answer it; the way to it.
     pub(super) fn offered(&mut self, now: Second, receiver: &Member, offerer: Member, id: OfferId) -> Option<S> {
         let peer = self.web.get_mut(receiver)?;
-        let offered = peer.offered.get_or_insert_default();
-        while offered.len() >= MAX_OUTSTANDING || offered.front().is_some_and(|first| first.expires <= now) {
-            offered.pop_front();
-        }
-        offered.push_back(Outstanding { offerer, id, expires: now.after(OFFER_LIFETIME) });
+        let offered = &mut peer.offered;
+        let late = offered.iter().take_while(|first| first.expires <= now).count();
+        let gone = late.max((offered.len() + 1).saturating_sub(MAX_OUTSTANDING));
+        offered.drain(..gone);
+        offered.push(Outstanding { offerer, id, expires: now.after(OFFER_LIFETIME) });
         Some(peer.socket.clone())
     }
 
@@ -202,13 +202,9 @@ impl<S: Clone> Swarm<S> {
     /// its maker is still here. It is not outstanding afterwards.
     pub(super) fn answered(&mut self, now: Second, answerer: &Member, to: PeerId, id: OfferId) -> Option<S> {
         let peer = self.web.get_mut(answerer)?;
-        let offered = peer.offered.as_mut()?;
         let is_it = |offer: &Outstanding| offer.id == id && offer.offerer.0 == to && offer.expires > now;
-        let at = offered.iter().position(is_it)?;
-        let offer = offered.remove(at).expect("just found");
-        if offered.is_empty() {
-            peer.offered = None;
-        }
+        let at = peer.offered.iter().position(is_it)?;
+        let offer = peer.offered.remove(at);
         self.web.get(&offer.offerer).map(|offerer| offerer.socket.clone())
     }
 
@@ -258,7 +254,7 @@ impl<S: Clone> Swarm<S> {
 
     #[cfg(test)]
     pub(super) fn outstanding(&self) -> impl Iterator<Item = (Member, OfferId)> {
-        let offered = self.web.iter().filter_map(|peer| Some((peer.key(), peer.offered.as_ref()?)));
+        let offered = self.web.iter().map(|peer| (peer.key(), &peer.offered));
         offered.flat_map(|(member, offered)| offered.iter().map(move |offer| (member, offer.id)))
     }
 
@@ -272,8 +268,8 @@ impl<S: Clone> Swarm<S> {
         let seeders = self.web.iter().map(|peer| peer.seeder).chain(natives).filter(|seeder| *seeder).count();
         assert_eq!(self.seeders as usize, seeders);
         for peer in self.web.iter() {
-            let Some(offered) = &peer.offered else { continue };
-            assert!(!offered.is_empty() && offered.len() <= MAX_OUTSTANDING);
+            let offered = &peer.offered;
+            assert!(offered.len() <= MAX_OUTSTANDING);
             assert!(offered.iter().is_sorted_by_key(|offer| offer.expires));
             assert!(offered.iter().all(|offer| offer.offerer.0 != peer.peer_id), "nobody is sent its own offer");
         }
@@ -311,11 +307,12 @@ fn tell<I: Ip>(
     if wanted == 0 {
         return 0;
     }
-    let mut told = 0;
+    let (mut told, here) = (0, net::scope(asker.ip()));
     // One more than wanted, because the asker itself may be drawn.
     for peer in natives.draw(rng, wanted + 1) {
         let addr = SocketAddr::new(peer.ip.into(), peer.port);
-        if told < wanted && addr != asker && may_learn(asker.ip(), addr.ip()) {
+        // Addresses of a local network mean nothing outside of it, or worse, somebody else's machine.
+        if told < wanted && addr != asker && net::means_something(here, net::scope(addr.ip())) {
             found(addr, peer.peer_id);
             told += 1;
         }
@@ -329,8 +326,8 @@ fn expire_web<S>(web: &mut Dense<WebPeer<S>>, now: Second, place: usize) -> bool
     if peer.expires <= now {
         return web.remove_at(place).seeder;
     }
-    if peer.offered.as_ref().and_then(|offered| offered.back()).is_some_and(|newest| newest.expires <= now) {
-        peer.offered = None;
+    if peer.offered.last().is_none_or(|newest| newest.expires <= now) {
+        peer.offered = Vec::new();
     }
     false
 }
@@ -349,17 +346,4 @@ fn advance(seeder: &mut bool, progress: Progress, seeders: &mut u32, downloaded:
     *downloaded = downloaded.saturating_add(u32::from(progress == Progress::Completed && !*seeder));
     *seeders = *seeders + u32::from(is_seeder) - u32::from(*seeder);
     *seeder = is_seeder;
-}
-
-/// Whether `asker` is told of a peer at `ip`. Addresses of a local network mean nothing outside of it, or worse, somebody
-/// else's machine.
-fn may_learn(asker: IpAddr, ip: IpAddr) -> bool {
-    !is_local(ip) || is_local(asker)
-}
-
-fn is_local(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_unspecified(),
-    }
 }

@@ -266,8 +266,8 @@ impl<S: Clone> Table<S> {
 
     /// Addresses of native peers, for somebody inside this process.
     pub(super) fn native_peers(&self, rng: &mut impl Rng, info_hash: &InfoHash, max: usize) -> Vec<SocketAddr> {
-        // Asked from the unspecified address, which is local: this process may learn of every peer.
-        const INSIDE: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+        // Asked from this machine, which may learn of every peer.
+        const INSIDE: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
         let mut peers = Vec::new();
         if let Some(entry) = self.swarms.get(info_hash) {
             entry.swarm.natives(rng, INSIDE, max, true, &mut |addr, _| peers.push(addr));

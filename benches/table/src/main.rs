@@ -4,6 +4,7 @@
 
 #[path = "../../../src"]
 mod source {
+    pub mod net;
     pub mod wire;
 
     pub mod tracker {
@@ -18,7 +19,7 @@ mod source {
 }
 
 use source::tracker::measure::{Kind, announces, memory_and_pauses};
-use source::wire;
+use source::{net, wire};
 
 const USAGE: &str = "table-bench announces KIND SWARMS PEERS [ANNOUNCES [ROUNDS]] | memory KIND SWARMS PEERS
 KIND is v4, v6, web or mixed";

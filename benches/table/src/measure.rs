@@ -16,6 +16,12 @@ use crate::wire::tracker_ws::{Announce, Description, Intent, Offer, OfferId};
 /// The server's.
 const INTERVALS: Intervals = Intervals { web: Duration::from_secs(120), native: Duration::from_secs(1800) };
 
+/// Rounds of expiry in an interval: the server's.
+const EXPIRY_ROUNDS: f64 = 4.0;
+
+/// Looks of expiry at a time: fewer than the server's, so that two thousand announces have their share of them.
+const EXPIRY_SLICE: usize = 64;
+
 /// Which peers a table has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -53,6 +59,8 @@ struct Measured {
     kind: Kind,
     swarms: usize,
     offers: Vec<Offer<'static>>,
+    /// Peers and swarms that expiry has not looked at yet, but should have by now.
+    unseen: f64,
 }
 
 impl Measured {
@@ -66,6 +74,21 @@ impl Measured {
             kind,
             swarms,
             offers: (0..5).map(offer).collect(),
+            unseen: 0.0,
+        }
+    }
+
+    /// Lets the time pass that is between two announces when each of so many peers announces once in an interval. What web
+    /// peers were offered is forgotten meanwhile, as on the server: the next offers need memory again.
+    fn pass_time(&mut self, peers: usize) {
+        if self.kind != Kind::Web {
+            return;
+        }
+        self.now += INTERVALS.web / peers as u32;
+        self.unseen += EXPIRY_ROUNDS * (peers + self.swarms) as f64 / peers as f64;
+        if self.unseen >= EXPIRY_SLICE as f64 {
+            self.unseen -= EXPIRY_SLICE as f64;
+            self.table.expire(self.now, EXPIRY_SLICE);
         }
     }
 
@@ -80,7 +103,7 @@ impl Measured {
         let peer_id = PeerId(bytes);
         let ip = match self.kind.of(n) {
             Kind::V4 => Ipv4Addr::from_bits(0x2000_0000 + n as u32).into(),
-            Kind::V6 => Ipv6Addr::from_bits((0x2001_0db8 << 96) + n as u128).into(),
+            Kind::V6 => Ipv6Addr::from_bits((0x2a00 << 112) + n as u128).into(),
             _ => {
                 let offers = if offers { self.offers.clone() } else { Vec::new() };
                 let intent = Intent::Offers { progress: Progress::Leeching, offers };
@@ -114,25 +137,30 @@ fn resident_memory() -> usize {
     line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
 }
 
-/// Announces of peers that are there already, in random order: the time of one, and how many others it was told of. Apart
-/// from those, the time of the first announce of each.
+/// Announces of peers that are there already, each once in an interval, in random order: the time of one, and how many
+/// others it was told of. Apart from those, the time of the first announce of each.
 pub fn announces(kind: Kind, swarms: usize, peers: usize, each: usize, rounds: usize) {
     let mut measured = Measured::new(kind, swarms);
     let start = Instant::now();
     for n in 0..peers {
-        measured.announce(n, false);
+        measured.announce(n, true);
+        measured.pass_time(peers);
     }
     let joining = start.elapsed().as_nanos() / peers as u128;
-    let mut order: Vec<usize> = (0..peers.max(each)).map(|n| n % peers).collect();
+    let mut order: Vec<usize> = (0..peers).collect();
     order.shuffle(&mut SmallRng::seed_from_u64(2));
+    let mut turns = order.into_iter().cycle();
     let (mut times, mut told) = (Vec::new(), 0);
-    for round in 0..rounds {
-        // Others each time, as long as there are others.
-        let first = round * each % (order.len() - each + 1);
+    for _ in 0..rounds {
         let start = Instant::now();
-        told = order[first..first + each].iter().map(|n| measured.announce(*n, true)).sum::<usize>();
+        told = 0;
+        for n in turns.by_ref().take(each) {
+            told += measured.announce(n, true);
+            measured.pass_time(peers);
+        }
         times.push(start.elapsed().as_nanos() as f64 / each.max(1) as f64);
     }
+    assert_eq!(measured.table.stats().web_peers + measured.table.stats().native_peers, peers);
     times.sort_by(f64::total_cmp);
     println!(
         "{{\"swarms\":{swarms},\"peers\":{peers},\"ns\":{:.0},\"best\":{:.0},\"joining\":{joining},\"told\":{:.1}}}",

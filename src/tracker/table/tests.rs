@@ -427,28 +427,50 @@ fn a_full_table_keeps_those_it_has() {
 #[test]
 fn native_peers_get_others_of_both_families_and_never_themselves() {
     let mut t = Fixture::new();
-    for addr in ["1.1.1.1:1", "1.1.1.1:2", "2.2.2.2:1", "[2001:db8::1]:1"] {
+    for addr in ["1.1.1.1:1", "1.1.1.1:2", "2.2.2.2:1", "[2a00::1]:1"] {
         t.native(addr, Some(Progress::Unsaid), 0);
     }
     t.join(1, 1);
-    assert_eq!(t.native("1.1.1.1:1", Some(Progress::Unsaid), 50).2, ["1.1.1.1:2", "2.2.2.2:1", "[2001:db8::1]:1"]);
+    assert_eq!(t.native("1.1.1.1:1", Some(Progress::Unsaid), 50).2, ["1.1.1.1:2", "2.2.2.2:1", "[2a00::1]:1"]);
     assert_eq!(
         t.native("1.1.1.1:1", Some(Progress::Unsaid), 2).2,
         ["1.1.1.1:2", "2.2.2.2:1"],
         "one's own family first"
     );
-    assert_eq!(t.native("[2001:db8::1]:1", Some(Progress::Unsaid), 1).2.len(), 1);
+    assert_eq!(t.native("[2a00::1]:1", Some(Progress::Unsaid), 1).2.len(), 1);
     assert_eq!(t.native("1.1.1.1:1", Some(Progress::Unsaid), 0).2.len(), 0);
 }
 
 #[test]
-fn local_addresses_are_told_to_local_peers_only() {
+fn addresses_of_a_network_are_told_on_that_network_only() {
     let mut t = Fixture::new();
-    for addr in ["127.0.0.1:1", "192.168.1.2:1", "[fe80::1]:1", "5.5.5.5:1"] {
-        t.native(addr, Some(Progress::Unsaid), 0);
+    // The last two hide 127.0.0.1 and 10.0.0.1 (RFC 3056, RFC 6052).
+    let local = "127.0.0.1 10.0.0.2 192.168.1.2 100.64.0.2 169.254.1.2 fe80::2 fd00::2 2002:7f00:1::1 64:ff9b::a00:1";
+    for ip in local.split(' ').chain(["5.5.5.5", "2a00::5"]) {
+        t.native(&SocketAddr::new(ip.parse().unwrap(), 1).to_string(), Some(Progress::Unsaid), 0);
     }
-    assert_eq!(t.native("6.6.6.6:1", Some(Progress::Unsaid), 50).2, ["5.5.5.5:1"]);
-    assert_eq!(t.native("10.0.0.1:1", Some(Progress::Unsaid), 50).2.len(), 5);
-    assert_eq!(t.table.native_peers(&mut t.rng, &HASH, 50).len(), 6);
+    let table = [
+        // who asks, whom it is told of besides the public ones
+        ("6.6.6.6", ""),
+        ("2a00::6", ""),
+        ("10.0.0.3", "10.0.0.2 64:ff9b::a00:1"),
+        ("192.168.1.3", "192.168.1.2"),
+        ("100.64.0.3", "100.64.0.2"),
+        ("169.254.1.3", "169.254.1.2 fe80::2"),
+        ("fe80::3", "169.254.1.2 fe80::2"),
+        ("fd00::3", "fd00::2"),
+        ("127.0.0.2", local),
+        ("::1", local),
+    ];
+    for (asker, expected) in table {
+        let asker = SocketAddr::new(asker.parse().unwrap(), 2).to_string();
+        let told = t.native(&asker, Some(Progress::Unsaid), 50).2;
+        t.native(&asker, None, 0);
+        let expected = expected.split_terminator(' ').chain(["5.5.5.5", "2a00::5"]);
+        let mut expected: Vec<_> = expected.map(|ip| SocketAddr::new(ip.parse().unwrap(), 1).to_string()).collect();
+        expected.sort();
+        assert_eq!(told, expected, "{asker}");
+    }
+    assert_eq!(t.table.native_peers(&mut t.rng, &HASH, 50).len(), 11, "this process may learn of every peer");
     assert_eq!(t.table.native_peers(&mut t.rng, &HASH, 2).len(), 2);
 }
