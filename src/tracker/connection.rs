@@ -6,14 +6,12 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io::{self, ErrorKind, IoSlice, Read};
-use std::net::Shutdown;
+use std::io::{self, ErrorKind, IoSlice};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use socket2::SockRef;
-use tokio::io::Interest;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::frames::Frames;
@@ -35,20 +33,13 @@ thread_local! {
     static DEFLATER: RefCell<Deflater> = RefCell::default();
 }
 
-/// The reading end of a WebSocket.
 #[derive(Debug)]
 pub(super) struct Connection {
-    wire: Arc<Wire>,
+    stream: TcpStream,
     decoder: Decoder,
+    terms: Terms,
     /// What has come and is not handled yet: behind the request for the upgrade, or while the client took no replies.
     early: Box<[u8]>,
-}
-
-/// The TCP connection, which whoever has something for the client may write to: see [`super::outbox`].
-#[derive(Debug)]
-pub(super) struct Wire {
-    stream: TcpStream,
-    terms: Terms,
 }
 
 /// What was settled before the first frame.
@@ -72,13 +63,12 @@ pub(super) enum Broken {
 
 impl Connection {
     pub(super) fn new(stream: TcpStream, early: Vec<u8>, terms: Terms) -> Self {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Err(error) = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT) {
+            tracing::debug!("a connection keeps the system's buffer: {error}");
+        }
         let decoder = Decoder::new(terms.max_message, terms.deflate);
-        Self { wire: Arc::new(Wire::new(stream, terms)), decoder, early: early.into() }
-    }
-
-    /// Its writing end.
-    pub(super) fn wire(&self) -> &Arc<Wire> {
-        &self.wire
+        Self { stream, decoder, terms, early: early.into() }
     }
 
     /// Reads once, and has `handle` take each message; none if what came was only a part of one. When that breaks off,
@@ -88,19 +78,21 @@ impl Connection {
         cx: &mut Context<'_>,
         handle: impl FnMut(Received<'_>) -> ControlFlow<()>,
     ) -> Poll<Result<(), Broken>> {
-        let Self { wire, decoder, early } = self;
+        let Self { stream, decoder, terms, early } = self;
         if !early.is_empty() {
             let mut input = std::mem::take(early);
-            let left = messages(decoder, wire.terms, &mut input, handle)?;
+            let left = messages(decoder, *terms, &mut input, handle)?;
             *early = left.into();
             return Poll::Ready(Ok(()));
         }
         BUFFER.with_borrow_mut(|buffer| {
-            let read = ready!(wire.poll_read(cx, buffer)).map_err(|_| Broken::Lost)?;
-            if read == 0 {
+            let mut buffer = ReadBuf::new(buffer);
+            // A read that does not fill the buffer has emptied the socket: tokio knows, and saves the call that says so.
+            ready!(Pin::new(stream).poll_read(cx, &mut buffer)).map_err(|_| Broken::Lost)?;
+            if buffer.filled().is_empty() {
                 return Poll::Ready(Err(Broken::Lost));
             }
-            let left = messages(decoder, wire.terms, &mut buffer[..read], handle)?;
+            let left = messages(decoder, *terms, buffer.filled_mut(), handle)?;
             if !left.is_empty() {
                 *early = left.into();
             }
@@ -108,51 +100,7 @@ impl Connection {
         })
     }
 
-    /// Says goodbye with `frame`, and waits for the client to have heard it: a connection closed with bytes unread is
-    /// reset, and a reset overtakes what was written (RFC 6455 §7.1.1).
-    pub(super) async fn finish(self, frame: Vec<u8>) -> io::Result<()> {
-        let Self { wire, .. } = self;
-        let mut frames = Frames::from(frame);
-        poll_fn(|cx| wire.poll_write(cx, &mut frames)).await?;
-        SockRef::from(&wire.stream).shutdown(Shutdown::Write)?;
-        while poll_fn(|cx| BUFFER.with_borrow_mut(|buffer| wire.poll_read(cx, buffer))).await? > 0 {}
-        Ok(())
-    }
-}
-
-impl Wire {
-    pub(super) fn new(stream: TcpStream, terms: Terms) -> Self {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        if let Err(error) = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT) {
-            tracing::debug!("a connection keeps the system's buffer: {error}");
-        }
-        Self { stream, terms }
-    }
-
-    /// Reads what there is, up to the size of `buffer`.
-    fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            let mut drained = 0;
-            let read = self.stream.try_io(Interest::READABLE, || {
-                let read = (&*SockRef::from(&self.stream)).read(buffer)?;
-                // What does not fill the buffer has emptied the socket. That is said to tokio as if one more read had
-                // found nothing, which saves that read.
-                if 0 < read && read < buffer.len() {
-                    drained = read;
-                    return Err(ErrorKind::WouldBlock.into());
-                }
-                Ok(read)
-            });
-            match read {
-                Err(error) if error.kind() == ErrorKind::WouldBlock && drained > 0 => return Poll::Ready(Ok(drained)),
-                Err(error) if would_wait(&error) => {}
-                read => return Poll::Ready(read),
-            }
-        }
-    }
-
-    /// Makes frames ready to be written.
+    /// Makes frames ready for [`Self::poll_write`].
     pub(super) fn prepare(&self, frames: &mut Frames) {
         if self.terms.deflate {
             DEFLATER.with_borrow_mut(|deflater| frames.each(|frame| deflater.compress(frame)));
@@ -161,32 +109,39 @@ impl Wire {
 
     /// Writes `frames`. When given up before it is ready, the connection can only be closed.
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, frames: &mut Frames) -> Poll<io::Result<()>> {
-        loop {
-            match self.try_write(frames) {
+        while !frames.is_empty() {
+            let written = {
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                match frames.fill(&mut slices) {
+                    // The cheaper call, and for most.
+                    1 => self.stream.try_write(&slices[0]),
+                    filled => self.stream.try_write_vectored(&slices[..filled]),
+                }
+            };
+            match written {
+                Ok(0) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                Ok(written) => frames.advance(written),
                 Err(error) if would_wait(&error) => ready!(self.stream.poll_write_ready(cx))?,
-                written => return Poll::Ready(written),
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
+        Poll::Ready(Ok(()))
     }
 
-    /// Writes as much of `frames` as the system takes now.
-    ///
-    /// # Errors
-    /// [`ErrorKind::WouldBlock`] when that was not all.
-    pub(super) fn try_write(&self, frames: &mut Frames) -> io::Result<()> {
-        while !frames.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let written = match frames.fill(&mut slices) {
-                // The cheaper call, and for most.
-                1 => self.stream.try_write(&slices[0])?,
-                filled => self.stream.try_write_vectored(&slices[..filled])?,
-            };
-            if written == 0 {
-                return Err(ErrorKind::WriteZero.into());
+    /// Says goodbye with `frame`, and waits for the client to have heard it: a connection closed with bytes unread is
+    /// reset, and a reset overtakes what was written (RFC 6455 §7.1.1).
+    pub(super) async fn finish(mut self, frame: Vec<u8>) -> io::Result<()> {
+        let mut frames = Frames::from(frame);
+        poll_fn(|cx| self.poll_write(cx, &mut frames)).await?;
+        self.stream.shutdown().await?;
+        loop {
+            poll_fn(|cx| self.stream.poll_read_ready(cx)).await?;
+            match BUFFER.with_borrow_mut(|buffer| self.stream.try_read(buffer)) {
+                Ok(0) => return Ok(()),
+                Err(error) if !would_wait(&error) => return Err(error),
+                _ => {}
             }
-            frames.advance(written);
         }
-        Ok(())
     }
 }
 

@@ -336,17 +336,26 @@ impl Tracker {
 }
 
 impl Inner {
+    /// Counts an announce that is refused, by the rule that it met.
+    fn refused<E>(&self, rule: &str, why: E) -> E {
+        self.metrics.not_taken.with_label_values(&[rule]).inc();
+        why
+    }
+
     fn check_client(&self, path: &str, query: &str) -> Result<(), Refusal> {
-        self.access.client(path, query).inspect_err(|_| self.metrics.not_taken.with_label_values(&["passkey"]).inc())
+        self.access.client(path, query).map_err(|why| self.refused("passkey", why))
     }
 
     /// Whether an address may announce again already.
     fn check_pace(&self, from: IpAddr) -> Result<(), Refusal> {
-        if self.admission.announce(Instant::now(), from) {
-            return Ok(());
+        match self.admission.announce(Instant::now(), from) {
+            true => Ok(()),
+            false => Err(self.refused("pace", Refusal::TooOften)),
         }
-        self.metrics.not_taken.with_label_values(&["pace"]).inc();
-        Err(Refusal::TooOften)
+    }
+
+    fn check_torrent(&self, info_hash: &InfoHash) -> Result<(), Refusal> {
+        self.access.torrent(info_hash).map_err(|why| self.refused("torrent", why))
     }
 
     /// Announces a native peer whose request has passed the checks.
@@ -356,14 +365,10 @@ impl Inner {
         found: &mut impl FnMut(SocketAddr, PeerId),
     ) -> Result<Counts, Refusal> {
         let admit = || self.admission.bring_native(Instant::now(), question.ip);
-        self.shards.native(question, admit, found).inspect_err(|refusal| {
-            let rule = if *refusal == Refusal::TrackerFull { "table_full" } else { "address_peers" };
-            self.metrics.not_taken.with_label_values(&[rule]).inc();
+        self.shards.native(question, admit, found).map_err(|why| {
+            let rule = if why == Refusal::TrackerFull { "table_full" } else { "address_peers" };
+            self.refused(rule, why)
         })
-    }
-
-    fn check_torrent(&self, info_hash: &InfoHash) -> Result<(), Refusal> {
-        self.access.torrent(info_hash).inspect_err(|_| self.metrics.not_taken.with_label_values(&["torrent"]).inc())
     }
 }
 

@@ -1,14 +1,10 @@
 //! What waits to be written to one WebSocket.
-//!
-//! A message for a socket whose session sleeps is written by whoever has it: see [`Outbox::deliver`]. Waking the session
-//! up to do that costs as much as the message itself.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::connection::Wire;
 use super::counters::Counters;
 use super::frames::{Frames, Late, Queued};
 use crate::wire::tracker_ws::Message;
@@ -47,36 +43,18 @@ struct Shared {
     /// Looks since the client was last heard; see [`Outbox::look`].
     silent_looks: AtomicU8,
     counters: Arc<Counters>,
-    wire: Arc<Wire>,
 }
 
 #[derive(Default)]
 struct Queue {
     messages: VecDeque<Queued>,
-    /// What somebody else has begun to write, and the system did not take.
-    begun: Option<Box<Frames>>,
     /// Why the session must end, if somebody else says so.
     end: Option<Forced>,
     /// The session is gone.
     closed: bool,
-    state: State,
+    /// The session waits to be woken.
+    asleep: bool,
     session: Option<Waker>,
-}
-
-/// What the session does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum State {
-    /// It runs, or will soon; before it sleeps it takes what is queued.
-    #[default]
-    Awake,
-    /// It sleeps until there is something to read or to write.
-    Idle,
-    /// It sleeps until the client takes more of what is being sent; then it takes what is queued.
-    Slow,
-    /// It sleeps, and somebody else writes what was queued.
-    Lent,
-    /// The same, and it has woken up meanwhile and waits for that.
-    Awaited,
 }
 
 /// Why a session ends that would have gone on.
@@ -114,13 +92,6 @@ impl Outbox {
 
     /// Queues a message of the tracker's own, and counts what it is.
     pub(super) fn send_message(&self, message: &Message<'_>) -> bool {
-        let sent = self.post(message);
-        self.shared.queue().wake();
-        sent
-    }
-
-    /// As [`Self::send_message`], but nobody is woken up: the caller will soon [deliver](Self::deliver), or is the session.
-    pub(super) fn post(&self, message: &Message<'_>) -> bool {
         let counters = &self.shared.counters;
         match message {
             Message::Announced { .. } => counters.announces.inc(),
@@ -128,44 +99,16 @@ impl Outbox {
             Message::Failure(_) => counters.errors.inc(),
             Message::Offer { .. } | Message::Answer { .. } => {}
         }
-        let frame = websocket::text_with(message.size_hint(), |text| message.write_to(text));
-        self.shared.queue().put(Queued::Frame(frame), counters)
+        self.send_frame(websocket::text_with(message.size_hint(), |text| message.write_to(text)))
     }
 
-    /// [Posts](Self::post) an offer if there is plenty of room, and drops it otherwise.
-    pub(super) fn post_offer(&self, offer: &Message<'_>) -> bool {
+    /// Queues an offer if there is plenty of room, and drops it otherwise.
+    pub(super) fn send_offer(&self, offer: &Message<'_>) -> bool {
         if CAPACITY - self.shared.queue().messages.len() < RESERVED_FOR_REPLIES {
             self.shared.counters.busy_reader.inc();
             return false;
         }
-        self.post(offer)
-    }
-
-    /// Writes what is queued if the session sleeps, in its stead. What the system does not take at once is left to the
-    /// session, and so is everything when it is awake or has a slow client.
-    pub(super) fn deliver(&self) {
-        let messages = {
-            let mut queue = self.shared.queue();
-            if queue.state != State::Idle || queue.end.is_some() {
-                return queue.wake();
-            }
-            if queue.messages.is_empty() {
-                return;
-            }
-            queue.state = State::Lent;
-            queue.take()
-        };
-        let mut frames = Frames::of(messages);
-        self.shared.wire.prepare(&mut frames);
-        // Whatever is wrong with the connection, the session will see.
-        let all = self.shared.wire.try_write(&mut frames).is_ok();
-        let mut queue = self.shared.queue();
-        queue.begun = (!all).then(|| Box::new(frames));
-        let awaited = queue.state == State::Awaited;
-        queue.state = State::Idle;
-        if awaited || !queue.is_empty() {
-            queue.wake();
-        }
+        self.send_message(offer)
     }
 
     /// Counts an answer of the resident's that was passed on.
@@ -204,33 +147,22 @@ impl Outbox {
 
     fn push(&self, message: Queued) -> bool {
         let mut queue = self.shared.queue();
-        let sent = queue.put(message, &self.shared.counters);
+        if queue.closed {
+            return false;
+        }
+        let sent = queue.messages.len() < CAPACITY;
+        if sent {
+            queue.messages.push_back(message);
+        } else {
+            queue.end.get_or_insert(Forced::Overflowed);
+            self.shared.counters.slow_reader.inc();
+        }
         queue.wake();
         sent
     }
 }
 
 impl Queue {
-    /// Whether the message has found a place.
-    fn put(&mut self, message: Queued, counters: &Counters) -> bool {
-        if self.closed {
-            return false;
-        }
-        let room = self.messages.len() < CAPACITY;
-        if room {
-            self.messages.push_back(message);
-        } else {
-            self.end.get_or_insert(Forced::Overflowed);
-            counters.slow_reader.inc();
-        }
-        room
-    }
-
-    /// Whether there is nothing for the session to do.
-    fn is_empty(&self) -> bool {
-        self.messages.is_empty() && self.begun.is_none() && self.end.is_none()
-    }
-
     fn take(&mut self) -> VecDeque<Queued> {
         if self.messages.len() <= BATCH {
             return std::mem::take(&mut self.messages);
@@ -238,28 +170,20 @@ impl Queue {
         self.messages.drain(..BATCH).collect()
     }
 
-    /// Wakes the session up if it sleeps and there is, or was, something for it to do. With a slow client that is only its
-    /// end.
     fn wake(&mut self) {
-        let sleeps = match self.state {
-            State::Idle => true,
-            State::Slow => self.end.is_some(),
-            State::Awake | State::Lent | State::Awaited => false,
-        };
-        if sleeps {
-            self.state = State::Awake;
-            if let Some(session) = &self.session {
-                session.wake_by_ref();
-            }
+        if std::mem::take(&mut self.asleep)
+            && let Some(session) = &self.session
+        {
+            session.wake_by_ref();
         }
     }
 }
 
 impl Inbox {
-    /// The inbox of a new session, and where it writes to.
-    pub(super) fn new(counters: Arc<Counters>, wire: Arc<Wire>) -> Self {
+    /// The inbox of a new session.
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
         let (queue, silent_looks) = (Mutex::default(), AtomicU8::new(0));
-        Self { shared: Arc::new(Shared { queue, silent_looks, counters, wire }) }
+        Self { shared: Arc::new(Shared { queue, silent_looks, counters }) }
     }
 
     /// The other end.
@@ -267,43 +191,38 @@ impl Inbox {
         Outbox { shared: self.shared.clone() }
     }
 
-    /// Takes some of the messages that are there, or none; once nobody else writes.
-    pub(super) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Result<Frames, Forced>> {
+    /// Takes some of the messages that are there, or none.
+    pub(super) fn take(&self) -> Result<Frames, Forced> {
         let mut queue = self.shared.queue();
-        if matches!(queue.state, State::Lent | State::Awaited) {
-            queue.sleep(State::Awaited, cx);
-            return Poll::Pending;
+        // Whoever takes is awake.
+        queue.asleep = false;
+        match queue.end {
+            Some(end) => Err(end),
+            None => {
+                let taken = queue.take();
+                drop(queue);
+                Ok(Frames::of(taken))
+            }
         }
-        queue.state = State::Awake;
-        if let Some(end) = queue.end {
-            return Poll::Ready(Err(end));
-        }
-        if let Some(begun) = queue.begun.take() {
-            return Poll::Ready(Ok(*begun));
-        }
-        let taken = queue.take();
-        drop(queue);
-        Poll::Ready(Ok(Frames::of(taken)))
     }
 
-    /// Ready when there is something to take. Otherwise the session sleeps until the next message, or somebody writes that
-    /// in its stead.
+    /// Ready when there is something to take. Otherwise the session sleeps, and the next message wakes it.
     pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut queue = self.shared.queue();
-        if !queue.is_empty() {
+        if queue.end.is_some() || !queue.messages.is_empty() {
             return Poll::Ready(());
         }
-        queue.sleep(State::Idle, cx);
+        queue.sleep(cx);
         Poll::Pending
     }
 
-    /// Ready when the session must end although its client has not taken everything.
+    /// Ready when the session must end, whatever it does.
     pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<Forced> {
         let mut queue = self.shared.queue();
         match queue.end {
             Some(end) => Poll::Ready(end),
             None => {
-                queue.sleep(State::Slow, cx);
+                queue.sleep(cx);
                 Poll::Pending
             }
         }
@@ -321,8 +240,8 @@ impl Inbox {
 }
 
 impl Queue {
-    fn sleep(&mut self, state: State, cx: &mut Context<'_>) {
-        self.state = state;
+    fn sleep(&mut self, cx: &mut Context<'_>) {
+        self.asleep = true;
         match &mut self.session {
             Some(session) => session.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
@@ -367,12 +286,9 @@ mod tests {
     use std::future::poll_fn;
 
     use futures_util::FutureExt;
-    use tokio::io::AsyncReadExt;
-    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::metrics;
-    use crate::tracker::connection::Terms;
     use crate::wire::id::{InfoHash, PeerId};
     use crate::wire::tracker_ws::{Description, Offer, OfferId};
 
@@ -387,30 +303,24 @@ mod tests {
         }
     }
 
-    /// An inbox, and its client.
-    async fn inbox() -> (Outbox, Inbox, metrics::Tracker, TcpStream) {
+    fn inbox() -> (Outbox, Inbox, metrics::Tracker) {
         let metrics = metrics::Tracker::detached();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (server, _) = listener.accept().await.unwrap();
-        let wire = Arc::new(Wire::new(server, Terms { max_message: 1, deflate: false }));
-        let inbox = Inbox::new(Arc::new(Counters::new(&metrics)), wire);
-        (inbox.outbox(), inbox, metrics, client)
+        let inbox = Inbox::new(Arc::new(Counters::new(&metrics)));
+        (inbox.outbox(), inbox, metrics)
     }
 
     /// What is there, byte for byte.
     fn taken(inbox: &Inbox) -> Result<Vec<u8>, Forced> {
-        let taken = poll_fn(|cx| inbox.poll_take(cx)).now_or_never();
-        taken.expect("nobody writes").map(|frames| frames.bytes())
+        inbox.take().map(|frames| frames.bytes())
     }
 
     fn is_ready(inbox: &Inbox) -> bool {
         poll_fn(|cx| inbox.poll_ready(cx)).now_or_never().is_some()
     }
 
-    #[tokio::test]
-    async fn late_messages_are_made_when_they_are_read() {
-        let (outbox, inbox, ..) = inbox().await;
+    #[test]
+    fn late_messages_are_made_when_they_are_read() {
+        let (outbox, inbox, _) = inbox();
         let late = Arc::new(Count::default());
         for _ in 0..3 {
             assert!(outbox.send_late(late.clone()));
@@ -420,16 +330,16 @@ mod tests {
         assert_eq!(taken(&inbox), Ok(expected), "the second has nothing to say");
     }
 
-    #[tokio::test]
-    async fn offers_leave_room_for_replies_and_replies_overflow() {
-        let (outbox, inbox, metrics, _client) = inbox().await;
+    #[test]
+    fn offers_leave_room_for_replies_and_replies_overflow() {
+        let (outbox, inbox, metrics) = inbox();
         let dropped = |reason| metrics.dropped.with_label_values(&[reason]).get();
         let offer = Message::Offer {
             info_hash: InfoHash([0; 20]),
             peer_id: PeerId([0; 20]),
             offer: Offer { id: OfferId([0; 20]), description: Description::answer("") },
         };
-        let queued = (0..CAPACITY).filter(|_| outbox.post_offer(&offer)).count();
+        let queued = (0..CAPACITY).filter(|_| outbox.send_offer(&offer)).count();
         assert_eq!(queued, CAPACITY - RESERVED_FOR_REPLIES + 1);
         assert_eq!(dropped("busy_reader") as usize, CAPACITY - queued);
         let end = || poll_fn(|cx| inbox.poll_end(cx)).now_or_never();
@@ -444,9 +354,9 @@ mod tests {
         assert_eq!(end(), Some(Forced::Overflowed), "the first reason is the reason");
     }
 
-    #[tokio::test]
-    async fn frames_come_out_in_order_and_leave_nothing() {
-        let (outbox, inbox, ..) = inbox().await;
+    #[test]
+    fn frames_come_out_in_order_and_leave_nothing() {
+        let (outbox, inbox, _) = inbox();
         assert!(!is_ready(&inbox));
         assert!(outbox.send("one") && outbox.send("two"));
         assert!(is_ready(&inbox));
@@ -467,9 +377,9 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_session_is_woken_once_when_it_sleeps() {
-        let (outbox, inbox, ..) = inbox().await;
+    #[test]
+    fn a_session_is_woken_once_when_it_sleeps() {
+        let (outbox, inbox, _) = inbox();
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         let mut cx = Context::from_waker(&waker);
@@ -477,68 +387,18 @@ mod tests {
             outbox.send("to somebody awake");
             assert_eq!(woken.0.load(Ordering::SeqCst), round);
             assert_eq!(inbox.poll_ready(&mut cx), Poll::Ready(()), "it does not fall asleep on a message");
-            taken(&inbox).unwrap();
+            inbox.take().unwrap();
             assert_eq!(inbox.poll_ready(&mut cx), Poll::Pending);
             outbox.send("to somebody asleep");
             outbox.send("to somebody waking up");
             assert_eq!(woken.0.load(Ordering::SeqCst), round + 1);
-            taken(&inbox).unwrap();
+            inbox.take().unwrap();
         }
     }
 
-    #[tokio::test]
-    async fn a_message_for_a_session_that_sleeps_is_written_in_its_stead() {
-        let (outbox, inbox, _, mut client) = inbox().await;
-        let woken = Arc::new(Woken::default());
-        let waker = Waker::from(woken.clone());
-        let mut cx = Context::from_waker(&waker);
-        let times_woken = || woken.0.load(Ordering::SeqCst);
-        let post = |text: &str| {
-            let sdp = Description::answer(text);
-            let (peer_id, offer_id) = (PeerId([0; 20]), OfferId([0; 20]));
-            let message = Message::Answer { info_hash: InfoHash([0; 20]), peer_id, offer_id, answer: sdp };
-            assert!(outbox.post(&message));
-            websocket::text(&message.encode())
-        };
-
-        // One that is awake will take it before it sleeps.
-        let mut expected = post("one");
-        outbox.deliver();
-        assert_eq!(taken(&inbox).as_ref(), Ok(&expected));
-        assert_eq!(inbox.poll_ready(&mut cx), Poll::Pending);
-        expected = [post("two"), post("three")].concat();
-        outbox.deliver();
-        outbox.deliver();
-        let mut read = vec![0; expected.len()];
-        client.read_exact(&mut read).await.unwrap();
-        assert_eq!((read, times_woken()), (expected, 0));
-        assert_eq!(taken(&inbox), Ok(Vec::new()), "none is left");
-
-        // While a slow client takes what the session sends, all that comes waits behind it.
-        assert_eq!(inbox.poll_end(&mut cx), Poll::Pending);
-        expected = post("four");
-        outbox.deliver();
-        assert_eq!((taken(&inbox), times_woken()), (Ok(expected), 0));
-
-        // What the client does not take in one go is the session's, the part of a frame first.
-        assert_eq!(inbox.poll_ready(&mut cx), Poll::Pending);
-        let long = "x".repeat(30_000);
-        let mut sent = Vec::new();
-        while times_woken() == 0 {
-            sent.extend(post(&long));
-            outbox.deliver();
-        }
-        sent.extend(post("after it"));
-        outbox.deliver();
-        let rest = [taken(&inbox).unwrap(), taken(&inbox).unwrap()].concat();
-        let mut read = vec![0; sent.len() - rest.len()];
-        client.read_exact(&mut read).await.unwrap();
-        assert!([read, rest].concat() == sent, "every byte once, in order");
-    }
-
-    #[tokio::test]
-    async fn a_quiet_socket_is_pinged_and_a_silent_one_given_up() {
-        let (outbox, inbox, ..) = inbox().await;
+    #[test]
+    fn a_quiet_socket_is_pinged_and_a_silent_one_given_up() {
+        let (outbox, inbox, _) = inbox();
         for _ in 0..2 {
             let looks = [(); 4].map(|()| {
                 outbox.look();

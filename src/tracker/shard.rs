@@ -102,9 +102,8 @@ impl Shards {
         all
     }
 
-    /// Takes what a socket announced, and posts what follows from it: the reply to the socket itself, the rest to `others`,
-    /// to whom it is then to be delivered.
-    pub(super) fn web(&self, socket: &Socket, announce: Announce<'_>, resident: bool, others: &mut Vec<Outbox>) {
+    /// Takes what a socket announced, and sends what follows from it.
+    pub(super) fn web(&self, socket: &Socket, announce: Announce<'_>, resident: bool) {
         let announce = WebAnnounce {
             id: socket.id,
             socket: socket.outbox.clone(),
@@ -115,7 +114,7 @@ impl Shards {
         let info_hash = announce.announce.info_hash;
         let Effects(effects) = self.with(&info_hash, |shard, now| shard.table.web(now, &mut shard.rng, announce));
         for effect in effects {
-            self.shared.perform(socket, effect, others);
+            self.shared.perform(socket, effect);
         }
     }
 
@@ -209,23 +208,20 @@ impl Shared {
     }
 
     /// Does what the table said about an announce that came from `origin`.
-    fn perform(&self, origin: &Socket, effect: Effect<'_, Outbox>, others: &mut Vec<Outbox>) {
+    fn perform(&self, origin: &Socket, effect: Effect<'_, Outbox>) {
         let Self { counters, resident, .. } = self;
         match effect {
             Effect::Send(to, message) => {
                 if matches!(message, Message::Failure(_)) {
                     self.metrics.not_taken.with_label_values(&["table_full"]).inc();
                 }
-                let sent = to.post(&message);
-                if matches!(message, Message::Answer { .. }) {
-                    counters.answers.inc_by(u64::from(sent));
-                    others.push(to);
+                if to.send_message(&message) && matches!(message, Message::Answer { .. }) {
+                    counters.answers.inc();
                 }
             }
             Effect::Offer { to, message } => {
-                if to.post_offer(&message) {
+                if to.send_offer(&message) {
                     counters.offers.inc();
-                    others.push(to);
                 }
             }
             Effect::Resident { info_hash, peer_id, offer } => {

@@ -73,10 +73,13 @@ impl Server {
     }
 
     async fn page(&self) -> Page {
-        let (socket, _) =
-            within(tokio_tungstenite::connect_async_with_config(format!("ws://{}/announce", self.addr), None, true))
-                .await
-                .unwrap();
+        self.page_at("127.0.0.1").await
+    }
+
+    /// A page whose address is this one, as a proxy would say.
+    async fn page_at(&self, ip: &str) -> Page {
+        let url = format!("ws://{}/announce?from={ip}", self.addr);
+        let (socket, _) = within(tokio_tungstenite::connect_async_with_config(url, None, true)).await.unwrap();
         Page { socket }
     }
 
@@ -102,11 +105,12 @@ async fn announce(
     RawQuery(query): RawQuery,
     request: Request,
 ) -> Response {
-    let from = IpAddr::from([127, 0, 0, 1]);
+    let query = query.unwrap_or_default();
+    let from = query.strip_prefix("from=").map_or(IpAddr::from([127, 0, 0, 1]), |ip| ip.parse().unwrap());
     if request.headers().contains_key(UPGRADE) {
         return tracker.upgrade::<TcpStream>(request, from, Arc::new(TestExtensions(extension)));
     }
-    tracker.http_announce("/announce", &query.unwrap_or_default(), from).into_response()
+    tracker.http_announce("/announce", &query, from).into_response()
 }
 
 async fn scrape(State(doors): State<Doors>, RawQuery(query): RawQuery) -> Vec<u8> {

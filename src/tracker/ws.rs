@@ -15,9 +15,9 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::time::{Sleep, sleep, timeout};
 
-use super::connection::{Broken, Connection, Wire};
+use super::connection::{Broken, Connection};
 use super::frames::Frames;
-use super::outbox::{Forced, Inbox, Outbox};
+use super::outbox::{Forced, Inbox};
 use super::shard::Socket;
 use super::table::SocketId;
 use super::{Announced, Extension, Extensions, Inner, MAX_IN_FLIGHT};
@@ -87,7 +87,7 @@ impl Session {
         connection: Connection,
         (id, from): (SocketId, IpAddr),
     ) -> Self {
-        let inbox = Inbox::new(tracker.counters.clone(), connection.wire().clone());
+        let inbox = Inbox::new(tracker.counters.clone());
         tracker.sockets.open(id, inbox.outbox());
         let socket = Socket { id, from, outbox: inbox.outbox() };
         let extension = Lazy::Asleep(extensions);
@@ -118,12 +118,12 @@ impl Session {
                 if let Poll::Ready(end) = self.desk.inbox.poll_end(cx) {
                     return Poll::Ready(End::Forced(end));
                 }
-                if let Err(end) = ready!(slow.poll(self.connection.wire(), cx)) {
+                if let Err(end) = ready!(slow.poll(&self.connection, cx)) {
                     return Poll::Ready(end);
                 }
                 self.slow = None;
             }
-            match ready!(self.desk.inbox.poll_take(cx)) {
+            match self.desk.inbox.take() {
                 Err(end) => return Poll::Ready(End::Forced(end)),
                 Ok(frames) if frames.is_empty() => {}
                 Ok(frames) => {
@@ -138,10 +138,7 @@ impl Session {
                 return Poll::Pending;
             }
             reads += 1;
-            let mut others = Vec::new();
-            let read = self.connection.poll_read(cx, |message| self.desk.hear(message, &mut others));
-            others.iter().for_each(Outbox::deliver);
-            match read {
+            match self.connection.poll_read(cx, |message| self.desk.hear(message)) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(broken)) => return Poll::Ready(End::Client(broken)),
                 Poll::Pending => ready!(self.desk.inbox.poll_ready(cx)),
@@ -151,9 +148,8 @@ impl Session {
 
     /// Writes frames, or has them written as the client takes them.
     fn write(&mut self, cx: &mut Context<'_>, mut frames: Frames) -> Result<(), End> {
-        let wire = self.connection.wire();
-        wire.prepare(&mut frames);
-        match wire.poll_write(cx, &mut frames) {
+        self.connection.prepare(&mut frames);
+        match self.connection.poll_write(cx, &mut frames) {
             Poll::Ready(written) => written.map_err(|_| End::Client(Broken::Lost)),
             Poll::Pending => {
                 self.slow = Some(Box::new(Slow { frames, deadline: Box::pin(sleep(WRITE_DEADLINE)) }));
@@ -164,8 +160,8 @@ impl Session {
 }
 
 impl Slow {
-    fn poll(&mut self, wire: &Wire, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        match wire.poll_write(cx, &mut self.frames) {
+    fn poll(&mut self, connection: &Connection, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        match connection.poll_write(cx, &mut self.frames) {
             Poll::Ready(written) => Poll::Ready(written.map_err(|_| End::Client(Broken::Lost))),
             Poll::Pending => self.deadline.as_mut().poll(cx).map(|()| Err(End::Slow)),
         }
@@ -187,15 +183,14 @@ pub(super) fn turn_away(connection: Connection, tasks: &Tasks) {
 }
 
 impl Desk {
-    /// Deals with a message; what it means for `others` is then to be delivered to them. Breaks off when there is so much
-    /// to write that it had better be written first.
-    fn hear(&mut self, message: Received<'_>, others: &mut Vec<Outbox>) -> ControlFlow<()> {
+    /// Deals with a message. Breaks off when there is so much to write that it had better be written first.
+    fn hear(&mut self, message: Received<'_>) -> ControlFlow<()> {
         self.inbox.heard();
         match message {
-            Received::Text(text) => self.request(text, others),
+            Received::Text(text) => self.request(text),
             // JSON is JSON, whatever the client calls it.
             Received::Binary(bytes) => match std::str::from_utf8(bytes) {
-                Ok(text) => self.request(text, others),
+                Ok(text) => self.request(text),
                 Err(_) => self.refuse(Reason::NotAnObject.into()),
             },
             Received::Ping(payload) => self.socket.outbox.pong(payload),
@@ -205,10 +200,10 @@ impl Desk {
         if self.inbox.is_filling() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    fn request(&mut self, text: &str, others: &mut Vec<Outbox>) {
+    fn request(&mut self, text: &str) {
         match tracker_ws::parse(text) {
-            Ok(Request::Announce(announce)) => drop(self.announce(announce, others)),
-            Ok(Request::AnnounceWith { announce, bep46 }) => self.announce_with(announce, bep46, others),
+            Ok(Request::Announce(announce)) => drop(self.announce(announce)),
+            Ok(Request::AnnounceWith { announce, bep46 }) => self.announce_with(announce, bep46),
             Ok(Request::Scrape(info_hashes)) => self.scrape(info_hashes),
             Ok(Request::Other(message)) => self.extend(text, message),
             Err(failure) => self.refuse(failure),
@@ -216,7 +211,7 @@ impl Desk {
     }
 
     /// Whether the announce was taken.
-    fn announce(&mut self, mut announce: Announce<'_>, others: &mut Vec<Outbox>) -> bool {
+    fn announce(&mut self, mut announce: Announce<'_>) -> bool {
         let Announce { info_hash, peer_id, ref mut intent } = announce;
         let mut resident = false;
         match intent {
@@ -243,7 +238,7 @@ impl Desk {
             }
             Intent::Answer { .. } => {}
         }
-        self.tracker.shards.web(&self.socket, announce, resident, others);
+        self.tracker.shards.web(&self.socket, announce, resident);
         true
     }
 
@@ -253,10 +248,10 @@ impl Desk {
         self.tracker.check_torrent(&info_hash)?;
         let Err(place) = self.peers.binary_search(&(info_hash, peer_id)) else { return Ok(()) };
         if self.peers.len() >= self.tracker.settings.max_peers_per_socket {
-            return Err(Reason::SocketFull);
+            return Err(self.tracker.refused("socket_peers", Reason::SocketFull));
         }
         if !self.tracker.admission.bring(Instant::now(), self.socket.from) {
-            return Err(Reason::AddressFull);
+            return Err(self.tracker.refused("address_peers", Reason::AddressFull));
         }
         if self.peers.is_empty() {
             self.peers.reserve_exact(1);
@@ -279,11 +274,11 @@ impl Desk {
     }
 
     /// An announce of which a part is the extension's.
-    fn announce_with(&mut self, announce: Announce<'_>, bep46: &str, others: &mut Vec<Outbox>) {
+    fn announce_with(&mut self, announce: Announce<'_>, bep46: &str) {
         // An answer brings no peer, so it has passed none of the limits; and who stops wants no more.
         let joins = matches!(announce.intent, Intent::Offers { .. } | Intent::Update { .. });
         let info_hash = announce.info_hash;
-        if !self.announce(announce, others) || !joins {
+        if !self.announce(announce) || !joins {
             return;
         }
         let counts = self.tracker.shards.scrape(&info_hash);

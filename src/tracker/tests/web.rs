@@ -270,6 +270,34 @@ async fn limits() {
     server.until_there_are(2).await;
     let mut again = server.page().await;
     assert_eq!(again.ask(announcement(1, 10, &[])).await, announced(1, 0, 1));
+    let refused = ["socket_peers", "table_full"].map(|rule| server.metrics.not_taken.with_label_values(&[rule]).get());
+    assert_eq!(refused, [1, 1]);
+}
+
+#[tokio::test]
+async fn an_address_has_its_limits_over_all_its_sockets() {
+    let settings =
+        config::Tracker { max_peers_per_address: 2, max_announces_per_second: 1, ..config::Tracker::default() };
+    let server = Server::with(settings).await;
+    let refused = |rule| server.metrics.not_taken.with_label_values(&[rule]).get();
+    let (mut a, mut b) = (server.page_at("1.2.3.4").await, server.page_at("1.2.3.4").await);
+    assert_eq!(a.ask(announcement(1, 10, &[])).await, announced(1, 0, 1));
+    assert_eq!(b.ask(announcement(1, 11, &[])).await, announced(1, 0, 2));
+    assert_eq!(
+        b.ask(announcement(2, 11, &[])).await["failure reason"],
+        "this address brings as many peers as one address may"
+    );
+    assert_eq!((refused("address_peers"), refused("pace")), (1, 0));
+    let mut other = server.page_at("1.2.3.5").await;
+    assert_eq!(other.ask(announcement(2, 12, &[])).await, announced(2, 0, 1));
+
+    // As many as it may make in twenty seconds, at once; it has made three of them.
+    let mut taken = 3;
+    while a.ask(announcement(1, 10, &[])).await.get("failure reason").is_none() {
+        taken += 1;
+    }
+    assert!(taken >= 20, "{taken}");
+    assert_eq!(refused("pace"), 1);
 }
 
 #[tokio::test]
