@@ -29,6 +29,10 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("main", &["cli"]),
 ];
 
+/// Benchmarks that compile rooms from their sources, without the rest of the server, and which ones.
+const COMPILED_APART: [(&str, &[&str]); 2] =
+    [("benches/dht", &["config", "dht", "metrics", "net", "tasks", "wire"]), ("benches/table", &["wire"])];
+
 /// What makes code depend on the moment or the machine it runs on. `wire` has none of it.
 const IMPURE: [&str; 9] =
     ["tokio", "tracing", "rand::", "std::time", "std::fs", "std::env", "std::thread", "SystemTime", "Instant"];
@@ -63,6 +67,23 @@ fn wire_is_pure() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Else they no longer build, which nothing notices that does not run them.
+#[test]
+fn what_is_compiled_apart_has_the_crates_that_it_uses() {
+    let (ours, sources) = (dependencies("."), sources());
+    let mut checked = 0;
+    for (benchmark, rooms) in COMPILED_APART {
+        let theirs = dependencies(benchmark);
+        for source in sources.iter().filter(|source| rooms.contains(&source.room.as_str())) {
+            for name in ours.iter().filter(|name| source.names_crate(name)) {
+                assert!(theirs.contains(name), "{benchmark} compiles {}, which uses {name}", source.path.display());
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 50, "this test no longer finds what the rooms use");
+}
+
 #[test]
 fn every_metric_is_used() {
     let sources = sources();
@@ -95,6 +116,12 @@ impl Source {
         let name = format!(".{field}");
         let mut after = self.code.split(&name).skip(1).filter_map(|rest| rest.chars().next());
         after.any(|next| !(next.is_alphanumeric() || next == '_' || next == '('))
+    }
+
+    /// Whether a path begins with this crate.
+    fn names_crate(&self, name: &str) -> bool {
+        let is_inner = |before: char| before.is_ascii_alphanumeric() || matches!(before, '_' | ':');
+        self.code.match_indices(&format!("{name}::")).any(|(at, _)| !self.code[..at].ends_with(is_inner))
     }
 
     /// Every `x` of `crate::x`, also of `crate::{x, y::z}` when it stands on one line.
@@ -132,6 +159,13 @@ fn first_names(group: &str) -> Vec<&str> {
 fn identifier(text: &str) -> &str {
     let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
     &text[..end]
+}
+
+/// The crates that a package depends on, by the names that code has for them.
+fn dependencies(package: &str) -> BTreeSet<String> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join(package).join("Cargo.toml");
+    let manifest: toml::Table = fs::read_to_string(manifest).unwrap().parse().unwrap();
+    manifest["dependencies"].as_table().unwrap().keys().map(|name| name.replace('-', "_")).collect()
 }
 
 fn sources() -> Vec<Source> {
