@@ -204,6 +204,9 @@ section! {
         listen: SocketAddr = addr("0.0.0.0:6881"),
         /// Whether peers are met over uTP (BEP 29) too. It reaches those behind NATs and firewalls that TCP does not.
         utp: bool = true,
+        /// Whether a router is asked to forward the ports for native peers, DHT and WebRTC (PCP, NAT-PMP, UPnP). Only the
+        /// gateway of a machine with a private address is, and only for ports that listen on more than loopback.
+        port_mapping: bool = true,
         /// Message stream encryption, by which clients hide what they speak from networks that slow it down; many peers
         /// take no other connections. "allow" encrypts where the peer wants it, "prefer" tries that first, "require"
         /// takes and makes no other connections.

@@ -35,6 +35,7 @@ mod mse;
 mod outgoing;
 mod pieces;
 mod policy;
+mod portmap;
 mod progress;
 #[cfg(test)]
 mod puppet;
@@ -78,6 +79,7 @@ use joined::{Joined, Torrent};
 use mse::Names;
 use outgoing::Connector;
 use policy::{Day, Load, Refusal};
+use portmap::{Around, Port, Protocol};
 pub use progress::{Progress, State};
 use rtc::Endpoint;
 use swarm::{Ourselves, Shared, Stage, Swarm};
@@ -87,6 +89,9 @@ use visitors::Visitors;
 
 /// What peers are told this is.
 const CLIENT: &str = concat!("Swarmgate ", env!("CARGO_PKG_VERSION"));
+
+/// The port of WebRTC peers, in the log.
+const WEBRTC: &str = "WebRTC peers";
 
 /// How our peer ids begin (BEP 20): client and version.
 const PEER_ID_PREFIX: &[u8; 8] = b"-SG0100-";
@@ -202,6 +207,9 @@ impl Bridge {
         });
         tasks.spawn_cancellable(listener::run(inner.clone(), listener));
         inner.clone().rejoin();
+        if bittorrent.port_mapping {
+            inner.clone().map_ports(inner.sources.dht.local_addr(), bittorrent.utp);
+        }
         for url in inner.settings.trackers.clone() {
             tasks.spawn_cancellable(elsewhere::run(inner.clone(), url));
         }
@@ -285,6 +293,27 @@ impl Inner {
             return Ok(());
         }
         policy::admit(&self.settings, load, || (self.allowed)(info_hash))
+    }
+
+    /// Has a router forward the ports, where there is one.
+    fn map_ports(self: Arc<Self>, dht: SocketAddr, utp: bool) {
+        let (native, webrtc) = (self.sources.listener, self.endpoint.local_addr());
+        let ports = [
+            Port::of(Protocol::Tcp, native, "TCP peers"),
+            Port::of(Protocol::Udp, native, "uTP peers").filter(|_| utp),
+            Port::of(Protocol::Udp, dht, "DHT"),
+            Port::of(Protocol::Udp, webrtc, WEBRTC),
+        ];
+        let (stopping, metrics) = (self.tasks.token().clone(), self.metrics.clone());
+        let endpoint = self.endpoint.clone();
+        let mapped = move |port: &Port, outside| {
+            if port.what == WEBRTC {
+                endpoint.reached_at(outside);
+            }
+        };
+        let ports = ports.into_iter().flatten().collect();
+        // Not one that is dropped when the node stops: it takes the mappings back.
+        self.tasks.spawn(portmap::run(Around::real(), ports, mapped, metrics, stopping));
     }
 
     /// Joins what was bridged when the last process ended, orderly or not: its peers come back and find it.

@@ -47,7 +47,7 @@ mod window;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
@@ -98,6 +98,8 @@ pub enum RtcError {
 pub struct Endpoint {
     mux: Arc<Mux>,
     public_ips: Vec<IpAddr>,
+    /// Where a router forwards the port from. A std mutex: held for a copy.
+    outside: Mutex<Option<SocketAddr>>,
     attempts: Arc<Semaphore>,
     tasks: Tasks,
     stopping: CancellationToken,
@@ -119,6 +121,7 @@ impl Endpoint {
         Ok(Arc::new(Self {
             mux,
             public_ips: settings.public_ips.clone(),
+            outside: Mutex::default(),
             attempts: Arc::new(Semaphore::new(MAX_ATTEMPTS)),
             tasks: tasks.clone(),
             _stop: stopping.clone().drop_guard(),
@@ -130,6 +133,11 @@ impl Endpoint {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.mux.local_addr()
+    }
+
+    /// A router forwards the port: descriptions made from now on list `outside` first.
+    pub(super) fn reached_at(&self, outside: SocketAddr) {
+        *self.outside.lock().unwrap_or_else(PoisonError::into_inner) = Some(outside);
     }
 
     /// Answers an offer: returns our description, to be sent to who offered, and the channel to come.
@@ -170,6 +178,11 @@ impl Endpoint {
         self.tasks.spawn(session.run());
         let mut description = described.await.unwrap_or(Err(RtcError::Closed))?;
         description.candidates = addresses::reachable(self.local_addr(), &self.public_ips, &addresses::interfaces());
+        // What the operator says counts more than what a router does.
+        if self.public_ips.is_empty() {
+            let outside = *self.outside.lock().unwrap_or_else(PoisonError::into_inner);
+            description.candidates.splice(0..0, outside);
+        }
         Ok((description.to_string(), Pending { opened }))
     }
 }
