@@ -95,6 +95,7 @@ impl Ledger {
         self.finish((), now)
     }
 
+    /// Has a torrent tried again later, as part of a step.
     pub(super) fn fail(&mut self, info_hash: &InfoHash, reason: Reason, sentence: String, now: Unix) {
         let Some(torrent) = self.torrents.get(info_hash) else { return };
         let users: Vec<PinId> = torrent.users.keys().copied().collect();
