@@ -152,7 +152,8 @@ metrics! {
         stun: IntCounterVec = "bridge_stun_requests_total" ["result"], "Requests of pages for their own address (STUN), by result (answered, limited, lost).";
         connects: IntCounterVec = "bridge_connects_total" ["transport", "result"], "Attempts to connect to native peers, by transport (tcp, utp) and result (open, refused, timeout, failed). A dial may try both.";
         encryption: IntCounterVec = "bridge_encryption_total" ["side", "result"], "Connections with native peers, by who connected (in: they, out: we) and encryption (none, handshake, rc4, failed).";
-        dials: IntCounterVec = "bridge_dials_total" ["source", "result"], "Outgoing connections, by who named the address and result.";
+        dials: IntCounterVec = "bridge_dials_total" ["source", "result"], "Outgoing connections, by who named the address (dht, pex, tracker, local, given) and result.";
+        peer_exchange: IntCounterVec = "bridge_peer_exchange_total" ["direction", "result"], "Messages in which peers name each other (BEP 11), by direction (in, out) and what became of them (sent; taken, too_soon, malformed, busy).";
     }
 }
 

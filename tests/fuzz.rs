@@ -16,6 +16,7 @@ use swarmgate::wire::extension::{ExtendedHandshake, MetadataMessage};
 use swarmgate::wire::local_discovery::LocalAnnounce;
 use swarmgate::wire::metainfo::Metainfo;
 use swarmgate::wire::peer::{self, Frame, Handshake};
+use swarmgate::wire::peer_exchange::{self, PeerExchange};
 use swarmgate::wire::record_exchange::{ExchangeMessage, MAX_RECORDS};
 use swarmgate::wire::tracker_ws::Message;
 use swarmgate::wire::{proxy_protocol, stun, tracker_http, tracker_udp, tracker_ws};
@@ -197,6 +198,10 @@ fn extension_messages() {
         &record,
         &have,
     ]);
+    let named = b"d5:added12:\x01\x02\x03\x04\x1a\xe1\x7f\0\0\x01\0\x167:added.f2:\x12\0e";
+    let named6 =
+        [b"d6:added618:".as_slice(), &[0x20; 18], b"8:added6.f1:\x047:dropped6:\x01\x02\x03\x04\x1a\xe1e"].concat();
+    let seeds = [seeds, vec![named.to_vec(), named6]].concat();
     fuzz("extension messages", &seeds, |bytes| {
         if let Ok(hello) = ExtendedHandshake::decode(bytes) {
             assert!(hello.client.as_ref().is_none_or(|name| name.len() <= 3 * 64) && hello.extensions.len() < 200);
@@ -206,6 +211,13 @@ fn extension_messages() {
             MetadataMessage::decode(bytes)
         {
             assert_eq!(MetadataMessage::decode(&message.encode()), Ok(message));
+        }
+        if let Ok(message) = PeerExchange::decode(bytes) {
+            let most = peer_exchange::MAX_ENTRIES;
+            assert!(message.added.len() <= most && message.dropped.len() <= most);
+            // Those of IPv4 come first when they are written.
+            let again = PeerExchange::decode(&message.encode()).unwrap();
+            assert_eq!((again.added.len(), again.dropped.len()), (message.added.len(), message.dropped.len()));
         }
         if let Ok(ExchangeMessage::Have(records)) = ExchangeMessage::decode(bytes) {
             assert!(records.len() <= MAX_RECORDS);

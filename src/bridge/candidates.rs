@@ -11,9 +11,9 @@ use crate::net::{host, is_public};
 /// Addresses remembered for a torrent. A lookup in a large swarm finds some hundreds.
 const MAX_CANDIDATES: usize = 500;
 
-/// Addresses that one node of the DHT may name, of those that are not connected: about as many as one answer holds. Several
-/// nodes know a swarm, and none may fill the table.
-const MAX_PER_NODE: usize = 50;
+/// Addresses that one host may name, a node of the DHT or a peer, of those that are not connected: about as many as one
+/// answer, or message, holds. Several know a swarm, and none may fill the table.
+const MAX_PER_NAMER: usize = 50;
 
 /// Ports of one host. A few clients may share an address.
 const MAX_PER_HOST: usize = 8;
@@ -33,6 +33,8 @@ pub(super) const BRIEF: Duration = Duration::from_secs(30);
 pub(super) enum Source {
     /// The node of the DHT that has this address.
     Dht(IpAddr),
+    /// A connected peer that has this address (BEP 11).
+    Pex(IpAddr),
     /// Our own tracker: the peer announced itself.
     Tracker,
     /// The peer itself, on this network.
@@ -45,9 +47,18 @@ impl Source {
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Dht(_) => "dht",
+            Self::Pex(_) => "pex",
             Self::Tracker => "tracker",
             Self::Local => "local",
             Self::Given => "given",
+        }
+    }
+
+    /// The host that named it, if not the peer itself or the user.
+    fn namer(self) -> Option<IpAddr> {
+        match self {
+            Self::Dht(by) | Self::Pex(by) => Some(host(by)),
+            Self::Tracker | Self::Local | Self::Given => None,
         }
     }
 }
@@ -120,16 +131,20 @@ impl Candidates {
     /// networks many peers may share an address.
     fn has_enough_of(&self, ip: IpAddr, source: Source) -> bool {
         let ports = || self.table.keys().filter(|known| host(known.ip()) == host(ip)).count();
-        let named_by = |node| {
-            let named = |candidate: &&Candidate| match (candidate.source, candidate.state) {
-                (_, State::Connected) => false,
-                (Source::Dht(by), _) => host(by) == node,
-                _ => false,
-            };
+        let named_by = |namer| {
+            let named =
+                |candidate: &&Candidate| candidate.state != State::Connected && candidate.source.namer() == Some(namer);
             self.table.values().filter(named).count()
         };
-        let by_node = matches!(source, Source::Dht(node) if named_by(host(node)) >= MAX_PER_NODE);
-        by_node || (is_public(ip) && ports() >= MAX_PER_HOST)
+        let by_one = source.namer().is_some_and(|namer| named_by(namer) >= MAX_PER_NAMER);
+        by_one || (is_public(ip) && ports() >= MAX_PER_HOST)
+    }
+
+    /// An address was named as one of a peer that has everything.
+    pub(super) fn is_seed(&mut self, addr: SocketAddr) {
+        if let Some(candidate) = self.table.get_mut(&addr) {
+            candidate.complete = true;
+        }
     }
 
     /// A peer said that it is there: however often it was missed, it is worth another try soon.
@@ -303,7 +318,7 @@ mod tests {
         let junk = |table: &mut Candidates, from: u32, now| {
             (from..from + 500).filter(|n| table.add(addr(*n + (1 << 24)), NODE, now)).count()
         };
-        assert_eq!(junk(&mut table, 0, now), MAX_PER_NODE);
+        assert_eq!(junk(&mut table, 0, now), MAX_PER_NAMER);
         now += Duration::from_secs(1);
         assert!(table.add(honest, Source::Dht("9.9.9.9".parse().unwrap()), now));
         let mut dialled = Vec::new();
@@ -316,7 +331,7 @@ mod tests {
             }
             junk(&mut table, 1000 * (round + 1), now);
         }
-        assert_eq!(dialled.iter().position(|addr| *addr == honest), Some(MAX_PER_NODE), "it is next in turn");
+        assert_eq!(dialled.iter().position(|addr| *addr == honest), Some(MAX_PER_NAMER), "it is next in turn");
     }
 
     #[test]

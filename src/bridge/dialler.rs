@@ -12,12 +12,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::candidates::{BRIEF, Candidates, Outcome, Source, next_lookup};
 use super::door::Ending;
 use super::outgoing::{Connector, Line};
-use super::swarm::{Stage, Swarm};
+use super::swarm::{Named, Stage, Swarm};
 use crate::dht::{Dht, FoundPeer};
 use crate::gossip::local::{LocalDiscovery, Neighbours};
 use crate::net::may_name;
 use crate::tasks::Tasks;
 use crate::tracker::Tracker;
+use crate::wire::peer_exchange::Flags;
 
 /// Connections of one torrent being opened at once.
 const MAX_OPENING: usize = 8;
@@ -55,9 +56,14 @@ enum Report {
     Ended(SocketAddr, Outcome),
 }
 
-/// Dials peers of `swarm` for as long as it is polled. `given` are addresses that the user named; `is_pin` has the
-/// DHT asked at leisure for what is all here.
-pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAddr>, is_pin: bool) -> Infallible {
+/// Dials peers of `swarm` for as long as it is polled. `given` are addresses that the user named, `named` those that peers
+/// name; `is_pin` has the DHT asked at leisure for what is all here.
+pub(super) async fn run(
+    swarm: Arc<Swarm>,
+    sources: Sources,
+    (given, mut named): (Vec<SocketAddr>, mpsc::Receiver<Named>),
+    is_pin: bool,
+) -> Infallible {
     let mut candidates = Candidates::new(rand::rng().random_range(0.0..0.5));
     for addr in given {
         candidates.add(addr, Source::Given, Instant::now());
@@ -125,6 +131,16 @@ pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAd
                     candidates.revive(addr, Instant::now());
                 }
             }
+            // BEP 27: nothing is taken from the peers of a private torrent, see `Exchanges::peers`; this is what was under way.
+            Some(Named { by, peers }) = named.recv() => for told in peers.iter().filter(|_| !private) {
+                if sources.may_dial(told.addr, by)
+                    && !swarm.contacts().has(told.addr)
+                    && candidates.add(told.addr, Source::Pex(by), Instant::now())
+                    && told.flags.has(Flags::SEED)
+                {
+                    candidates.is_seed(told.addr);
+                }
+            },
             () = sleep_until(lookup_at), if lookup.is_none() && wanted && !private && !checking => {
                 lookups += 1;
                 lookup = Some(sources.dht.get_peers(swarm.info_hash));
@@ -147,11 +163,16 @@ pub(super) async fn run(swarm: Arc<Swarm>, sources: Sources, given: Vec<SocketAd
 
 impl Sources {
     fn may_dial(&self, addr: SocketAddr, source: IpAddr) -> bool {
-        let here = self.listener.ip();
-        let ours = addr.port() == self.listener.port()
-            && (addr.ip() == here || (here.is_unspecified() && addr.ip().is_loopback()));
-        !ours && may_name(source, addr)
+        may_dial(self.listener, addr, source)
     }
+}
+
+/// Whether an address is dialled that `source` named, by a node that listens at `listener`.
+fn may_dial(listener: SocketAddr, addr: SocketAddr, source: IpAddr) -> bool {
+    let here = listener.ip();
+    let ours =
+        addr.port() == listener.port() && (addr.ip() == here || (here.is_unspecified() && addr.ip().is_loopback()));
+    !ours && may_name(source, addr)
 }
 
 async fn next_found(lookup: &mut Option<mpsc::Receiver<FoundPeer>>) -> Option<FoundPeer> {
@@ -172,7 +193,8 @@ async fn dial(
     (addr, source): (SocketAddr, Source),
     reports: mpsc::Sender<Report>,
 ) {
-    if swarm.visitors.is_banned(addr.ip(), Instant::now()) {
+    // A peer that is here already would turn us away, as we would it.
+    if swarm.visitors.is_banned(addr.ip(), Instant::now()) || swarm.contacts().has(addr) {
         let _ = reports.send(Report::Opened).await;
         let _ = reports.send(Report::Ended(addr, Outcome::Failed)).await;
         return;
@@ -199,5 +221,62 @@ async fn visit(swarm: &Arc<Swarm>, sources: &Sources, line: Line, ip: IpAddr) ->
         Ending::Ourselves => Outcome::Ourselves,
         _ if visit.seated => Outcome::Left { complete: visit.complete, brief: began.elapsed() < BRIEF },
         _ => Outcome::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "A loopback, private or link-local address is dialled only when the source that named it is itself on that network
+    /// […], never on a stranger's word".
+    #[test]
+    fn a_stranger_does_not_make_us_dial_inward() {
+        let loopback = ["127.0.0.9", "::1"];
+        let others = [
+            "8.8.8.8",
+            "2a00::8",
+            "10.0.0.8",
+            "172.31.0.8",
+            "192.168.7.8",
+            "100.64.0.8",
+            "169.254.0.8",
+            "fe80::8",
+            "fd00::8",
+        ];
+        // Address, who may name it apart from this machine, and whether this machine may.
+        let table: [(&str, &[&str], bool); 19] = [
+            ("9.9.9.9:6881", &others, true),
+            ("[2a00::9]:6881", &others, true),
+            ("10.0.0.9:22", &["10.0.0.8"], true),
+            ("172.16.0.9:22", &["172.31.0.8"], true),
+            ("192.168.0.9:80", &["192.168.7.8"], true),
+            ("100.64.0.9:80", &["100.64.0.8"], true),
+            ("127.0.0.1:8081", &[], true),
+            ("[::1]:8081", &[], true),
+            ("[::ffff:127.0.0.1]:8081", &[], true),
+            ("169.254.169.254:80", &["169.254.0.8", "fe80::8"], true),
+            ("[fe80::9]:80", &["169.254.0.8", "fe80::8"], true),
+            ("[fd00::9]:80", &["fd00::8"], true),
+            ("[64:ff9b::a00:9]:80", &["10.0.0.8"], true),
+            // Nobody is there, or nobody can be.
+            ("9.9.9.9:0", &[], false),
+            ("0.0.0.0:80", &[], false),
+            ("224.0.0.1:80", &[], false),
+            ("255.255.255.255:80", &[], false),
+            ("[ff02::1]:80", &[], false),
+            // Ourselves.
+            ("127.0.0.1:6881", &[], false),
+        ];
+        let listener = "0.0.0.0:6881".parse().unwrap();
+        for (addr, namers, this_machine) in table {
+            let dialled = |source: &&str| may_dial(listener, addr.parse().unwrap(), source.parse().unwrap());
+            for source in &others {
+                assert_eq!(dialled(source), namers.contains(source), "{addr} named by {source}");
+            }
+            for source in &loopback {
+                assert_eq!(dialled(source), this_machine, "{addr} named by {source}");
+            }
+        }
     }
 }

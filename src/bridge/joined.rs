@@ -94,7 +94,7 @@ impl Joined {
         }
         let stage = if matches!(purpose, Purpose::Topic) { Stage::Topic } else { Stage::Metadata };
         let bridged = matches!(purpose, Purpose::Bridge);
-        let (swarm, metadata) = bridge.new_swarm(info_hash, stage, bridged);
+        let (swarm, from_peers) = bridge.new_swarm(info_hash, stage, bridged);
         let (offers, offers_rx) = mpsc::channel(OFFERS);
         let (ended_tx, ended) = watch::channel(None);
         let torrent = Torrent { swarm: swarm.clone(), offers, bridged, ended };
@@ -103,7 +103,7 @@ impl Joined {
         tracing::info!(%info_hash, bridged, "joined a torrent");
         let bridge = bridge.clone();
         bridge.tasks.clone().spawn(async move {
-            let inbox = Inbox { metadata, offers: offers_rx };
+            let inbox = Inbox { from_peers, offers: offers_rx };
             let error = torrent::run(bridge.clone(), swarm, inbox, purpose).await;
             bridge.joined.left(info_hash, bridged && matches!(&error, Some(error) if error.is_lasting()));
             ended_tx.send_replace(Some(error.unwrap_or(TorrentError::Stopping)));

@@ -1,7 +1,7 @@
 //! Native peers that come by themselves, over TCP and uTP, on one port number.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ pub(super) async fn run_utp(bridge: Arc<Inner>, utp: Utp) {
         match utp.accept().await {
             Ok((stream, from)) => {
                 tracing::trace!(%from, "a uTP peer came");
-                let greeting = receive(bridge.clone(), stream, (Transport::Utp, from.ip()), stranger);
+                let greeting = receive(bridge.clone(), stream, (Transport::Utp, from), stranger);
                 bridge.tasks.spawn_cancellable(greeting);
             }
             // The socket is gone: at the node's end, or for a reason that the library has logged.
@@ -83,17 +83,17 @@ pub(super) async fn run(bridge: Arc<Inner>, listener: TcpListener) {
         tracing::trace!(%from, "a TCP peer came");
         // Requests are small and each waits for its answer; Nagle's algorithm would hold them back.
         let _ = stream.set_nodelay(true);
-        bridge.tasks.spawn_cancellable(receive(bridge.clone(), stream, (Transport::Tcp, from.ip()), stranger));
+        bridge.tasks.spawn_cancellable(receive(bridge.clone(), stream, (Transport::Tcp, from), stranger));
     }
 }
 
 async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
     bridge: Arc<Inner>,
     stream: S,
-    (transport, from): (Transport, IpAddr),
+    (transport, from): (Transport, SocketAddr),
     stranger: OwnedSemaphorePermit,
 ) {
-    let presence = match bridge.visitors.enter(from, Instant::now()) {
+    let presence = match bridge.visitors.enter(from.ip(), Instant::now()) {
         Ok(presence) => presence,
         Err(refusal) => return bridge.metrics.refused.with_label_values(&[refusal.label()]).inc(),
     };
@@ -104,7 +104,7 @@ async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
     let hidden = |name: &[u8; 20]| bridge.names.find(name);
     let visit = door::incoming(stream, (transport, from), (bridge.encryption, hidden), &bridge.metrics, find).await;
     drop(presence);
-    bridge.visitors.judge(from, &visit.ending, &bridge.metrics);
+    bridge.visitors.judge(from.ip(), &visit.ending, &bridge.metrics);
 }
 
 /// The torrent a native peer wants: one that is joined, or one in the cache that the policy still covers. That a stranger

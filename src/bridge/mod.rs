@@ -19,6 +19,7 @@
 
 mod cache;
 mod candidates;
+mod contacts;
 mod content;
 mod dialler;
 mod door;
@@ -59,9 +60,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use rand::RngExt;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 
 use crate::dht::Dht;
 use crate::gossip::Gossip;
@@ -82,7 +82,7 @@ use policy::{Day, Load, Refusal};
 use portmap::{Around, Port, Protocol};
 pub use progress::{Progress, State};
 use rtc::Endpoint;
-use swarm::{Ourselves, Shared, Stage, Swarm};
+use swarm::{FromPeers, Ourselves, Shared, Stage, Swarm};
 pub use torrent::Admit;
 use torrent::Purpose;
 use visitors::Visitors;
@@ -341,7 +341,7 @@ impl Inner {
         }
     }
 
-    fn new_swarm(&self, info_hash: InfoHash, stage: Stage, bridged: bool) -> (Arc<Swarm>, mpsc::Receiver<Bytes>) {
+    fn new_swarm(&self, info_hash: InfoHash, stage: Stage, bridged: bool) -> (Arc<Swarm>, FromPeers) {
         let token = self.tasks.token().child_token();
         let day = bridged.then(|| self.day.clone());
         let (places, gossip, metrics) = (self.places.clone(), self.gossip.clone(), self.metrics.clone());

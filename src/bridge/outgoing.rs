@@ -100,7 +100,7 @@ impl Connector {
         let label = stream.as_ref().map_or("failed", mse::Stream::label);
         self.metrics.encryption.with_label_values(&["out", label]).inc();
         match stream {
-            Ok(stream) => door::agreed(stream, (transport, addr.ip()), swarm).await,
+            Ok(stream) => door::agreed(stream, (transport, addr), swarm).await,
             Err(ending) => Visit::turned_away(ending),
         }
     }

@@ -1,7 +1,7 @@
 //! What the parts of one joined torrent share: where it stands, who sits in it, and how many more may.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::Kept;
+use super::contacts::Contacts;
 use super::door::Blame;
 use super::engine::Running;
 use super::fetches::Fetches;
@@ -24,12 +25,16 @@ use crate::gossip::Gossip;
 use crate::metrics;
 use crate::wire::id::{InfoHash, PeerId};
 use crate::wire::metainfo::Metainfo;
+use crate::wire::peer_exchange::Told;
 
 /// How long a page that had everything while we had everything is not met again. It offers at each announce.
 const SATED: Duration = Duration::from_secs(600);
 
 /// Peers of a topic swarm that are looked for. Records spread over few connections.
 const TOPIC_PEERS: usize = 8;
+
+/// Messages of peers about other peers that may wait for the dialler.
+const NAMED: usize = 16;
 
 /// Pages remembered as sated, per torrent.
 const MAX_SATED: usize = 1_000;
@@ -102,6 +107,12 @@ impl Stage {
         }
     }
 
+    /// Whether peers may be told things that are for everybody: of a private torrent they may not, "and so not before it
+    /// knows the torrent's metadata" (`spec/record-exchange.md`; BEP 27).
+    pub(super) fn is_known_public(&self) -> bool {
+        matches!(self, Self::Topic) || self.metainfo().is_some_and(|metainfo| !metainfo.is_private())
+    }
+
     /// Whether every piece is here.
     pub(super) fn is_complete(&self) -> bool {
         self.live().is_some_and(|live| live.have.borrow().is_complete())
@@ -129,6 +140,8 @@ pub(super) struct Swarm {
     pub(super) stage: watch::Sender<Stage>,
     /// Verified metadata, on its way to the torrent's task.
     pub(super) metadata: mpsc::Sender<Bytes>,
+    /// Peers that others named, on their way to the dialler.
+    pub(super) named: mpsc::Sender<Named>,
     /// Whose turn it is to give metadata.
     pub(super) fetches: Fetches,
     /// Ends every connection.
@@ -145,6 +158,10 @@ pub(super) struct Swarm {
     roster: Mutex<Roster>,
     /// A peer came or went.
     peers_changed: Notify,
+    /// A std mutex: held for a step.
+    contacts: Mutex<Contacts>,
+    /// Somebody may be told something new of the contacts.
+    pub(super) contacts_changed: watch::Sender<()>,
     /// What is on disk is to be checked again.
     check_again: Notify,
     day: Option<Arc<Day>>,
@@ -167,6 +184,22 @@ pub(super) struct Shared {
     pub(super) visitors: Arc<Visitors>,
     pub(super) gossip: Option<Gossip>,
     pub(super) metrics: metrics::Bridge,
+}
+
+/// Peers that a peer named.
+#[derive(Debug)]
+pub(super) struct Named {
+    /// Where the one is who named them.
+    pub(super) by: IpAddr,
+    pub(super) peers: Vec<Told>,
+}
+
+/// What reaches a torrent's task from its peers.
+pub(super) struct FromPeers {
+    /// Verified metadata.
+    pub(super) metadata: mpsc::Receiver<Bytes>,
+    /// Other peers.
+    pub(super) named: mpsc::Receiver<Named>,
 }
 
 /// What peers are told of us.
@@ -193,8 +226,9 @@ impl Swarm {
         settings: &crate::config::Bridge,
         shared: Shared,
         token: CancellationToken,
-    ) -> (Arc<Self>, mpsc::Receiver<Bytes>) {
-        let (metadata, arrived) = mpsc::channel(1);
+    ) -> (Arc<Self>, FromPeers) {
+        let (metadata, metadata_rx) = mpsc::channel(1);
+        let (named, named_rx) = mpsc::channel(NAMED);
         let roster = Roster {
             seated: HashMap::new(),
             invited: HashSet::new(),
@@ -212,6 +246,7 @@ impl Swarm {
             max_metadata: usize::try_from(settings.max_metadata_size.as_u64()).unwrap_or(usize::MAX),
             stage: watch::channel(stage).0,
             metadata,
+            named,
             fetches: Fetches::new(),
             token,
             metrics,
@@ -221,6 +256,8 @@ impl Swarm {
             places,
             roster: Mutex::new(roster),
             peers_changed: Notify::new(),
+            contacts: Mutex::default(),
+            contacts_changed: watch::channel(()).0,
             check_again: Notify::new(),
             day,
             visitors,
@@ -228,7 +265,7 @@ impl Swarm {
             day_full: Notify::new(),
             traffic: Mutex::new(Traffic::new(Instant::now())),
         };
-        (Arc::new(swarm), arrived)
+        (Arc::new(swarm), FromPeers { metadata: metadata_rx, named: named_rx })
     }
 
     /// Goes on to the next stage.
@@ -363,13 +400,19 @@ impl Swarm {
         self.peers() < self.enough_peers
     }
 
-    /// Whether peers may be offered the record exchange: it "MUST NOT" be in the swarm of a private torrent, "and so not
-    /// before it knows the torrent's metadata".
-    pub(super) fn exchanges_records(&self) -> bool {
-        match &*self.stage.borrow() {
-            Stage::Topic => true,
-            stage => stage.metainfo().is_some_and(|metainfo| !metainfo.is_private()),
-        }
+    /// See [`Stage::is_known_public`].
+    pub(super) fn is_known_public(&self) -> bool {
+        self.stage.borrow().is_known_public()
+    }
+
+    /// Whether the metadata is known and says that the torrent is private.
+    pub(super) fn is_known_private(&self) -> bool {
+        self.stage.borrow().metainfo().is_some_and(|metainfo| metainfo.is_private())
+    }
+
+    /// Native peers, for being told of each other. Who changes what others are told rings [`Swarm::contacts_changed`].
+    pub(super) fn contacts(&self) -> MutexGuard<'_, Contacts> {
+        self.contacts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When a page was last here, which is now if one is.
@@ -430,11 +473,11 @@ pub(super) mod tests {
     use crate::config;
 
     /// A torrent that nobody runs, with places for two peers.
-    pub(in crate::bridge) fn swarm(info_hash: InfoHash) -> (Arc<Swarm>, mpsc::Receiver<Bytes>) {
+    pub(in crate::bridge) fn swarm(info_hash: InfoHash) -> (Arc<Swarm>, FromPeers) {
         swarm_of(info_hash, 2)
     }
 
-    pub(in crate::bridge) fn swarm_of(info_hash: InfoHash, peers: usize) -> (Arc<Swarm>, mpsc::Receiver<Bytes>) {
+    pub(in crate::bridge) fn swarm_of(info_hash: InfoHash, peers: usize) -> (Arc<Swarm>, FromPeers) {
         let settings = config::Bridge { max_peers_per_torrent: peers, ..config::Bridge::default() };
         let ourselves = Ourselves { peer_id: PeerId([1; 20]), port: 6881 };
         let (places, metrics) = (Arc::new(Semaphore::new(peers + 1)), metrics::Bridge::detached());
@@ -444,7 +487,7 @@ pub(super) mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn seats_are_bounded_and_unique() {
-        let (swarm, _metadata) = swarm(InfoHash([7; 20]));
+        let (swarm, _from_peers) = swarm(InfoHash([7; 20]));
         let first = swarm.seat(PeerId([2; 20]), Transport::Tcp).unwrap();
         assert_eq!(swarm.seat(PeerId([2; 20]), Transport::WebRtc).err(), Some(Refusal::Duplicate));
         assert!(swarm.wants_more());
@@ -463,7 +506,7 @@ pub(super) mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_page_is_answered_once() {
-        let (swarm, _metadata) = swarm(InfoHash([7; 20]));
+        let (swarm, _from_peers) = swarm(InfoHash([7; 20]));
         let page = PeerId([2; 20]);
         let invitation = swarm.invite(page).unwrap();
         assert_eq!(swarm.invite(page).err(), Some(Refusal::Duplicate), "it is on its way");
@@ -479,7 +522,7 @@ pub(super) mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_last_page_is_remembered() {
-        let (swarm, _metadata) = swarm(InfoHash([7; 20]));
+        let (swarm, _from_peers) = swarm(InfoHash([7; 20]));
         let native = swarm.seat(PeerId([2; 20]), Transport::Tcp).unwrap();
         let seat = swarm.seat(PeerId([3; 20]), Transport::WebRtc).unwrap();
         tokio::time::advance(Duration::from_secs(100)).await;

@@ -22,7 +22,7 @@ use super::policy::{Refusal, admit_size};
 use super::progress::{self, Progress};
 use super::resume::Resume;
 use super::storage::Access;
-use super::swarm::{Live, Stage, Swarm};
+use super::swarm::{FromPeers, Live, Stage, Swarm};
 use super::web::{self, Offer};
 use super::{Inner, TorrentError};
 use crate::wire::metainfo::Metainfo;
@@ -69,7 +69,7 @@ pub type Admit = Arc<dyn Fn(&Metainfo) -> Result<(), String> + Send + Sync>;
 
 /// What comes to a torrent from outside its task.
 pub(super) struct Inbox {
-    pub(super) metadata: mpsc::Receiver<Bytes>,
+    pub(super) from_peers: FromPeers,
     pub(super) offers: mpsc::Receiver<Offer>,
 }
 
@@ -86,15 +86,16 @@ pub(super) async fn run(
     };
     let is_pin = matches!(purpose, Purpose::Pin { .. });
     let lingers = matches!(purpose, Purpose::Bridge).then_some(bridge.settings.linger);
+    let Inbox { from_peers: FromPeers { metadata, named }, offers } = inbox;
     let (reason, error) = tokio::select! {
         biased;
         () = swarm.token.cancelled() => ("told", Some(TorrentError::Stopping)),
-        error = life(&bridge, &swarm, inbox.metadata, &purpose) => ("failed", Some(error)),
+        error = life(&bridge, &swarm, metadata, &purpose) => ("failed", Some(error)),
         () = unused(&swarm, lingers) => ("unused", None),
         () = swarm.is_over() => ("day_full", None),
         refusal = denied(&bridge, &swarm) => ("denied", Some(TorrentError::Refused(refusal.to_string()))),
-        never = web::welcome(swarm.clone(), bridge.endpoint.clone(), inbox.offers, bridge.tasks.clone()) => match never {},
-        never = dialler::run(swarm.clone(), bridge.sources.clone(), given, is_pin) => match never {},
+        never = web::welcome(swarm.clone(), bridge.endpoint.clone(), offers, bridge.tasks.clone()) => match never {},
+        never = dialler::run(swarm.clone(), bridge.sources.clone(), (given, named), is_pin) => match never {},
     };
     // The peers first, then the engine's torrent, then, with the stage, the files' place.
     swarm.token.cancel();

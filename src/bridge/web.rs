@@ -99,12 +99,13 @@ async fn serve(swarm: &Arc<Swarm>, page: PeerId, opened: Result<Channel, RtcErro
     match opened {
         Ok(channel) => {
             // The seat takes over from the invitation, which must not end before the page is greeted.
-            let from = channel.remote_addr().ip();
+            let remote = channel.remote_addr();
+            let from = remote.ip();
             let presence = match swarm.visitors.enter(from, Instant::now()) {
                 Ok(presence) => presence,
                 Err(refusal) => return swarm.metrics.refused.with_label_values(&[refusal.label()]).inc(),
             };
-            let visit = door::agreed(channel, (Transport::WebRtc, from), swarm).await;
+            let visit = door::agreed(channel, (Transport::WebRtc, remote), swarm).await;
             drop((invitation, presence));
             swarm.visitors.judge(from, &visit.ending, &swarm.metrics);
         }

@@ -17,6 +17,7 @@ pub mod local_discovery;
 pub mod magnet;
 pub mod metainfo;
 pub mod peer;
+pub mod peer_exchange;
 pub mod pointer;
 pub mod proxy_protocol;
 pub mod record_exchange;

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::exchanges::Exchanges;
 use crate::bridge::CLIENT;
 use crate::bridge::metadata::Serving;
-use crate::gossip::Exchange;
 use crate::wire::extension::{ExtendedHandshake, HANDSHAKE_ID, MetadataMessage};
 use crate::wire::peer::Message;
-use crate::wire::record_exchange;
+use crate::wire::{peer_exchange, record_exchange};
+
+/// The id peers must use for their `ut_pex` messages to us.
+const OUR_UT_PEX: u8 = 1;
 
 /// The id peers must use for their `ut_metadata` messages to us.
 const OUR_UT_METADATA: u8 = 3;
@@ -37,6 +40,8 @@ pub(super) struct Offer<'a> {
     pub(super) metadata: Option<&'a Bytes>,
     /// Records are exchanged here.
     pub(super) records: bool,
+    /// Addresses of other peers are exchanged; `None` where there was never talk of it.
+    pub(super) peers: Option<bool>,
 }
 
 /// What a peer's extension message asks of the door.
@@ -62,6 +67,10 @@ impl Extensions {
         if offer.records {
             extensions.insert(record_exchange::NAME.to_owned(), OUR_RECORD_EXCHANGE);
         }
+        if let Some(now) = offer.peers {
+            // Once it is known that the torrent is private, what was offered before is taken back.
+            extensions.insert(peer_exchange::NAME.to_owned(), if now { OUR_UT_PEX } else { 0 });
+        }
         let hello = ExtendedHandshake {
             extensions,
             metadata_size: offer.metadata.map(Bytes::len),
@@ -73,29 +82,25 @@ impl Extensions {
     }
 
     /// Takes an extended message. Malformed ones are ignored: they harm nobody, and clients differ.
-    pub(super) fn take(
-        &mut self,
-        id: u8,
-        payload: Bytes,
-        metadata: Option<&Bytes>,
-        exchange: Option<&Exchange>,
-    ) -> Said {
+    pub(super) fn take(&mut self, id: u8, payload: Bytes, metadata: Option<&Bytes>, exchanges: &Exchanges) -> Said {
         match id {
             HANDSHAKE_ID => {
                 if let Ok(hello) = ExtendedHandshake::decode(&payload) {
                     self.greeted(&hello);
-                    if let (Some(exchange), Some(id)) = (exchange, hello.extensions.get(record_exchange::NAME)) {
-                        exchange.greeted(*id);
-                    }
+                    exchanges.greeted(&hello);
                 }
                 Said::Nothing
             }
-            OUR_RECORD_EXCHANGE => match exchange.map(|exchange| exchange.take(&payload)) {
-                Some(Err(_)) => Said::Lied,
-                Some(Ok(())) | None => Said::Nothing,
+            OUR_RECORD_EXCHANGE => match exchanges.take_records(&payload) {
+                Err(_) => Said::Lied,
+                Ok(()) => Said::Nothing,
             },
+            OUR_UT_PEX => {
+                exchanges.take_peers(&payload);
+                Said::Nothing
+            }
             OUR_UT_METADATA => self.metadata(&payload, metadata),
-            // Peer exchange and whatever else was not offered.
+            // Whatever was not offered.
             _ => Said::Nothing,
         }
     }
@@ -135,10 +140,18 @@ impl Extensions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bridge::swarm::{Transport, tests::swarm};
+    use crate::wire::id::InfoHash;
 
     fn hello(id: u8, size: Option<usize>) -> Bytes {
         let extensions = BTreeMap::from([("ut_metadata".to_owned(), id), ("ut_pex".to_owned(), 1)]);
         Bytes::from(ExtendedHandshake { extensions, metadata_size: size, ..Default::default() }.encode())
+    }
+
+    /// With whom nothing is exchanged beside metadata.
+    fn nobody() -> Exchanges {
+        let (swarm, _from_peers) = swarm(InfoHash([7; 20]));
+        Exchanges::new(&swarm, (Transport::WebRtc, ([192, 0, 2, 1], 1).into(), true), false)
     }
 
     fn request(piece: usize) -> Bytes {
@@ -147,31 +160,31 @@ mod tests {
 
     #[test]
     fn ids_are_the_receivers_and_later_handshakes_add() {
-        let mut peer = Extensions::default();
-        assert_eq!(peer.take(3, request(0), None, None), Said::Nothing, "it never said which id it wants");
+        let (mut peer, nobody) = (Extensions::default(), nobody());
+        assert_eq!(peer.take(3, request(0), None, &nobody), Said::Nothing, "it never said which id it wants");
         assert_eq!((peer.request(0), peer.exchanges_metadata()), (None, false));
-        peer.take(0, hello(7, None), None, None);
-        peer.take(0, hello(7, Some(99)), None, None);
-        peer.take(0, hello(9, None), None, None);
+        peer.take(0, hello(7, None), None, &nobody);
+        peer.take(0, hello(7, Some(99)), None, &nobody);
+        peer.take(0, hello(9, None), None, &nobody);
         assert_eq!(peer.metadata_size, Some(99));
         assert_eq!(peer.request(2).unwrap()[4..6], [20, 9]);
-        peer.take(0, hello(0, None), None, None);
+        peer.take(0, hello(0, None), None, &nobody);
         assert!(!peer.exchanges_metadata(), "id 0 switches it off");
     }
 
     #[test]
     fn metadata_is_served_and_taken() {
         let whole = Bytes::from_static(b"d4:name1:xe");
-        let mut peer = Extensions::default();
-        peer.take(0, hello(7, None), None, None);
-        let Said::Reply(frame) = peer.take(3, request(0), Some(&whole), None) else { panic!("a reply") };
+        let (mut peer, nobody) = (Extensions::default(), nobody());
+        peer.take(0, hello(7, None), None, &nobody);
+        let Said::Reply(frame) = peer.take(3, request(0), Some(&whole), &nobody) else { panic!("a reply") };
         assert!(frame.ends_with(&whole) && frame[5] == 7);
         let data = MetadataMessage::Data { piece: 0, total_size: Some(11), data: &whole }.encode();
-        assert_eq!(peer.take(3, Bytes::from(data), None, None), Said::Piece(0, whole.clone()));
+        assert_eq!(peer.take(3, Bytes::from(data), None, &nobody), Said::Piece(0, whole.clone()));
         let reject = MetadataMessage::Reject { piece: 0 }.encode();
-        assert_eq!(peer.take(3, Bytes::from(reject), None, None), Said::Rejected);
+        assert_eq!(peer.take(3, Bytes::from(reject), None, &nobody), Said::Rejected);
         for (id, payload) in [(1, "peers of mine"), (3, "nonsense"), (0, "i1e"), (200, "")] {
-            assert_eq!(peer.take(id, Bytes::from(payload), Some(&whole), None), Said::Nothing);
+            assert_eq!(peer.take(id, Bytes::from(payload), Some(&whole), &nobody), Said::Nothing);
         }
     }
 
@@ -180,10 +193,11 @@ mod tests {
         let read = |frame: Bytes| ExtendedHandshake::decode(&frame[6..]).unwrap();
         assert_eq!(read(Extensions::hello(Offer::default(), 6881)).metadata_size, None);
         let metadata = Bytes::from_static(b"12345");
-        let hello = read(Extensions::hello(Offer { metadata: Some(&metadata), records: false }, 6881));
+        let hello = read(Extensions::hello(Offer { metadata: Some(&metadata), ..Offer::default() }, 6881));
         assert_eq!((hello.metadata_size, hello.port), (Some(5), Some(6881)));
         assert_eq!(hello.extensions, BTreeMap::from([("ut_metadata".to_owned(), 3)]));
-        let hello = read(Extensions::hello(Offer { metadata: Some(&metadata), records: true }, 6881));
+        let hello =
+            read(Extensions::hello(Offer { metadata: Some(&metadata), records: true, ..Offer::default() }, 6881));
         assert_eq!(hello.extensions.get("sg_record"), Some(&4));
     }
 }

@@ -45,7 +45,8 @@ fn conversation(rng: &mut SmallRng, greets: bool) -> Vec<u8> {
             begin: rng.random_range(0..4) * 16_384,
             length: [16_384, 10_000, 7_232, 0, u32::MAX][rng.random_range(0..5)],
         };
-        let extensions = [("ut_metadata".to_owned(), rng.random()), ("sg_record".to_owned(), 5)].into();
+        let extensions =
+            [("ut_metadata".to_owned(), rng.random()), ("sg_record".to_owned(), 5), ("ut_pex".to_owned(), 1)].into();
         let metadata_size = Some(1_usize << rng.random_range(0..40));
         let hello = ExtendedHandshake { extensions, metadata_size, port: Some(1), ..Default::default() }.encode();
         let piece = rng.random_range(0..3);
@@ -64,6 +65,10 @@ fn conversation(rng: &mut SmallRng, greets: bool) -> Vec<u8> {
             Message::Extended { id: 0, payload: &hello },
             Message::Extended { id: 3, payload: &data },
             Message::Extended { id: 3, payload: &request },
+            Message::Extended {
+                id: 1,
+                payload: b"d5:added12:\x01\x02\x03\x04\x1a\xe1\x7f\0\0\x01\0\x167:added.f2:\x12\0e",
+            },
             Message::Unknown { id: 14, payload: &[] },
         ];
         messages[rng.random_range(0..messages.len())].write(&mut out);
@@ -100,13 +105,13 @@ fn visits_end() {
             _ => conversation(rng, true),
         };
         runtime.block_on(async {
-            let (swarm, _metadata) = swarm(TORRENT);
+            let (swarm, _from_peers) = swarm(TORRENT);
             let (ours, theirs) = duplex(1 << 20);
             let (mut heard, mut saying) = split(theirs);
             let metrics = metrics::Bridge::detached();
             let names = (crate::config::Encryption::Allow, |_: &[u8; 20]| Some(TORRENT));
             let find = |hash: &InfoHash| (*hash == TORRENT).then(|| swarm.clone());
-            let visit = incoming(ours, (Transport::Tcp, IpAddr::from([127, 0, 0, 1])), names, &metrics, find);
+            let visit = incoming(ours, (Transport::Tcp, ([127, 0, 0, 1], 7).into()), names, &metrics, find);
             let talk = async {
                 // The other end may hang up at any time.
                 let _ = saying.write_all(&said).await;

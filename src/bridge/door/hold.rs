@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, interval_at, sleep_until};
 
+use super::exchanges::Exchanges;
 use super::extensions::{Extensions, Offer, Said};
 use super::remote::Waiting;
-use super::{Connection, Ending, IDLE, KEEP_ALIVE, told};
+use super::{Connection, Ending, IDLE, KEEP_ALIVE};
 use crate::bridge::fetches::Turn;
 use crate::bridge::metadata::{Fetch, FetchError};
 use crate::bridge::swarm::{Live, Stage, Swarm};
-use crate::gossip::Exchange;
 use crate::wire::extension::HANDSHAKE_ID;
 use crate::wire::metainfo::Metainfo;
 use crate::wire::peer::Message;
@@ -31,17 +31,17 @@ pub(super) async fn until_live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     swarm: &Arc<Swarm>,
     peer: &mut Connection<R, W>,
     extensions: &mut Extensions,
-    exchange: Option<&Exchange>,
+    exchanges: &Exchanges,
 ) -> Result<(Waiting, Live), Ending> {
     let mut stages = swarm.stage.subscribe();
     let speaks = peer.theirs.reserved.extended();
     let mut metainfo = stages.borrow_and_update().metainfo().cloned();
     if speaks {
-        greet(swarm, peer, metainfo.as_deref(), exchange).await?;
+        greet(swarm, peer, metainfo.as_deref(), exchanges).await?;
     }
     let mut waiting = Waiting::default();
     let mut fetching: Option<Fetching<'_>> = None;
-    let mut turn = Box::pin(swarm.fetches.turn(peer.from));
+    let mut turn = Box::pin(swarm.fetches.turn(peer.remote.ip()));
     let mut gave_up = false;
     let mut heard = Instant::now();
     let mut keep_alive = interval_at(heard + KEEP_ALIVE, KEEP_ALIVE);
@@ -52,7 +52,7 @@ pub(super) async fn until_live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             metainfo = Some(known.clone());
             fetching = None;
             if speaks {
-                greet(swarm, peer, Some(known), exchange).await?;
+                greet(swarm, peer, Some(known), exchanges).await?;
             }
         }
         let is_topic = matches!(now_at, Stage::Topic);
@@ -77,7 +77,7 @@ pub(super) async fn until_live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
                 // A peer that rejected a request may have more to give when it greets again.
                 gave_up &= id != HANDSHAKE_ID;
                 let known = metainfo.as_deref().map(Metainfo::info);
-                match extensions.take(id, frame.extended_payload(), known, exchange) {
+                match extensions.take(id, frame.extended_payload(), known, exchanges) {
                     Said::Nothing => {}
                     Said::Reply(frame) => peer.writer.send(&frame).await?,
                     Said::Lied => return Err(Ending::Misbehaved("a forged record")),
@@ -100,10 +100,10 @@ pub(super) async fn until_live<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
                     }
                 }
             }
-            frame = told(exchange) => peer.writer.send(&frame).await?,
+            frame = exchanges.frame() => peer.writer.send(&frame).await?,
             changed = stages.changed() => changed.map_err(|_| Ending::TorrentLeft)?,
             begun = &mut turn, if may_fetch => {
-                turn.set(swarm.fetches.turn(peer.from));
+                turn.set(swarm.fetches.turn(peer.remote.ip()));
                 let size = extensions.metadata_size.unwrap_or_default();
                 let fetch = counted(swarm, Fetch::new(swarm.info_hash, size, swarm.max_metadata))?;
                 let now = Instant::now();
@@ -127,13 +127,13 @@ async fn greet<R, W: AsyncWrite + Unpin>(
     swarm: &Swarm,
     peer: &mut Connection<R, W>,
     metainfo: Option<&Metainfo>,
-    exchange: Option<&Exchange>,
+    exchanges: &Exchanges,
 ) -> Result<(), Ending> {
-    let exchange = exchange.filter(|_| swarm.exchanges_records());
-    let offer = Offer { metadata: metainfo.map(Metainfo::info), records: exchange.is_some() };
+    let records = exchanges.records();
+    let offer = Offer { metadata: metainfo.map(Metainfo::info), records: records.is_some(), peers: exchanges.peers() };
     peer.writer.send(&Extensions::hello(offer, swarm.ourselves.port)).await?;
-    if let Some(exchange) = exchange {
-        exchange.offered();
+    if let Some(records) = records {
+        records.offered();
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! everything it can make us keep has a bound, and each way a connection ends is counted.
 
 mod blame;
+mod exchanges;
 mod extensions;
 mod frames;
 #[cfg(test)]
@@ -18,11 +19,10 @@ mod splice;
 mod tests;
 
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
@@ -31,10 +31,10 @@ use super::mse::{self, MseError};
 use super::policy::Refusal;
 use super::swarm::{Swarm, Transport};
 use crate::config::Encryption;
-use crate::gossip::Exchange;
 use crate::wire::id::InfoHash;
 use crate::wire::peer::{Handshake, PeerError, Reserved};
 pub(super) use blame::Blame;
+use exchanges::Exchanges;
 use extensions::Extensions;
 use frames::{FrameReader, FrameWriter};
 
@@ -156,7 +156,7 @@ impl Visit {
 /// joined. `hidden` finds the torrent whose name an encrypted peer gives.
 pub(super) async fn incoming<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
-    (transport, from): (Transport, IpAddr),
+    (transport, from): (Transport, SocketAddr),
     (encryption, hidden): (Encryption, impl Fn(&[u8; 20]) -> Option<InfoHash>),
     metrics: &crate::metrics::Bridge,
     find: impl FnOnce(&InfoHash) -> Option<Arc<Swarm>>,
@@ -171,7 +171,8 @@ pub(super) async fn incoming<S: AsyncRead + AsyncWrite + Unpin>(
         let swarm = find(&theirs.info_hash).ok_or(Ending::UnknownTorrent)?;
         check(&theirs, &swarm)?;
         writer.send(&our_handshake(&swarm)).await?;
-        Ok((Connection { reader, writer, transport, from, theirs }, swarm))
+        let remote = SocketAddr::new(from.ip().to_canonical(), from.port());
+        Ok((Connection { reader, writer, transport, remote, dialled: false, theirs }, swarm))
     };
     let greeted = timeout(HANDSHAKE_DEADLINE, greeted).await.unwrap_or(Err(Ending::Late));
     count_greeting(metrics, transport, greeted.as_ref().err());
@@ -182,10 +183,10 @@ pub(super) async fn incoming<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Serves a peer whom we agreed with on a torrent: one that we dialled, or a page whose offer we answered. We greet at
-/// once, as both ends of a data channel do.
+/// once, as both ends of a data channel do. `remote` is the other end.
 pub(super) async fn agreed<S: AsyncRead + AsyncWrite>(
     stream: S,
-    (transport, from): (Transport, IpAddr),
+    (transport, remote): (Transport, SocketAddr),
     swarm: &Arc<Swarm>,
 ) -> Visit {
     let (reader, writer) = tokio::io::split(stream);
@@ -198,7 +199,7 @@ pub(super) async fn agreed<S: AsyncRead + AsyncWrite>(
     let greeted = timeout(HANDSHAKE_DEADLINE, greeted).await.unwrap_or(Err(Ending::Late));
     count_greeting(&swarm.metrics, transport, greeted.as_ref().err());
     match greeted {
-        Ok(theirs) => attend(swarm, Connection { reader, writer, transport, from, theirs }).await,
+        Ok(theirs) => attend(swarm, Connection { reader, writer, transport, remote, dialled: true, theirs }).await,
         Err(ending) => Visit::turned_away(ending),
     }
 }
@@ -208,8 +209,10 @@ struct Connection<R, W> {
     reader: FrameReader<R>,
     writer: FrameWriter<W>,
     transport: Transport,
-    /// Where it comes from.
-    from: IpAddr,
+    /// Where it is.
+    remote: SocketAddr,
+    /// We connected to it.
+    dialled: bool,
     theirs: Handshake,
 }
 
@@ -227,14 +230,13 @@ where
         }
     };
     let speaks = peer.theirs.reserved.extended();
-    let exchange = swarm.gossip.as_ref().filter(|_| speaks).and_then(|gossip| gossip.exchange(swarm.info_hash));
-    let exchange = exchange.as_ref();
+    let exchanges = Exchanges::new(swarm, (peer.transport, peer.remote, peer.dialled), speaks);
     let mut complete = false;
     let served = async {
         let mut extensions = Extensions::default();
-        let (waiting, live) = hold::until_live(swarm, &mut peer, &mut extensions, exchange).await?;
+        let (waiting, live) = hold::until_live(swarm, &mut peer, &mut extensions, &exchanges).await?;
         let told = (waiting, extensions);
-        splice::run(&live, swarm, &mut peer, told, exchange, &mut complete).await
+        splice::run(&live, swarm, &mut peer, told, &exchanges, &mut complete).await
     };
     let ending = tokio::select! {
         ended = served => ended.err().unwrap_or(Ending::Closed),
@@ -248,14 +250,6 @@ where
     swarm.metrics.visits.with_label_values(&[peer.transport.label(), ending.label()]).inc();
     tracing::debug!(info_hash = %swarm.info_hash, transport = peer.transport.label(), %ending, "a peer's visit ended");
     Visit { ending, seated: true, complete }
-}
-
-/// What the peer is to be told of records, as soon as there is something.
-async fn told(exchange: Option<&Exchange>) -> Bytes {
-    match exchange {
-        Some(exchange) => exchange.frame().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// The fast extension and the DHT's PORT message are not offered: the engine speaks neither.

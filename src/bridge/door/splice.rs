@@ -17,15 +17,15 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, Interval, interval_at, sleep_until, timeout};
 
 use super::blame::{FirstPiece, Giver};
+use super::exchanges::Exchanges;
 use super::extensions::{Extensions, Said};
 use super::frames::{FrameReader, FrameWriter};
 use super::ledger::{Due, Ledger};
 use super::orders::{Orders, Reader};
 use super::remote::{Remote, Shape, Verdict, Waiting};
-use super::{Connection, Ending, HANDSHAKE_DEADLINE, IDLE, KEEP_ALIVE, told};
+use super::{Connection, Ending, HANDSHAKE_DEADLINE, IDLE, KEEP_ALIVE};
 use crate::bridge::pieces::PieceSet;
 use crate::bridge::swarm::{Live, Swarm};
-use crate::gossip::Exchange;
 use crate::wire::metainfo::Metainfo;
 use crate::wire::peer::{Frame, Handshake, Message, Reserved};
 
@@ -41,7 +41,7 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     swarm: &Arc<Swarm>,
     peer: &mut Connection<R, W>,
     (waiting, mut extensions): (Waiting, Extensions),
-    exchange: Option<&Exchange>,
+    exchanges: &Exchanges,
     complete: &mut bool,
 ) -> Result<(), Ending> {
     let shape = Shape {
@@ -50,12 +50,15 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         total_length: live.metainfo.total_length(),
     };
     let mut remote = waiting.meet(shape)?;
+    if remote.is_complete() {
+        exchanges.is_seed();
+    }
     let mut have = live.have.clone();
     let mut told_of = have.borrow_and_update().clone();
     Message::Bitfield(told_of.as_bitfield()).write(peer.writer.batch());
     let pending = Pending::new();
     let (orders, mut reader) = (Orders::new(), Reader::new(live));
-    let giver = Giver::new(peer.from);
+    let giver = Giver::new(peer.remote.ip());
     let (replies, mut replies_rx) = mpsc::channel(REPLIES);
     let bytes = |direction| swarm.metrics.bytes.with_label_values(&[peer.transport.label(), direction]);
     let (bytes_in, bytes_out) = (bytes("in"), bytes("out"));
@@ -69,7 +72,7 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             to: engine_writer,
             remote: &mut remote,
             extensions: &mut extensions,
-            exchange,
+            exchanges,
             metainfo: &live.metainfo,
             shape,
             have: live.have.clone(),
@@ -89,7 +92,7 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             to: &mut peer.writer,
             have: &mut have,
             told: &mut told_of,
-            exchange,
+            exchanges,
             orders: &orders,
             reader: &mut reader,
             pending: &pending,
@@ -200,7 +203,7 @@ struct Inward<'a, R> {
     to: FrameWriter<OwnedWriteHalf>,
     remote: &'a mut Remote,
     extensions: &'a mut Extensions,
-    exchange: Option<&'a Exchange>,
+    exchanges: &'a Exchanges,
     metainfo: &'a Metainfo,
     shape: Shape,
     have: watch::Receiver<PieceSet>,
@@ -253,7 +256,7 @@ impl<R: AsyncRead + Unpin> Inward<'_, R> {
     async fn take(&mut self, frame: &Frame) -> Result<(), Ending> {
         let message = frame.message()?;
         if let Message::Extended { id, .. } = message {
-            match self.extensions.take(id, frame.extended_payload(), Some(self.metainfo.info()), self.exchange) {
+            match self.extensions.take(id, frame.extended_payload(), Some(self.metainfo.info()), self.exchanges) {
                 Said::Reply(reply) => drop(self.replies.try_send(reply)),
                 Said::Lied => return Err(Ending::Misbehaved("a forged record")),
                 Said::Nothing | Said::Piece(..) | Said::Rejected => {}
@@ -296,6 +299,9 @@ impl<R: AsyncRead + Unpin> Inward<'_, R> {
             Message::Unchoke => self.pending.update(Ledger::peer_unchokes),
             _ => {}
         }
+        if matches!(message, Message::Bitfield(_)) && self.remote.is_complete() {
+            self.exchanges.is_seed();
+        }
         let brings_news = match message {
             Message::Have(piece) => !self.have.borrow().contains(piece as usize),
             Message::Bitfield(_) | Message::Unchoke => true,
@@ -328,7 +334,7 @@ struct Outward<'a, W> {
     have: &'a mut watch::Receiver<PieceSet>,
     /// The pieces the peer was told of.
     told: &'a mut PieceSet,
-    exchange: Option<&'a Exchange>,
+    exchanges: &'a Exchanges,
     orders: &'a Orders,
     reader: &'a mut Reader,
     pending: &'a Pending,
@@ -361,7 +367,7 @@ impl<W: AsyncWrite + Unpin> Outward<'_, W> {
                 self.tell();
             }
             Some(reply) = self.replies.recv() => self.to.batch().extend_from_slice(&reply),
-            frame = told(self.exchange) => self.to.batch().extend_from_slice(&frame),
+            frame = self.exchanges.frame() => self.to.batch().extend_from_slice(&frame),
             frame = self.from.frame() => self.take(&frame.map_err(|_| Ending::Released)?)?,
             given = self.reader.fill(self.orders, self.to.batch()) => {
                 let given = given.map_err(Ending::Disk)?;

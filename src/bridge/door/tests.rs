@@ -1,13 +1,13 @@
 //! Scripted peers at the door.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -16,7 +16,7 @@ use crate::bridge::pieces::PieceSet;
 use crate::bridge::puppet::{DEADLINE, Puppet, blocks};
 use crate::bridge::storage::{Access, Folder, OpenFiles};
 use crate::bridge::swarm::{
-    Live, Stage,
+    FromPeers, Live, Stage,
     tests::{swarm, swarm_of},
 };
 use crate::metrics;
@@ -24,6 +24,8 @@ use crate::wire::extension::{METADATA_PIECE_LEN, MetadataMessage};
 use crate::wire::id::PeerId;
 use crate::wire::metainfo::Metainfo;
 use crate::wire::peer::{Frame, HANDSHAKE_LEN, Message};
+
+mod peer_exchange;
 
 const PEER: PeerId = PeerId([9; 20]);
 const OTHER: PeerId = PeerId([8; 20]);
@@ -47,7 +49,7 @@ fn come_from(swarm: &Arc<Swarm>, from: IpAddr) -> (DuplexStream, JoinHandle<Visi
     let visit = tokio::spawn(async move {
         let metrics = metrics::Bridge::detached();
         let encryption = (Encryption::Allow, |_: &[u8; 20]| None);
-        incoming(ours, (Transport::Tcp, from), encryption, &metrics, |hash| {
+        incoming(ours, (Transport::Tcp, SocketAddr::new(from, 40_000)), encryption, &metrics, |hash| {
             (*hash == swarm.info_hash).then(|| swarm.clone())
         })
         .await
@@ -70,7 +72,7 @@ async fn ending(visit: JoinHandle<Visit>) -> &'static str {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_does_not_greet_properly_is_turned_away() {
-    let (swarm, _metadata) = swarm(metainfo(3).info_hash());
+    let (swarm, _from_peers) = swarm(metainfo(3).info_hash());
     let hello = |info_hash, peer_id| Handshake { reserved: Reserved::EXTENDED, info_hash, peer_id }.encode();
     let ours = swarm.ourselves.peer_id;
     let table = [
@@ -101,7 +103,7 @@ async fn whoever_does_not_greet_properly_is_turned_away() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_is_told_we_live_and_then_let_go() {
-    let (swarm, _metadata) = swarm(metainfo(3).info_hash());
+    let (swarm, _from_peers) = swarm(metainfo(3).info_hash());
     let (mut peer, visit) = puppet(&swarm, PEER).await;
     let began = tokio::time::Instant::now();
     let mut keep_alives = 0;
@@ -115,14 +117,14 @@ async fn a_silent_peer_is_told_we_live_and_then_let_go() {
 #[tokio::test(start_paused = true)]
 async fn metadata_is_fetched_from_one_peer_and_served_to_another() {
     let metainfo = metainfo(2000);
-    let (swarm, mut metadata) = swarm(metainfo.info_hash());
+    let (swarm, mut from_peers) = swarm(metainfo.info_hash());
     let (mut waiting, _) = puppet(&swarm, PeerId([8; 20])).await;
     waiting.hello(None).await;
     assert_eq!(waiting.hear_hello().await, None);
     let (giver, _) = puppet(&swarm, PEER).await;
     let (served, content) = (metainfo.clone(), vec![0; 1]);
     tokio::spawn(async move { giver.seed(&served, &content).await });
-    let arrived = timeout(DEADLINE, metadata.recv()).await.unwrap().unwrap();
+    let arrived = timeout(DEADLINE, from_peers.metadata.recv()).await.unwrap().unwrap();
     assert_eq!(arrived, *metainfo.info());
 
     waiting.metadata(MetadataMessage::Request { piece: 0 }).await;
@@ -147,7 +149,7 @@ enum Lie {
 #[tokio::test(start_paused = true)]
 async fn lying_about_metadata_ends_the_visit_and_hinders_nobody() {
     let metainfo = metainfo(3);
-    let (swarm, mut metadata) = swarm(metainfo.info_hash());
+    let (swarm, mut from_peers) = swarm(metainfo.info_hash());
     let size = metainfo.info().len();
     let table =
         [(Lie::Claim(1 << 30), "bad_metadata"), (Lie::WrongBytes, "bad_metadata"), (Lie::Silence, "metadata_stalled")];
@@ -168,7 +170,7 @@ async fn lying_about_metadata_ends_the_visit_and_hinders_nobody() {
     let (honest, _) = puppet_from(&swarm, PeerId([8; 20]), ELSEWHERE).await;
     let served = metainfo.clone();
     tokio::spawn(async move { honest.seed(&served, &[]).await });
-    assert_eq!(timeout(DEADLINE, metadata.recv()).await.unwrap().unwrap(), *metainfo.info());
+    assert_eq!(timeout(DEADLINE, from_peers.metadata.recv()).await.unwrap().unwrap(), *metainfo.info());
     assert_eq!(swarm.fetches.free(), 2, "the silent one still has its turn");
 }
 
@@ -180,7 +182,7 @@ async fn who_drips_metadata_delays_others_for_minutes_at_most_and_from_one_addre
     let apart = [1, 2, 3].map(|n| IpAddr::from([192, 0, 2, n]));
     // Whence the drips come → how long an honest peer may have to wait.
     for (drips, patience) in [(apart, Duration::from_secs(180)), ([apart[0]; 3], Duration::from_secs(1))] {
-        let (swarm, mut metadata) = swarm_of(metainfo.info_hash(), 4);
+        let (swarm, mut from_peers) = swarm_of(metainfo.info_hash(), 4);
         for (n, from) in (2..).zip(drips) {
             let (mut peer, _) = puppet_from(&swarm, PeerId([n; 20]), from).await;
             peer.hello(Some(swarm.max_metadata)).await;
@@ -202,14 +204,14 @@ async fn who_drips_metadata_delays_others_for_minutes_at_most_and_from_one_addre
         let (honest, _) = puppet_from(&swarm, PEER, ELSEWHERE).await;
         let served = metainfo.clone();
         tokio::spawn(async move { honest.seed(&served, &[]).await });
-        assert_eq!(timeout(patience, metadata.recv()).await.expect("metadata").unwrap(), *metainfo.info());
+        assert_eq!(timeout(patience, from_peers.metadata.recv()).await.expect("metadata").unwrap(), *metainfo.info());
     }
 }
 
 /// A torrent whose engine is the test. On disk each piece is filled with its number.
 struct Spliced {
     swarm: Arc<Swarm>,
-    _metadata: mpsc::Receiver<Bytes>,
+    _from_peers: FromPeers,
     have: Arc<watch::Sender<PieceSet>>,
     engine: TcpListener,
     dir: tempfile::TempDir,
@@ -217,7 +219,7 @@ struct Spliced {
 
 impl Spliced {
     async fn new(metainfo: &Arc<Metainfo>) -> Self {
-        let (swarm, metadata) = swarm(metainfo.info_hash());
+        let (swarm, from_peers) = swarm(metainfo.info_hash());
         let engine = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let have = Arc::new(watch::channel(PieceSet::none(metainfo.pieces())).0);
         let dir = tempfile::tempdir().unwrap();
@@ -234,7 +236,7 @@ impl Spliced {
             running: None,
         };
         swarm.enter(Stage::Live(live));
-        Self { swarm, _metadata: metadata, have, engine, dir }
+        Self { swarm, _from_peers: from_peers, have, engine, dir }
     }
 
     /// The engine's end of the next splice, greeted.

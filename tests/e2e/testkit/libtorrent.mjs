@@ -121,7 +121,16 @@ export class Libtorrent {
     await this.#do('connect', { info_hash: infoHash, host, port })
   }
 
-  /** @param {string} infoHash @param {number} rate bytes a second */
+  /**
+   * Peers connected now, and whether peer exchange named them.
+   * @param {string} infoHash
+   * @returns {Promise<{ host: string, port: number, pex: boolean }[]>}
+   */
+  peers(infoHash) {
+    return this.#do('peers', { info_hash: infoHash })
+  }
+
+  /** @param {string} infoHash @param {number} rate bytes a second, 0 for no limit */
   async limitUpload(infoHash, rate) {
     await this.#do('limit_upload', { info_hash: infoHash, rate })
   }

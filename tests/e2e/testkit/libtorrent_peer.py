@@ -108,6 +108,12 @@ class Peer:
     def do_connect(self, info_hash, host, port):
         self.torrents[info_hash].connect_peer((host, port))
 
+    def do_peers(self, info_hash):
+        """Peers connected now: address, port, and whether peer exchange named them (BEP 11)."""
+        return [{"host": p.ip[0], "port": p.ip[1], "pex": bool(p.source & lt.peer_info.pex)}
+                for p in self.torrents[info_hash].get_peer_info()
+                if not p.flags & (lt.peer_info.connecting | lt.peer_info.handshake)]
+
     def do_limit_upload(self, info_hash, rate):
         self.torrents[info_hash].set_upload_limit(rate)
 
