@@ -137,7 +137,7 @@ metrics! {
         evicted: IntCounter = "bridge_cache_evicted_total", "Torrents removed from the cache to make room.";
         checks: IntCounterVec = "bridge_checks_total" ["kind"], "Torrents whose files were checked before they went live, by kind (record: what was noted before is believed; full: every byte is read).";
         peers: IntGaugeVec = "bridge_peers" ["transport"], "Peers connected now, by transport (webrtc, tcp, utp).";
-        offers: IntCounterVec = "bridge_offers_total" ["result"], "Offers of web peers, by what became of them.";
+        offers: IntCounterVec = "bridge_offers_total" ["result"], "Pages to be met by their offers, or by ours where they make none, by what became of it.";
         greeted: IntCounterVec = "bridge_greetings_total" ["transport", "result"], "Handshakes at the door, by transport and result.";
         visits: IntCounterVec = "bridge_visits_total" ["transport", "ending"], "Visits of greeted peers, by transport and why they ended.";
         bytes: IntCounterVec = "bridge_bytes_total" ["transport", "direction"], "Payload bytes passed through the door, by transport and direction (in, out).";

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::policy::Load;
 use super::swarm::{Stage, Swarm};
 use super::torrent::{self, Inbox, Purpose};
-use super::web::Offer;
+use super::web::Page;
 use super::{Inner, TorrentError};
 use crate::wire::id::InfoHash;
 
@@ -20,14 +20,14 @@ const COOLING: Duration = Duration::from_secs(60);
 /// Failed torrents remembered.
 const MAX_COOLING: usize = 1_000;
 
-/// Offers of one torrent that may wait. They are taken at once; a flood is dropped.
-const OFFERS: usize = 32;
+/// Pages of one torrent that may wait. They are taken at once; a flood is dropped.
+const PAGES: usize = 32;
 
 /// A joined torrent, as others hold it.
 #[derive(Clone)]
 pub(super) struct Torrent {
     pub(super) swarm: Arc<Swarm>,
-    pub(super) offers: mpsc::Sender<Offer>,
+    pub(super) pages: mpsc::Sender<Page>,
     /// It was joined for web peers, and so can be joined again for them.
     pub(super) bridged: bool,
     ended: watch::Receiver<Option<TorrentError>>,
@@ -95,15 +95,15 @@ impl Joined {
         let stage = if matches!(purpose, Purpose::Topic) { Stage::Topic } else { Stage::Metadata };
         let bridged = matches!(purpose, Purpose::Bridge);
         let (swarm, from_peers) = bridge.new_swarm(info_hash, stage, bridged);
-        let (offers, offers_rx) = mpsc::channel(OFFERS);
+        let (pages, pages_rx) = mpsc::channel(PAGES);
         let (ended_tx, ended) = watch::channel(None);
-        let torrent = Torrent { swarm: swarm.clone(), offers, bridged, ended };
+        let torrent = Torrent { swarm: swarm.clone(), pages, bridged, ended };
         table.torrents.insert(info_hash, torrent.clone());
         bridge.names.add(&info_hash);
         tracing::info!(%info_hash, bridged, "joined a torrent");
         let bridge = bridge.clone();
         bridge.tasks.clone().spawn(async move {
-            let inbox = Inbox { from_peers, offers: offers_rx };
+            let inbox = Inbox { from_peers, pages: pages_rx };
             let error = torrent::run(bridge.clone(), swarm, inbox, purpose).await;
             bridge.joined.left(info_hash, bridged && matches!(&error, Some(error) if error.is_lasting()));
             ended_tx.send_replace(Some(error.unwrap_or(TorrentError::Stopping)));

@@ -42,6 +42,7 @@ mod progress;
 mod puppet;
 mod resume;
 pub mod rtc;
+mod silent;
 mod storage;
 pub mod stun;
 mod swarm;
@@ -66,7 +67,7 @@ use tokio::sync::Semaphore;
 use crate::dht::Dht;
 use crate::gossip::Gossip;
 use crate::tasks::Tasks;
-use crate::tracker::{List, Resident, Tracker, WebOffer};
+use crate::tracker::{List, Resident, SilentPage, Tracker, WebAnswer, WebOffer};
 use crate::wire::id::{InfoHash, PeerId};
 use crate::{config, metrics};
 use cache::Cache;
@@ -82,10 +83,12 @@ use policy::{Day, Load, Refusal};
 use portmap::{Around, Port, Protocol};
 pub use progress::{Progress, State};
 use rtc::Endpoint;
+use silent::Unanswered;
 use swarm::{FromPeers, Ourselves, Shared, Stage, Swarm};
 pub use torrent::Admit;
 use torrent::Purpose;
 use visitors::Visitors;
+use web::Page;
 
 /// What peers are told this is.
 const CLIENT: &str = concat!("Swarmgate ", env!("CARGO_PKG_VERSION"));
@@ -148,6 +151,8 @@ struct Inner {
     /// What bridged torrents may pass on in a day.
     day: Arc<Day>,
     visitors: Arc<Visitors>,
+    /// Our offers to pages that make none.
+    unanswered: Arc<Unanswered>,
     metrics: metrics::Bridge,
     tasks: Tasks,
 }
@@ -200,6 +205,7 @@ impl Bridge {
             places: Arc::new(Semaphore::new(settings.max_peers)),
             announces: Semaphore::new(torrent::ANNOUNCES),
             visitors: Visitors::new(settings.max_peers_per_address),
+            unanswered: Arc::default(),
             day: Arc::new(Day::new(settings.max_bytes_per_day.as_u64())),
             settings,
             metrics,
@@ -268,7 +274,15 @@ impl Resident for Bridge {
     }
 
     fn offer(&self, offer: WebOffer) {
-        self.inner.offer(offer.info_hash, offer.into());
+        self.inner.meet(offer.info_hash, Page::Offers(offer.into()));
+    }
+
+    fn silent(&self, page: SilentPage) {
+        self.inner.meet(page.info_hash, Page::Silent(page.into()));
+    }
+
+    fn answered(&self, answer: &WebAnswer<'_>) -> bool {
+        self.inner.unanswered.take(answer)
     }
 }
 
@@ -330,13 +344,13 @@ impl Inner {
         }
     }
 
-    /// Brings a page's offer to its torrent, which is joined for it if need be.
-    fn offer(self: &Arc<Self>, info_hash: InfoHash, offer: web::Offer) {
+    /// Brings a page to its torrent, which is joined for it if need be.
+    fn meet(self: &Arc<Self>, info_hash: InfoHash, page: Page) {
         if let Err(refusal) = self.admit(&info_hash) {
             return self.metrics.offers.with_label_values(&[refusal.label()]).inc();
         }
         let torrent = self.joined.join(self, info_hash, Purpose::Bridge).unwrap_or_else(|joined| joined);
-        if torrent.offers.try_send(offer).is_err() {
+        if torrent.pages.try_send(page).is_err() {
             self.metrics.offers.with_label_values(&["flood"]).inc();
         }
     }

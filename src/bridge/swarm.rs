@@ -332,6 +332,11 @@ impl Swarm {
         self.roster().seated.len()
     }
 
+    /// Pages seated now.
+    pub(super) fn pages(&self) -> usize {
+        self.roster().seated.values().filter(|transport| **transport == Transport::WebRtc).count()
+    }
+
     /// Peers seated now, by transport.
     pub(super) fn peers_by_transport(&self) -> BTreeMap<&'static str, usize> {
         let mut peers = BTreeMap::new();

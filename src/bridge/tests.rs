@@ -220,7 +220,8 @@ impl Page {
         let (answer, answered) = oneshot::channel();
         let answer = Box::new(move |_, sdp: &str| answer.send(sdp.to_owned()).unwrap());
         let from = "192.0.2.9".parse().unwrap();
-        bridge.inner.offer(info_hash, web::Offer { page: self.peer_id, sdp, answer, from });
+        let offer = web::Offer { page: self.peer_id, sdp, answer, from };
+        bridge.inner.meet(info_hash, web::Page::Offers(offer));
         let sdp = timeout(DEADLINE, answered).await.expect("the offer is answered or dropped").ok()?;
         Some(pending.accept(&sdp, |_| true).unwrap().open().await.unwrap())
     }
@@ -415,7 +416,7 @@ async fn one_address_does_not_take_the_connections_of_all() {
         let mut id = [0; 20];
         id[..8].copy_from_slice(&n.to_be_bytes());
         let offer = web::Offer { page: PeerId(id), sdp: sdp.clone(), answer, from: "198.51.100.7".parse().unwrap() };
-        node.bridge.inner.offer(InfoHash([1 + (n % 2) as u8; 20]), offer);
+        node.bridge.inner.meet(InfoHash([1 + (n % 2) as u8; 20]), web::Page::Offers(offer));
         answered += usize::from(timeout(DEADLINE, given).await.expect("it is answered or dropped").is_ok());
     }
     assert!((1..rtc::MAX_ATTEMPTS / 2).contains(&answered), "{answered} attempts were begun for one address");

@@ -23,7 +23,7 @@ use super::progress::{self, Progress};
 use super::resume::Resume;
 use super::storage::Access;
 use super::swarm::{FromPeers, Live, Stage, Swarm};
-use super::web::{self, Offer};
+use super::web::{self, Page};
 use super::{Inner, TorrentError};
 use crate::wire::metainfo::Metainfo;
 
@@ -70,7 +70,7 @@ pub type Admit = Arc<dyn Fn(&Metainfo) -> Result<(), String> + Send + Sync>;
 /// What comes to a torrent from outside its task.
 pub(super) struct Inbox {
     pub(super) from_peers: FromPeers,
-    pub(super) offers: mpsc::Receiver<Offer>,
+    pub(super) pages: mpsc::Receiver<Page>,
 }
 
 /// Runs a torrent until it fails, is no longer wanted, or is told to end. The error is why, if it did not go by itself.
@@ -86,7 +86,7 @@ pub(super) async fn run(
     };
     let is_pin = matches!(purpose, Purpose::Pin { .. });
     let lingers = matches!(purpose, Purpose::Bridge).then_some(bridge.settings.linger);
-    let Inbox { from_peers: FromPeers { metadata, named }, offers } = inbox;
+    let Inbox { from_peers: FromPeers { metadata, named }, pages } = inbox;
     let (reason, error) = tokio::select! {
         biased;
         () = swarm.token.cancelled() => ("told", Some(TorrentError::Stopping)),
@@ -94,7 +94,7 @@ pub(super) async fn run(
         () = unused(&swarm, lingers) => ("unused", None),
         () = swarm.is_over() => ("day_full", None),
         refusal = denied(&bridge, &swarm) => ("denied", Some(TorrentError::Refused(refusal.to_string()))),
-        never = web::welcome(swarm.clone(), bridge.endpoint.clone(), offers, bridge.tasks.clone()) => match never {},
+        never = web::welcome(swarm.clone(), (bridge.endpoint.clone(), bridge.unanswered.clone()), pages, bridge.tasks.clone()) => match never {},
         never = dialler::run(swarm.clone(), bridge.sources.clone(), (given, named), is_pin) => match never {},
     };
     // The peers first, then the engine's torrent, then, with the stage, the files' place.

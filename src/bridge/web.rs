@@ -1,4 +1,5 @@
-//! Web peers: their offers are answered, once for each page, and their channels brought to the door.
+//! Web peers: their offers are answered, once for each page, those that make none are made one, and their channels are
+//! brought to the door.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 
 use super::door;
 use super::rtc::{Channel, Endpoint, Pending, RtcError};
+use super::silent::{Silent, Unanswered};
 use super::swarm::{Invitation, Swarm, Transport};
 use super::visitors::Presence;
 use crate::tasks::Tasks;
@@ -44,17 +46,45 @@ impl fmt::Debug for Offer {
     }
 }
 
-/// Answers the pages of `swarm` for as long as it is polled.
+/// A page that is to be met.
+#[derive(Debug)]
+pub(super) enum Page {
+    /// It offers.
+    Offers(Offer),
+    /// It does not.
+    Silent(Silent),
+}
+
+impl Page {
+    fn peer_id(&self) -> PeerId {
+        match self {
+            Self::Offers(offer) => offer.page,
+            Self::Silent(silent) => silent.page,
+        }
+    }
+
+    fn from(&self) -> IpAddr {
+        match self {
+            Self::Offers(offer) => offer.from,
+            Self::Silent(silent) => silent.from,
+        }
+    }
+}
+
+/// Meets the pages of `swarm` for as long as it is polled.
 pub(super) async fn welcome(
     swarm: Arc<Swarm>,
-    endpoint: Arc<Endpoint>,
-    mut offers: mpsc::Receiver<Offer>,
+    (endpoint, unanswered): (Arc<Endpoint>, Arc<Unanswered>),
+    mut pages: mpsc::Receiver<Page>,
     tasks: Tasks,
 ) -> Infallible {
-    while let Some(offer) = offers.recv().await {
-        let attempt = swarm.visitors.attempt(offer.from);
-        match attempt.and_then(|attempt| Ok((attempt, swarm.invite(offer.page)?))) {
-            Ok(places) => tasks.spawn_cancellable(meet(swarm.clone(), endpoint.clone(), offer, places)),
+    while let Some(page) = pages.recv().await {
+        let attempt = swarm.visitors.attempt(page.from());
+        match attempt.and_then(|attempt| Ok((attempt, swarm.invite(page.peer_id())?))) {
+            Ok(places) => {
+                let ways = (endpoint.clone(), unanswered.clone());
+                tasks.spawn_cancellable(meet(swarm.clone(), ways, page, places));
+            }
             Err(refusal) => swarm.metrics.offers.with_label_values(&[refusal.label()]).inc(),
         }
     }
@@ -62,11 +92,22 @@ pub(super) async fn welcome(
     std::future::pending().await
 }
 
-async fn meet(swarm: Arc<Swarm>, endpoint: Arc<Endpoint>, offer: Offer, (attempt, invitation): (Presence, Invitation)) {
-    let page = offer.page;
+async fn meet(
+    swarm: Arc<Swarm>,
+    (endpoint, unanswered): (Arc<Endpoint>, Arc<Unanswered>),
+    page: Page,
+    (attempt, invitation): (Presence, Invitation),
+) {
+    let peer_id = page.peer_id();
     let opened = async {
-        let (sdp, pending) = endpoint.answer(&offer.sdp).await?;
-        (offer.answer)(swarm.ourselves.peer_id, &sdp);
+        let pending = match page {
+            Page::Offers(offer) => {
+                let (sdp, pending) = endpoint.answer(&offer.sdp).await?;
+                (offer.answer)(swarm.ourselves.peer_id, &sdp);
+                pending
+            }
+            Page::Silent(silent) => unanswered.meet(&swarm, &endpoint, silent).await?,
+        };
         pending.open().await
     };
     let opened = tokio::select! {
@@ -74,7 +115,7 @@ async fn meet(swarm: Arc<Swarm>, endpoint: Arc<Endpoint>, offer: Offer, (attempt
         () = swarm.token.cancelled() => return,
     };
     drop(attempt);
-    serve(&swarm, page, opened, invitation).await;
+    serve(&swarm, peer_id, opened, invitation).await;
 }
 
 /// Waits for a page that answered an offer of ours, and serves it.

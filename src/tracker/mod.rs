@@ -5,7 +5,7 @@
 //! the shard that owns the swarm take it, and writes what others put into its [`Outbox`]. Nobody holds a lock and waits.
 //!
 //! The room knows nothing of records, the DHT or the bridge. Those reach it through two traits: [`Extension`] takes the
-//! messages that are not the tracker's, [`Resident`] takes offers of web peers that somebody in this process wants to meet.
+//! messages that are not the tracker's, [`Resident`] meets web peers of swarms that somebody in this process is in.
 
 mod access;
 mod admission;
@@ -48,7 +48,7 @@ use self::ws::Session;
 use crate::tasks::Tasks;
 use crate::wire::id::{InfoHash, PeerId};
 use crate::wire::tracker::{Counts, Refusal};
-use crate::wire::tracker_ws::{Description, Message, OfferId};
+use crate::wire::tracker_ws::{Description, Message, Offer, OfferId};
 use crate::{config, metrics};
 
 pub use access::{ChangeError, LineError, List, ListError, Origin};
@@ -59,11 +59,17 @@ pub use table::Stats;
 
 /// Somebody inside this process who wants to meet the web peers of some swarms (the bridge).
 pub trait Resident: Send + Sync + 'static {
-    /// Whether offers of this swarm are welcome. Called at each web announce that carries offers: cheap and synchronous.
+    /// Whether pages of this swarm are welcome. Called at each web announce: cheap and synchronous.
     fn wants(&self, info_hash: &InfoHash) -> bool;
 
     /// Takes one offer of the announcing page. Never blocks; may drop it. At most one offer of each announce comes here.
     fn offer(&self, offer: WebOffer);
+
+    /// A page announced itself that has made no offer so far: it can be met only by an offer to it. Never blocks.
+    fn silent(&self, page: SilentPage);
+
+    /// Takes a page's answer, if it is to an offer of the resident's. Whether it was.
+    fn answered(&self, answer: &WebAnswer<'_>) -> bool;
 }
 
 /// An offer that a page made.
@@ -79,6 +85,49 @@ pub struct WebOffer {
     pub answer: AnswerTo,
     /// The address the page's socket came from.
     pub from: IpAddr,
+}
+
+/// A page that makes no offers.
+#[derive(Debug)]
+pub struct SilentPage {
+    /// The swarm.
+    pub info_hash: InfoHash,
+    /// The page.
+    pub peer_id: PeerId,
+    /// Where an offer to it goes.
+    pub offer: OfferTo,
+    /// The address the page's socket came from.
+    pub from: IpAddr,
+}
+
+/// The way to a page that is to be offered a connection.
+#[derive(Debug)]
+pub struct OfferTo {
+    outbox: Outbox,
+    info_hash: InfoHash,
+}
+
+impl OfferTo {
+    /// Sends an offer, as any web peer's is passed on. `peer_id` is the offerer's. Whether there was room for it.
+    #[must_use]
+    pub fn send(self, peer_id: PeerId, id: OfferId, sdp: &str) -> bool {
+        let Self { outbox, info_hash } = self;
+        let offer = Offer { id, description: Description::offer(sdp) };
+        outbox.send_offer(&Message::Offer { info_hash, peer_id, offer })
+    }
+}
+
+/// An answer that no web peer waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebAnswer<'a> {
+    /// The swarm.
+    pub info_hash: InfoHash,
+    /// Who answers.
+    pub peer_id: PeerId,
+    /// Which offer.
+    pub offer_id: OfferId,
+    /// The session description.
+    pub answer: Description<'a>,
 }
 
 /// The way back to the page that made an offer.

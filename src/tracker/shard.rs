@@ -16,7 +16,7 @@ use super::completed::Recorder;
 use super::counters::Counters;
 use super::outbox::Outbox;
 use super::table::{Downloads, Effect, Effects, Intervals, NativeQuestion, SocketId, Table, WebAnnounce};
-use super::{AnswerTo, ResidentSlot, Stats, WebOffer};
+use super::{AnswerTo, OfferTo, ResidentSlot, SilentPage, Stats, WebOffer};
 use crate::tasks::Tasks;
 use crate::wire::id::{InfoHash, PeerId};
 use crate::wire::tracker::{Counts, Refusal};
@@ -230,7 +230,17 @@ impl Shared {
                 resident.offer(WebOffer { info_hash, peer_id, sdp, answer, from: origin.from });
                 counters.resident_offers.inc();
             }
-            Effect::AnswerDropped => counters.unexpected_answer.inc(),
+            Effect::Silent { info_hash, peer_id, socket } => {
+                if let Some(resident) = resident.get() {
+                    let offer = OfferTo { outbox: socket, info_hash };
+                    resident.silent(SilentPage { info_hash, peer_id, offer, from: origin.from });
+                }
+            }
+            Effect::Unexpected(answer) => {
+                if !resident.get().is_some_and(|resident| resident.answered(&answer)) {
+                    counters.unexpected_answer.inc();
+                }
+            }
         }
     }
 

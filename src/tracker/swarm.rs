@@ -54,6 +54,8 @@ pub(super) struct Swarm<S> {
 struct WebPeer<S> {
     peer_id: PeerId,
     seeder: bool,
+    /// It has made offers.
+    offers: bool,
     id: SocketId,
     socket: S,
     /// Offers sent to this peer that it has not answered, oldest first. Expiry takes the memory back, and not the last
@@ -138,15 +140,23 @@ impl<S: Clone> Swarm<S> {
         }
     }
 
-    /// Adds a web peer, or notes that it is still there.
-    pub(super) fn join_web(&mut self, member: Member, socket: &S, progress: Progress, expires: Second) {
+    /// Adds a web peer, or notes that it is still there. Whether it has ever made offers.
+    pub(super) fn join_web(
+        &mut self,
+        member: Member,
+        socket: &S,
+        (progress, offers): (Progress, bool),
+        expires: Second,
+    ) -> bool {
         let place = self.web.place(&member).unwrap_or_else(|| {
             let ((peer_id, id), socket) = (member, socket.clone());
-            self.web.push(WebPeer { peer_id, seeder: false, id, socket, offered: Vec::new(), expires })
+            self.web.push(WebPeer { peer_id, seeder: false, offers, id, socket, offered: Vec::new(), expires })
         });
         let peer = self.web.at_mut(place);
         peer.expires = expires;
+        peer.offers |= offers;
         advance(&mut peer.seeder, progress, &mut self.seeders, &mut self.downloaded);
+        peer.offers
     }
 
     pub(super) fn leave_web(&mut self, member: &Member) {

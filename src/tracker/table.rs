@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indexmap::IndexMap;
 use rand::{Rng, RngExt};
 
+use super::WebAnswer;
 use super::dense::{Dense, Keyed};
 use super::swarm::{Member, Second, Swarm};
 use crate::wire::id::{InfoHash, PeerId};
@@ -93,7 +94,7 @@ pub(super) struct WebAnnounce<'a, S> {
     pub(super) id: SocketId,
     pub(super) socket: S,
     pub(super) announce: Announce<'a>,
-    /// Whether the resident wants an offer of this swarm.
+    /// Whether the resident wants to meet pages of this swarm.
     pub(super) resident: bool,
     /// Whether a peer may be added. Known peers are always welcome.
     pub(super) room: bool,
@@ -114,8 +115,15 @@ pub(super) enum Effect<'a, S> {
         peer_id: PeerId,
         offer: Offer<'a>,
     },
-    /// An answer led nowhere: late, or to an offer that was never made, or not to this peer.
-    AnswerDropped,
+    /// The resident may make this page an offer, since the page makes none.
+    Silent {
+        info_hash: InfoHash,
+        peer_id: PeerId,
+        socket: S,
+    },
+    /// An answer that no web peer waits for: to the resident, or late, or to an offer that was never made, or not to this
+    /// peer.
+    Unexpected(WebAnswer<'a>),
 }
 
 #[must_use]
@@ -193,9 +201,10 @@ impl<S: Clone> Table<S> {
         let Announce { info_hash, peer_id, intent } = announce;
         let member = (peer_id, id);
         let now = self.second(now);
-        let (progress, offers) = match intent {
-            Intent::Offers { progress, offers } => (progress, offers),
-            Intent::Update { progress } => (progress, Vec::new()),
+        // Of offers that were made the pace may have left none.
+        let (progress, makes_offers, offers) = match intent {
+            Intent::Offers { progress, offers } => (progress, true, offers),
+            Intent::Update { progress } => (progress, false, Vec::new()),
             Intent::Stop => {
                 self.leave(info_hash, member);
                 return Effects(vec![self.announced(info_hash, self.scrape(&info_hash), socket)]);
@@ -203,8 +212,10 @@ impl<S: Clone> Table<S> {
             Intent::Answer { to, offer_id, answer } => {
                 let entry = self.swarms.get_mut(&info_hash);
                 let offerer = entry.and_then(|entry| entry.swarm.answered(now, &member, to, offer_id));
-                let message = Message::Answer { info_hash, peer_id, offer_id, answer };
-                return Effects(vec![offerer.map_or(Effect::AnswerDropped, |to| Effect::Send(to, message))]);
+                return Effects(vec![match offerer {
+                    Some(to) => Effect::Send(to, Message::Answer { info_hash, peer_id, offer_id, answer }),
+                    None => Effect::Unexpected(WebAnswer { info_hash, peer_id, offer_id, answer }),
+                }]);
             }
         };
         let known = |place: &usize| self.swarms.at(*place).swarm.has_web(&member);
@@ -214,10 +225,13 @@ impl<S: Clone> Table<S> {
         }
         let expires = now.after(lifetime(self.intervals.web));
         let place = self.enter(info_hash);
-        self.change(place, |swarm| swarm.join_web(member, &socket, progress, expires));
+        let meets_others =
+            self.change(place, |swarm| swarm.join_web(member, &socket, (progress, makes_offers), expires));
         let counts = self.swarms.at(place).swarm.counts();
         let mut effects = Vec::with_capacity(1 + offers.len());
+        let silent = (resident && !meets_others).then(|| Effect::Silent { info_hash, peer_id, socket: socket.clone() });
         effects.push(self.announced(info_hash, counts, socket));
+        effects.extend(silent);
         if !offers.is_empty() {
             self.offer(now, rng, place, member, offers, resident, &mut effects);
         }

@@ -170,10 +170,19 @@ impl Extension for TestExtension {
     }
 }
 
-/// A resident that takes offers of one swarm.
+/// A resident that meets the pages of one swarm.
 struct TestResident {
     wants: InfoHash,
     offers: Mutex<Vec<WebOffer>>,
+    silent: Mutex<Vec<SilentPage>>,
+    answers: Mutex<Vec<(PeerId, Option<String>)>>,
+}
+
+impl TestResident {
+    fn of(wants: InfoHash) -> Arc<Self> {
+        let (offers, silent, answers) = Default::default();
+        Arc::new(Self { wants, offers, silent, answers })
+    }
 }
 
 impl Resident for TestResident {
@@ -183,6 +192,18 @@ impl Resident for TestResident {
 
     fn offer(&self, offer: WebOffer) {
         self.offers.lock().unwrap().push(offer);
+    }
+
+    fn silent(&self, page: SilentPage) {
+        self.silent.lock().unwrap().push(page);
+    }
+
+    fn answered(&self, answer: &WebAnswer<'_>) -> bool {
+        let is_ours = answer.offer_id == OfferId([50; 20]);
+        if is_ours {
+            self.answers.lock().unwrap().push((answer.peer_id, answer.answer.sdp()));
+        }
+        is_ours
     }
 }
 

@@ -222,8 +222,8 @@ impl Desk {
                 }
                 if let Intent::Offers { offers, .. } = intent {
                     self.limit(offers);
-                    resident = self.tracker.resident.get().is_some_and(|resident| resident.wants(&info_hash));
                 }
+                resident = self.tracker.resident.get().is_some_and(|resident| resident.wants(&info_hash));
             }
             Intent::Stop => {
                 if let Ok(place) = self.peers.binary_search(&(info_hash, peer_id)) {

@@ -63,12 +63,14 @@ pub fn answer(info_hash: InfoHash, peer_id: PeerId, to: PeerId, offer_id: OfferI
 /// What a tracker sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
-    /// When to announce again, in seconds.
-    Interval {
+    /// The answer to an announce.
+    Announced {
         /// The swarm.
         info_hash: InfoHash,
-        /// From now.
+        /// When to announce again, from now.
         seconds: u64,
+        /// How many there are, with and without all of it; none where the tracker does not say.
+        peers: usize,
     },
     /// Another peer's offer.
     Offer {
@@ -104,6 +106,8 @@ struct Fields {
     offer: Option<Session>,
     answer: Option<Session>,
     interval: Option<u64>,
+    complete: Option<usize>,
+    incomplete: Option<usize>,
     #[serde(rename = "failure reason")]
     failure: Option<String>,
 }
@@ -131,7 +135,10 @@ pub fn parse(frame: &str) -> Told {
             Told::Offer { info_hash, page, id, sdp }
         }
         (_, Some(page), Some(id), Fields { answer: Some(Session { sdp }), .. }) => Told::Answer { page, id, sdp },
-        (Some(info_hash), _, _, Fields { interval: Some(seconds), .. }) => Told::Interval { info_hash, seconds },
+        (Some(info_hash), _, _, Fields { interval: Some(seconds), complete, incomplete, .. }) => {
+            let peers = complete.unwrap_or(0).saturating_add(incomplete.unwrap_or(0));
+            Told::Announced { info_hash, seconds, peers }
+        }
         _ => Told::Other,
     }
 }
@@ -172,8 +179,12 @@ mod tests {
         let sdp = "v=0".to_owned();
         for (message, expected) in [
             (
-                json!({"info_hash": swarm, "interval": 120, "complete": 1, "incomplete": 0}),
-                Told::Interval { info_hash: SWARM, seconds: 120 },
+                json!({"info_hash": swarm, "interval": 120, "complete": 1, "incomplete": 3}),
+                Told::Announced { info_hash: SWARM, seconds: 120, peers: 4 },
+            ),
+            (
+                json!({"info_hash": swarm, "interval": 120}),
+                Told::Announced { info_hash: SWARM, seconds: 120, peers: 0 },
             ),
             (
                 json!({"action": "announce", "info_hash": swarm, "peer_id": page, "offer_id": id, "offer": session}),

@@ -207,15 +207,25 @@ impl Reason {
 }
 
 impl Description<'_> {
+    /// The offer with this session description.
+    #[must_use]
+    pub fn offer(sdp: &str) -> Self {
+        Self::of("offer", sdp)
+    }
+
     /// The answer with this session description.
     #[must_use]
     pub fn answer(sdp: &str) -> Self {
+        Self::of("answer", sdp)
+    }
+
+    fn of(r#type: &'static str, sdp: &str) -> Self {
         #[derive(Serialize)]
-        struct Answer<'a> {
+        struct Session<'a> {
             r#type: &'static str,
             sdp: &'a str,
         }
-        let json = serde_json::to_string(&Answer { r#type: "answer", sdp }).expect("strings are JSON");
+        let json = serde_json::to_string(&Session { r#type, sdp }).expect("strings are JSON");
         Self(json.into())
     }
 

@@ -34,9 +34,20 @@ trial('two peers that know only the bridge find each other, and the seed it has'
     await peer.download(info_hash, into[n] ?? '')
     await peer.connect(info_hash, HERE, server.bittorrent.port)
   }
-  const [first, second] = /** @type {[import('./testkit/libtorrent.mjs').Libtorrent, import('./testkit/libtorrent.mjs').Libtorrent]} */ (lonely)
-  for (const [one, other] of /** @type {const} */ ([[first, second], [first, seed], [second, seed]])) {
-    await eventually(60, 'connection by peer exchange', async () => (await named(one, other)) || (await named(other, one)) || null)
+  const [first, second] =
+    /** @type {[import('./testkit/libtorrent.mjs').Libtorrent, import('./testkit/libtorrent.mjs').Libtorrent]} */ (
+      lonely
+    )
+  for (const [one, other] of /** @type {const} */ ([
+    [first, second],
+    [first, seed],
+    [second, seed],
+  ])) {
+    await eventually(
+      60,
+      'connection by peer exchange',
+      async () => (await named(one, other)) || (await named(other, one)) || null,
+    )
   }
 
   await seed.limitUpload(info_hash, 0)
@@ -84,5 +95,7 @@ async function content(lab) {
 
 /** @param {string} file */
 async function digest(file) {
-  return createHash('sha256').update(await readFile(file)).digest('hex')
+  return createHash('sha256')
+    .update(await readFile(file))
+    .digest('hex')
 }

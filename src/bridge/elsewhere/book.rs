@@ -16,6 +16,9 @@ const INTERVALS: (Duration, Duration) = (Duration::from_secs(30), Duration::from
 /// Announces sent in one go: a thousand pins are not announced in one burst.
 pub(super) const MAX_AT_ONCE: usize = 20;
 
+/// Offers of ours with one announce.
+const OFFERS: usize = 3;
+
 /// What is to be said now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
@@ -37,6 +40,8 @@ pub(super) struct Book {
 struct Entry {
     interval: Duration,
     next: Instant,
+    /// In the swarm there, as of the last announce.
+    peers: usize,
 }
 
 impl Book {
@@ -51,7 +56,7 @@ impl Book {
             }
             match self.announced.get_mut(info_hash) {
                 None => {
-                    let entry = Entry { interval: USUAL_INTERVAL, next: now + USUAL_INTERVAL };
+                    let entry = Entry { interval: USUAL_INTERVAL, next: now + USUAL_INTERVAL, peers: 0 };
                     self.announced.insert(*info_hash, entry);
                     due.push(Due::Start(*info_hash));
                 }
@@ -70,11 +75,26 @@ impl Book {
         due
     }
 
-    /// The tracker named an interval.
-    pub(super) fn interval(&mut self, info_hash: &InfoHash, seconds: u64, now: Instant) {
+    /// The tracker answered: when to announce again, and how many peers there are.
+    pub(super) fn announced(&mut self, info_hash: &InfoHash, (seconds, peers): (u64, usize), now: Instant) {
         if let Some(entry) = self.announced.get_mut(info_hash) {
             entry.interval = Duration::from_secs(seconds).clamp(INTERVALS.0, INTERVALS.1);
             entry.next = now + entry.interval;
+            entry.peers = peers;
+        }
+    }
+
+    /// How many offers an announce carries when so many pages have come: some at first, and later when the tracker counted
+    /// more peers, ourselves not among them. They are pages that make no offers, or ones that had none to spare for us, or
+    /// native peers.
+    pub(super) fn offers(&self, due: Due, come: usize) -> usize {
+        match due {
+            Due::Start(_) => OFFERS,
+            Due::Again(info_hash) => {
+                let peers = self.announced.get(&info_hash).map_or(0, |entry| entry.peers);
+                peers.saturating_sub(1 + come).min(OFFERS)
+            }
+            Due::Stop(_) => 0,
         }
     }
 
@@ -98,15 +118,30 @@ mod tests {
         let (a, b) = (hash(1), hash(2));
         assert_eq!(book.due(&[a], start), [Due::Start(a)]);
         assert_eq!(book.due(&[a, b], start), [Due::Start(b)]);
-        book.interval(&a, 60, start);
-        book.interval(&b, 1, start);
-        book.interval(&hash(9), 1, start);
+        book.announced(&a, (60, 3), start);
+        book.announced(&b, (1, 1), start);
+        book.announced(&hash(9), (1, 9), start);
         assert_eq!(book.due(&[a, b], start + Duration::from_secs(29)), []);
         assert_eq!(book.due(&[a, b], start + Duration::from_secs(30)), [Due::Again(b)], "never faster than that");
         assert_eq!(book.due(&[a, b], start + Duration::from_secs(60)), [Due::Again(a), Due::Again(b)]);
         assert!(book.contains(&a) && !book.contains(&hash(9)));
         assert_eq!(book.due(&[b], start + Duration::from_secs(60)), [Due::Stop(a)]);
         assert!(!book.contains(&a));
+    }
+
+    #[test]
+    fn who_makes_no_offers_is_made_some() {
+        let (mut book, now) = (Book::default(), Instant::now());
+        let a = hash(1);
+        assert_eq!(book.due(&[a], now), [Due::Start(a)]);
+        assert_eq!((book.offers(Due::Start(a), 0), book.offers(Due::Again(a), 0)), (OFFERS, 0), "nothing is known yet");
+        // Peers the tracker counts, pages that have come → offers.
+        for (peers, come, offers) in [(0, 0, 0), (1, 0, 0), (2, 0, 1), (2, 1, 0), (3, 1, 1), (2, 5, 0), (99, 0, OFFERS)]
+        {
+            book.announced(&a, (60, peers), now);
+            assert_eq!(book.offers(Due::Again(a), come), offers, "{peers} peers, {come} have come");
+        }
+        assert_eq!((book.offers(Due::Again(hash(9)), 0), book.offers(Due::Stop(a), 0)), (0, 0));
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //!
 //! Each has a task with one connection, which is made again when it ends. Announced is what is here and meant for others:
 //! torrents with pieces on disk that are not private, and no topics. Pages' offers are answered as those that come through
-//! our own tracker. A page that was there before us does not offer to us, so the first announce of a torrent carries a few
-//! offers of ours; later ones carry none, since a page and we must not offer to each other at the same time.
+//! our own tracker. A page that was there before us
+//! does not offer to us, nor does one that makes no offers at all. So a torrent's announce carries a few offers of ours the
+//! first time, and later when the tracker counts more peers than have come; not always, since a page and we had better not
+//! offer to each other at the same time.
 
 mod book;
 
@@ -22,7 +24,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_conf
 
 use super::Inner;
 use super::rtc::{OFFER_LIMIT, OfferPending};
-use super::web::{self, Offer};
+use super::web::{self, Offer, Page};
 use crate::wire::id::{InfoHash, PeerId};
 use crate::wire::tracker_client::{self, Announcing, Told};
 use crate::wire::tracker_ws::OfferId;
@@ -49,9 +51,8 @@ const SILENCE: Duration = Duration::from_secs(150);
 /// Torrents announced at one tracker.
 const MAX_TORRENTS: usize = 1_000;
 
-/// Offers of ours with the first announce of a torrent, and those that wait for an answer at one tracker. Each takes memory
-/// as a connection does, and a place among [`super::rtc::MAX_ATTEMPTS`].
-const OFFERS: usize = 3;
+/// Offers of ours that wait for an answer at one tracker. Each takes memory as a connection does, and a place among
+/// [`super::rtc::MAX_ATTEMPTS`].
 const MAX_WAITING: usize = 12;
 
 /// Answers to pages that may wait for the socket; past it they are dropped, and the page offers again.
@@ -171,11 +172,13 @@ impl Client {
         let shared = self.bridge.joined.shared(MAX_TORRENTS);
         let info_hashes: Vec<_> = shared.iter().map(|(info_hash, _)| *info_hash).collect();
         for due in self.book.due(&info_hashes, now) {
-            let (info_hash, event, wanted) = match due {
-                Due::Start(info_hash) => (info_hash, Some("started"), OFFERS),
-                Due::Again(info_hash) => (info_hash, None, 0),
-                Due::Stop(info_hash) => (info_hash, Some("stopped"), 0),
+            let (info_hash, event) = match due {
+                Due::Start(info_hash) => (info_hash, Some("started")),
+                Due::Again(info_hash) => (info_hash, None),
+                Due::Stop(info_hash) => (info_hash, Some("stopped")),
             };
+            let come = self.bridge.joined.find(&info_hash).map_or(0, |torrent| torrent.swarm.pages());
+            let wanted = self.book.offers(due, come);
             let left = shared.iter().find(|(shared, _)| *shared == info_hash).map_or(0, |(_, left)| *left);
             let offers = self.offer(info_hash, wanted).await;
             let peer_id = self.bridge.ourselves.peer_id;
@@ -199,7 +202,9 @@ impl Client {
 
     fn take(&mut self, frame: &str) {
         match tracker_client::parse(frame) {
-            Told::Interval { info_hash, seconds } => self.book.interval(&info_hash, seconds, Instant::now()),
+            Told::Announced { info_hash, seconds, peers } => {
+                self.book.announced(&info_hash, (seconds, peers), Instant::now());
+            }
             Told::Offer { info_hash, page, id, sdp } => self.offered(info_hash, page, id, sdp),
             Told::Answer { page, id, sdp } => self.answered(page, &id, &sdp),
             Told::Refused(reason) => tracing::debug!(reason, "another tracker refuses"),
@@ -216,7 +221,8 @@ impl Client {
         let answer = move |ours, sdp: &str| {
             let _ = answers.try_send(tracker_client::answer(info_hash, ours, page, id, sdp));
         };
-        if torrent.offers.try_send(Offer { page, sdp, answer: Box::new(answer), from: ELSEWHERE }).is_err() {
+        let offer = Offer { page, sdp, answer: Box::new(answer), from: ELSEWHERE };
+        if torrent.pages.try_send(Page::Offers(offer)).is_err() {
             self.bridge.metrics.offers.with_label_values(&["flood"]).inc();
         }
     }

@@ -103,7 +103,7 @@ impl Fixture {
         let intent = Intent::Answer { to: peer_id(to), offer_id: OfferId([offer; 20]), answer };
         match self.announce(socket, peer, intent, false).as_slice() {
             [Effect::Send(to, Message::Answer { peer_id: from, .. })] if *from == peer_id(peer) => Some(to.0),
-            [Effect::AnswerDropped] => None,
+            [Effect::Unexpected(answer)] if answer.peer_id == peer_id(peer) => None,
             other => panic!("{other:?}"),
         }
     }

@@ -191,12 +191,11 @@ async fn what_an_announce_says_beyond_the_trackers_is_the_extensions() {
 #[tokio::test]
 async fn the_resident_is_met_like_a_web_peer() {
     let server = Server::start().await;
-    let resident = Arc::new(TestResident { wants: InfoHash([1; 20]), offers: Mutex::default() });
+    let resident = TestResident::of(InfoHash([1; 20]));
     server.tracker.set_resident(resident.clone());
     let mut page = server.page().await;
     page.ask(announcement(2, 10, &[7])).await;
-    page.ask(announcement(1, 10, &[])).await;
-    assert!(resident.offers.lock().unwrap().is_empty(), "another swarm; no offers");
+    assert!(resident.offers.lock().unwrap().is_empty(), "another swarm");
 
     page.ask(announcement(1, 10, &[7, 8])).await;
     // The reply was queued before the resident was called, and the next one is queued after.
@@ -214,6 +213,47 @@ async fn the_resident_is_met_like_a_web_peer() {
             "answer": {"type": "answer", "sdp": "answer\r\n"},
         })
     );
+}
+
+#[tokio::test]
+async fn a_page_that_makes_no_offers_is_made_one_by_the_resident() {
+    let server = Server::start().await;
+    let resident = TestResident::of(InfoHash([1; 20]));
+    server.tracker.set_resident(resident.clone());
+    let (mut page, mut other) = (server.page().await, server.page().await);
+    let silent = || resident.silent.lock().unwrap().pop();
+    page.ask(announcement(2, 10, &[])).await;
+    assert!(silent().is_none(), "another swarm");
+    other.ask(announcement(1, 11, &[7])).await;
+    // A page that has offered before is met by its offers: this is news of its progress.
+    other.ask(announcement(1, 11, &[])).await;
+    assert!(silent().is_none());
+
+    page.ask(announcement(1, 10, &[])).await;
+    page.ask(announcement(2, 10, &[])).await;
+    let met = silent().expect("it makes no offers");
+    assert_eq!((met.info_hash, met.peer_id), (InfoHash([1; 20]), PeerId([10; 20])));
+    assert!(met.offer.send(PeerId([99; 20]), OfferId([50; 20]), "offer\r\n"));
+    assert_eq!(
+        page.receive().await,
+        json!({
+            "action": "announce", "info_hash": id(1), "peer_id": id(99), "offer_id": id(50),
+            "offer": {"type": "offer", "sdp": "offer\r\n"},
+        })
+    );
+    for (offer, dropped) in [(50, 0), (51, 1)] {
+        page.send(
+            json!({
+                "action": "announce", "info_hash": id(1), "peer_id": id(10), "to_peer_id": id(99), "offer_id": id(offer),
+                "answer": {"type": "answer", "sdp": "answer\r\n"},
+            })
+            .to_string(),
+        )
+        .await;
+        page.ask(announcement(2, 10, &[])).await;
+        assert_eq!(server.metrics.dropped.with_label_values(&["unexpected_answer"]).get(), dropped);
+    }
+    assert_eq!(*resident.answers.lock().unwrap(), [(PeerId([10; 20]), Some("answer\r\n".to_owned()))]);
 }
 
 #[tokio::test]

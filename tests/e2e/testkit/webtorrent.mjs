@@ -110,18 +110,25 @@ export function received(page) {
  * Downloads a torrent of one file; resolves with its size and the SHA-256 of its content.
  * @param {Page} page
  * @param {string} magnet
+ * @param {object} [announcing]  what its announces are to have beside the usual
  * @returns {Promise<{ size: number, sha256: string }>}
  */
-export function download(page, magnet) {
-  return page.evaluate(async (magnet) => {
-    const { client } = /** @type {any} */ (window)
-    const failed = new Promise((_, reject) => client.on('error', reject))
-    const torrent = client.add(magnet)
-    await Promise.race([new Promise((resolve) => torrent.once('done', resolve)), failed])
-    const content = await (await torrent.files[0].blob()).arrayBuffer()
-    const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', content))
-    return { size: content.byteLength, sha256: [...digest].map((byte) => byte.toString(16).padStart(2, '0')).join('') }
-  }, magnet)
+export function download(page, magnet, announcing = {}) {
+  return page.evaluate(
+    async ({ magnet, announcing }) => {
+      const { client } = /** @type {any} */ (window)
+      const failed = new Promise((_, reject) => client.on('error', reject))
+      const torrent = client.add(magnet, { getAnnounceOpts: () => announcing })
+      await Promise.race([new Promise((resolve) => torrent.once('done', resolve)), failed])
+      const content = await (await torrent.files[0].blob()).arrayBuffer()
+      const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', content))
+      return {
+        size: content.byteLength,
+        sha256: [...digest].map((byte) => byte.toString(16).padStart(2, '0')).join(''),
+      }
+    },
+    { magnet, announcing },
+  )
 }
 
 /**

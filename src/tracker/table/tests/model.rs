@@ -77,6 +77,8 @@ struct Peer {
     hash: u8,
     who: Who,
     seeder: bool,
+    /// It has made offers.
+    offers: bool,
     expires: Instant,
 }
 
@@ -104,7 +106,7 @@ impl Model {
 
     fn present(&mut self, now: Instant, hash: u8, who: Who, progress: Progress, interval: Duration) {
         if !self.has(hash, who) {
-            self.peers.push(Peer { hash, who, seeder: false, expires: now });
+            self.peers.push(Peer { hash, who, seeder: false, offers: false, expires: now });
         }
         let peer = self.peers.iter_mut().find(|peer| peer.hash == hash && peer.who == who).unwrap();
         peer.expires = now + interval * 5 / 2;
@@ -184,6 +186,12 @@ fn step(t: &mut Fixture, model: &mut Model, op: Op) {
             }
             model.present(t.now, hash, who, progress, INTERVALS.web);
             assert_eq!(effects[0], announced(model, socket, hash));
+            let page = model.peers.iter_mut().find(|peer| peer.hash == hash && peer.who == who).unwrap();
+            page.offers |= !offers.is_empty();
+            if resident && !page.offers {
+                let (info_hash, peer_id, socket) = (info_hash(hash), peer_id(peer), SocketId(socket));
+                return assert_eq!(effects[1..], [Effect::Silent { info_hash, peer_id, socket }]);
+            }
             offered(t, model, (socket, peer), hash, &offers, resident, &effects[1..]);
         }
     }
@@ -249,7 +257,12 @@ fn answer(t: &mut Fixture, model: &mut Model, sent: Sent) {
                 answer: Description::answer("v=0"),
             },
         ),
-        None => Effect::AnswerDropped,
+        None => Effect::Unexpected(WebAnswer {
+            info_hash: info_hash(sent.hash),
+            peer_id: peer_id(sent.to.1),
+            offer_id: sent.id,
+            answer: Description::answer("v=0"),
+        }),
     };
     assert_eq!(effects, [expected]);
 }
