@@ -28,10 +28,11 @@
 //! a data channel needs and written anew (`sdp.rs`).
 //!
 //! **What is bounded.** Attempts at once ([`MAX_ATTEMPTS`]), the time each may take ([`OPEN_LIMIT`], [`OFFER_LIMIT`]),
-//! the length of a description, addresses and datagrams waiting per connection, bytes sent and not acknowledged. The
-//! number of open channels is their owner's to bound: an idle one takes about 330 KB, nearly all of it the stack's, and one
-//! whose owner does not read up to 256 messages more. When a [`Channel`] is dropped, its task, its route and its memory
-//! are gone within seconds, as soon as what was written has arrived; when the [`Endpoint`] is, all of its channels at once.
+//! the length of a description, addresses and datagrams waiting per connection, bytes sent and not acknowledged, and how
+//! long a peer may acknowledge nothing (`stall.rs`). The number of open channels is their owner's to bound: an idle one
+//! takes about 330 KB, nearly all of it the stack's, and one whose owner does not read up to 256 messages more. When a
+//! [`Channel`] is dropped, its task, its route and its memory are gone within seconds, as soon as what was written has
+//! arrived; when the [`Endpoint`] is, all of its channels at once.
 
 mod addresses;
 mod channel;
@@ -41,6 +42,7 @@ mod routes;
 mod runtime;
 mod sdp;
 mod session;
+mod stall;
 #[cfg(test)]
 mod tests;
 mod window;

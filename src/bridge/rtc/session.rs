@@ -2,6 +2,7 @@
 //! and its [`Channel`], and leaves nothing behind.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use super::channel::{Channel, Driven};
 use super::mux::{Mux, Route};
 use super::runtime::PeerRuntime;
 use super::sdp::Description;
+use super::stall::{self, Stall};
 use super::window::{self, Window};
 use crate::tasks::Tasks;
 
@@ -220,8 +222,9 @@ async fn offer(connection: &dyn PeerConnection) -> Result<(Arc<dyn DataChannel>,
 /// Moves bytes both ways until either side ends the channel or the connection is lost.
 async fn drive(data: &dyn DataChannel, mut driven: Driven, health: &Health) {
     let inbound = driven.inbound.clone();
+    let sent = AtomicU64::new(0);
     let closed_by_us = async {
-        send(data, &mut driven.outbound).await;
+        send(data, &mut driven.outbound, &sent).await;
         sleep(LINGER).await;
     };
     let ended = async {
@@ -238,6 +241,7 @@ async fn drive(data: &dyn DataChannel, mut driven: Driven, health: &Health) {
         () = closed_by_us => false,
         () = ended => false,
         () = health.silent_too_long() => false,
+        () = stalled(data, &sent) => false,
     };
     if closed_by_peer {
         driven.closed_by_peer();
@@ -257,8 +261,8 @@ async fn receive(data: &dyn DataChannel, inbound: &mpsc::Sender<Bytes>) -> bool 
     false
 }
 
-/// Sends what is written, until no more will be; closes the channel once all of it is acknowledged.
-async fn send(data: &dyn DataChannel, outbound: &mut mpsc::Receiver<BytesMut>) {
+/// Sends what is written, until no more will be; closes the channel once all of it is acknowledged. Counts the bytes.
+async fn send(data: &dyn DataChannel, outbound: &mut mpsc::Receiver<BytesMut>, sent: &AtomicU64) {
     let mut window = Window::new();
     while let Some(message) = outbound.recv().await {
         let length = message.len();
@@ -272,6 +276,7 @@ async fn send(data: &dyn DataChannel, outbound: &mut mpsc::Receiver<BytesMut>) {
         if data.send(message).await.is_err() {
             return;
         }
+        sent.fetch_add(length as u64, Ordering::Relaxed);
         window.sent(length, Instant::now());
     }
     // The stack would discard what is not, and has no event for it.
@@ -279,6 +284,20 @@ async fn send(data: &dyn DataChannel, outbound: &mut mpsc::Receiver<BytesMut>) {
         sleep(ACKNOWLEDGED_POLL).await;
     }
     let _ = data.close().await;
+}
+
+/// Resolves when the peer has acknowledged nothing for too long, of the bytes `sent`.
+async fn stalled(data: &dyn DataChannel, sent: &AtomicU64) {
+    let mut stall = Stall::new(Instant::now());
+    loop {
+        sleep(stall::LOOK).await;
+        // Once the channel is closed its events say how.
+        let Ok(outstanding) = data.outstanding_bytes().await else { return std::future::pending().await };
+        if stall.is_over(sent.load(Ordering::Relaxed), outstanding, Instant::now()) {
+            tracing::debug!(outstanding, "a WebRTC peer acknowledges nothing: closing");
+            return;
+        }
+    }
 }
 
 /// Whether the connection can still be used.

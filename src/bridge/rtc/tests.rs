@@ -152,6 +152,23 @@ async fn a_slow_reader_holds_the_writer_back_and_loses_nothing() {
     }
 }
 
+/// Time is real until the peer stands still. From then on it runs ahead, but not for the stack beneath: to that the peer
+/// is there all the while.
+#[tokio::test]
+async fn a_peer_that_takes_nothing_for_long_is_let_go() {
+    let (a, b) = (Node::start().await, Node::start().await);
+    let (mut here, there) = connect(&a, &b).await;
+    tokio::time::pause();
+    let start = tokio::time::Instant::now();
+    let endless = async { while here.write_all(&[7; 16_384]).await.is_ok() {} };
+    timeout(10 * stall::LIMIT, endless).await.expect("the channel ends");
+    assert!(start.elapsed() >= stall::LIMIT, "after {:?}", start.elapsed());
+    let end = timeout(DEADLINE, here.read(&mut [0; 1])).await.expect("for the reader as well");
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    drop(there);
+    a.idle().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_channel_ends_the_other_and_leaves_nothing() {
     let (a, b) = (Node::start().await, Node::start().await);
