@@ -278,7 +278,7 @@ impl Driver {
             }
             let wake = tokio::time::Instant::from_std(wake);
             // Commands wait in their queue for the network, and for those before them.
-            let may_start = self.node.has_room() && (self.info.borrow().ready || now() - started > JOIN_PATIENCE);
+            let may_start = self.node.has_room(now()) && (self.info.borrow().ready || now() - started > JOIN_PATIENCE);
             let effects = tokio::select! {
                 () = stopping.cancelled() => break,
                 received = self.socket.recv_from(&mut buffer) => match received {

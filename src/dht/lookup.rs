@@ -27,6 +27,10 @@ const ALPHA: usize = 5;
 /// Answers with nodes that are enough to know the surroundings of the target.
 const ENOUGH_VIEWS: usize = 3;
 
+/// How many of the nearest [`K`] a quick lookup does without when our own pace holds them up. Nobody is asked in the place
+/// of these: who has enough learns little from one more, and where one node is busy its neighbours soon are.
+const MAX_SPARED: usize = 3;
+
 /// Candidates kept. Nodes name eight each, most of them the same.
 const MAX_CANDIDATES: usize = 200;
 
@@ -40,6 +44,15 @@ pub(super) enum Question {
     Peers,
     /// The item, unless its number is not above this one.
     Item(Option<i64>),
+}
+
+/// Which candidates are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whom {
+    /// Those to whom a query can be sent now. The others are passed over: somebody else may lead nearer meanwhile.
+    Idle,
+    /// Also those to whom our own pace has it wait for its turn.
+    Anybody,
 }
 
 /// Whom to ask. The id is not known of nodes that configuration names.
@@ -120,8 +133,17 @@ impl Lookup {
     #[must_use]
     pub(super) fn next(&mut self, care: Care, standing: &dyn Fn(SocketAddr) -> Standing) -> Vec<(Asked, Method)> {
         let mut queries = Vec::new();
+        let mut whom = Whom::Idle;
         while self.in_flight.len() < ALPHA {
-            let Some((asked, method, standing)) = self.next_query(care, standing) else { break };
+            let Some((asked, method, standing)) = self.next_query(care, whom, standing) else {
+                // Nobody is left but those whose turn will come.
+                let is_enough = care == Care::Quick && self.is_answered(care);
+                if whom == Whom::Idle && self.in_flight.is_empty() && !is_enough {
+                    whom = Whom::Anybody;
+                    continue;
+                }
+                break;
+            };
             if standing == Standing::Fine {
                 self.in_flight.insert(asked)
             } else {
@@ -139,14 +161,15 @@ impl Lookup {
         if self.needs_views() || self.in_flight.iter().any(is_in_flight) {
             return false;
         }
-        let timely = self.candidates.values().filter(|candidate| !candidate.is_past()).take(K);
-        let Some(answered) = timely.map(|candidate| candidate.is_answered().then_some(1)).sum::<Option<usize>>() else {
+        if !self.timely(care).all(Candidate::is_answered) {
             return false;
-        };
-        if answered < K {
-            // A small network, or a bad moment: whoever is late is missed.
-            let enough = care == Care::Quick && answered >= ENOUGH_VIEWS;
-            return enough || (self.seeds.is_empty() && self.in_flight.is_empty() && self.late.is_empty());
+        }
+        if !self.is_answered(care) {
+            let answered = self.timely(care).count();
+            // A small network, or a bad moment: whoever is late is missed. But those who are only busy will answer.
+            let few = if self.candidates.values().any(Candidate::is_put_off) { K - MAX_SPARED } else { ENOUGH_VIEWS };
+            let is_enough = care == Care::Quick && answered >= few;
+            return is_enough || (self.seeds.is_empty() && self.in_flight.is_empty() && self.late.is_empty());
         }
         !care.minds_each() || self.nearest(care.width()).all(Candidate::is_answered)
     }
@@ -176,7 +199,7 @@ impl Lookup {
             return false;
         }
         self.late.insert(asked);
-        self.put_off(asked);
+        self.set(&asked, State::Late);
         let matters = |id: NodeId| self.nearest(care.width()).any(|candidate| candidate.contact.id == id);
         let is_alone = self.answered == 0;
         is_alone || asked.id.is_none_or(|id| care.minds_each() && matters(id))
@@ -187,12 +210,10 @@ impl Lookup {
         self.own
     }
 
-    /// The query waits for its turn: it keeps its place among the [`ALPHA`], but if something is found meanwhile, nobody
-    /// waits for it.
+    /// The query waits for its turn: it keeps its place among the [`ALPHA`], but if enough is found meanwhile, nobody waits
+    /// for it.
     pub(super) fn put_off(&mut self, asked: Asked) {
-        if let Some(candidate) = self.candidate_mut(&asked) {
-            candidate.state = State::Late;
-        }
+        self.set(&asked, State::Waiting);
     }
 
     /// No answer any more.
@@ -216,9 +237,29 @@ impl Lookup {
             .collect()
     }
 
+    /// Whether as many have answered as a quick lookup asks.
+    fn is_answered(&self, care: Care) -> bool {
+        self.timely(care).filter(|candidate| candidate.is_answered()).count() == self.places(care)
+    }
+
+    /// The nearest of whom something is to be expected soon.
+    fn timely(&self, care: Care) -> impl Iterator<Item = &Candidate> {
+        self.candidates.values().filter(|candidate| !candidate.is_past()).take(self.places(care))
+    }
+
+    /// How many of these are asked first.
+    fn places(&self, care: Care) -> usize {
+        if care != Care::Quick {
+            return K;
+        }
+        let nearest = self.candidates.values().filter(|candidate| !candidate.is_past() || candidate.is_put_off());
+        K - nearest.take(K).filter(|candidate| candidate.is_put_off()).count().min(MAX_SPARED)
+    }
+
     fn next_query(
         &mut self,
         care: Care,
+        whom: Whom,
         standing: &dyn Fn(SocketAddr) -> Standing,
     ) -> Option<(Asked, Method, Standing)> {
         // A few of them show the way; the others are for when that leads nowhere.
@@ -227,10 +268,10 @@ impl Lookup {
         {
             return Some(seed);
         }
-        let mut next = self.next_candidate(K, standing);
+        let mut next = self.next_candidate(self.places(care), whom, standing);
         if next.is_none() && care.width() > K {
-            self.is_wide |= self.in_flight.is_empty();
-            next = if self.is_wide { self.next_candidate(care.width(), standing) } else { None };
+            self.is_wide |= whom == Whom::Anybody && self.in_flight.is_empty();
+            next = if self.is_wide { self.next_candidate(care.width(), whom, standing) } else { None };
         }
         if let Some((contact, standing)) = next {
             let asked = Asked { addr: contact.addr, id: Some(contact.id), again: false };
@@ -259,17 +300,20 @@ impl Lookup {
         Some((Asked { addr, id: None, again: false }, self.method(), Standing::Fine))
     }
 
-    /// The nearest fresh candidate, if it is among so many nearest that are not past.
+    /// The nearest fresh candidate that may be asked, if it is among so many nearest that are not past.
     fn next_candidate(
         &mut self,
         mut places: usize,
+        whom: Whom,
         standing: &dyn Fn(SocketAddr) -> Standing,
     ) -> Option<(Contact, Standing)> {
-        let nearest = self.candidates.values_mut().filter(|candidate| !candidate.is_past());
-        for candidate in nearest {
+        for candidate in self.candidates.values_mut() {
             if candidate.state == State::Fresh {
-                match standing(candidate.contact.addr) {
-                    Standing::Fine => {
+                let standing = standing(candidate.contact.addr);
+                candidate.is_busy = standing == Standing::Busy;
+                match standing {
+                    Standing::Busy if whom == Whom::Idle => {}
+                    Standing::Fine | Standing::Busy => {
                         candidate.state = State::Asked;
                         return Some((candidate.contact, Standing::Fine));
                     }
@@ -285,7 +329,7 @@ impl Lookup {
                     }
                 }
             }
-            places -= 1;
+            places -= usize::from(!candidate.is_past());
             if places == 0 {
                 break;
             }
@@ -332,9 +376,13 @@ impl Lookup {
     }
 
     fn end(&mut self, asked: Asked, state: State) {
-        if self.settle(asked)
-            && let Some(candidate) = self.candidate_mut(&asked)
-        {
+        if self.settle(asked) {
+            self.set(&asked, state);
+        }
+    }
+
+    fn set(&mut self, asked: &Asked, state: State) {
+        if let Some(candidate) = self.candidate_mut(asked) {
             candidate.state = state;
         }
     }

@@ -29,6 +29,7 @@ mod pace;
 mod peers;
 mod queries;
 mod reachability;
+mod recent;
 mod state_file;
 mod storage;
 mod store;

@@ -16,6 +16,7 @@ use super::operation::Request;
 use super::pace::Pace;
 use super::queries::{Due, Failed, OperationId, Queries};
 use super::reachability::Reachability;
+use super::recent::Recent;
 use super::table::Table;
 use super::unresponsive::Unresponsive;
 use crate::wire::id::NodeId;
@@ -35,6 +36,10 @@ use operations::Running;
 /// Operations under way at once.
 const MAX_OPERATIONS: usize = 512;
 
+/// Operations that wait for their first answer at once: those after them start from what these will have learnt, where all
+/// would begin with the same few nodes of the table.
+const MAX_AT_FIRST: usize = 16;
+
 /// What a node may hold and do.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
@@ -50,6 +55,7 @@ pub(super) struct Node {
     responder: Responder,
     queries: Queries,
     unresponsive: Unresponsive,
+    recent: Recent,
     reachability: Reachability,
     incoming: Pace,
     operations: HashMap<OperationId, Running>,
@@ -84,6 +90,7 @@ impl Node {
             responder: Responder::new(now, rng, id, limits.max_items, limits.max_peers),
             queries: Queries::new(now),
             unresponsive: Unresponsive::default(),
+            recent: Recent::default(),
             reachability: Reachability::new(now),
             incoming: Pace::incoming(now),
             operations: HashMap::new(),
@@ -121,8 +128,9 @@ impl Node {
     }
 
     /// Whether another operation may be started, or should wait for those under way.
-    pub(super) fn has_room(&self) -> bool {
-        self.operations.len() < MAX_OPERATIONS && !self.queries.is_congested()
+    pub(super) fn has_room(&self, now: Instant) -> bool {
+        let at_first = self.operations.values().filter(|running| running.is_at_first(now)).count();
+        self.operations.len() < MAX_OPERATIONS && at_first < MAX_AT_FIRST && !self.queries.is_congested()
     }
 
     /// When [`Node::tick`] has something to do.
@@ -208,6 +216,7 @@ impl Node {
                 Due::Slow(transaction, purpose) => self.slow(&mut turn, transaction, purpose),
                 Due::Failed(Failed { to, purpose, repeated }) => {
                     self.unresponsive.failed(now, to, repeated);
+                    self.recent.failed(to);
                     self.look_in_by(now + BUSY);
                     if let Some(id) = purpose.expected_id() {
                         self.table.failed(&Contact { id, addr: to }, repeated);

@@ -182,6 +182,12 @@ impl Operation {
         self.request.kind()
     }
 
+    /// Whether somebody has answered, or nobody is waited for.
+    pub(super) fn is_heard(&self) -> bool {
+        let Phase::Looking(lookup) = &self.phase else { return true };
+        lookup.counts().1 > 0
+    }
+
     /// A node answered a step of the lookup. Returns the peers it named that nobody like it had named before.
     #[must_use]
     pub(super) fn answered(&mut self, asked: Asked, response: &Response) -> Vec<FoundPeer> {

@@ -72,6 +72,11 @@ impl Pace {
         Some(at)
     }
 
+    /// Whether a packet would have to wait.
+    pub(super) fn is_busy(&self, now: Instant, addr: SocketAddr) -> bool {
+        self.paid.get(&party(addr)).is_some_and(|paid| *paid > now + self.tolerance)
+    }
+
     /// Takes back what was reserved and not used.
     pub(super) fn refund(&mut self, addr: SocketAddr) {
         if let Some(paid) = self.paid.get_mut(&party(addr)) {
@@ -125,8 +130,9 @@ mod tests {
         let start = Instant::now();
         let mut pace = Pace::new(start, 4, 2);
         let node = addr("1.2.3.4:1");
-        let passed = (0..10).filter(|_| pace.admit(start, node)).count();
+        let passed = (0..10).filter(|_| !pace.is_busy(start, node) && pace.admit(start, node)).count();
         assert_eq!(passed, 4);
+        assert!(pace.is_busy(start + SECOND / 2 - SECOND / 100, node) && !pace.is_busy(start + SECOND / 2, node));
         let later = (0..100).filter(|tenth| pace.admit(start + SECOND * *tenth / 10, node)).count();
         assert_eq!(later, 19, "two a second over ten seconds");
     }

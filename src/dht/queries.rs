@@ -154,6 +154,11 @@ impl Queries {
         Ok(send)
     }
 
+    /// Whether a query to `addr` would have to wait for its turn.
+    pub(super) fn is_busy(&self, now: Instant, addr: SocketAddr) -> bool {
+        self.pace.is_busy(now, addr)
+    }
+
     /// Whether so many queries wait for their turn that new work had better wait too.
     pub(super) fn is_congested(&self) -> bool {
         self.waiting >= CONGESTED

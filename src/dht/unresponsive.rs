@@ -26,6 +26,8 @@ pub(super) enum Standing {
     Doubtful,
     /// It did not answer several times in a row, to repeated queries: not to be asked now.
     Dead,
+    /// Our own pace would make a query to it wait: others may do as well.
+    Busy,
 }
 
 #[derive(Debug, Default)]

@@ -171,6 +171,72 @@ fn doubtful_nodes_are_asked_beside_the_others_and_dead_ones_not_at_all() {
     assert!(lookup.is_done(CAREFUL));
 }
 
+/// Which nodes are asked, when a query to some would have to wait: `busy` of twenty known.
+fn idle(lookup: &mut Lookup, care: Care, busy: &[u16]) -> Vec<Asked> {
+    let standing =
+        |addr: SocketAddr| if busy.contains(&(addr.port() - 1000)) { Standing::Busy } else { Standing::Fine };
+    lookup.next(care, &standing).into_iter().map(|(asked, _)| asked).collect()
+}
+
+#[test]
+fn busy_nodes_are_passed_over_while_others_may_lead_nearer() {
+    let known: Vec<u8> = (1..=20).collect();
+    let mut lookup = lookup(Question::Item(None), &known);
+    let first = idle(&mut lookup, CAREFUL, &[1, 2, 3]);
+    assert_eq!(numbers(&first), [4, 5, 6, 7, 8]);
+    first.iter().for_each(|asked| lookup.answered(*asked, &response(number(asked), &[])));
+    // The first has its turn meanwhile.
+    let second = idle(&mut lookup, CAREFUL, &[2, 3]);
+    assert_eq!(numbers(&second), [1, 9, 10]);
+    second.iter().for_each(|asked| lookup.answered(*asked, &response(number(asked), &[])));
+    assert!(!lookup.is_done(CAREFUL), "each of the nearest has to have its say");
+    let last = idle(&mut lookup, CAREFUL, &[2, 3]);
+    assert_eq!(numbers(&last), [2, 3], "nobody else is left, so they are asked and waited for");
+    last.iter().for_each(|asked| lookup.put_off(*asked));
+    assert_eq!(idle(&mut lookup, CAREFUL, &[2, 3]), []);
+    assert!(!lookup.is_done(CAREFUL));
+    last.iter().for_each(|asked| lookup.answered(*asked, &response(number(asked), &[])));
+    assert!(lookup.is_done(CAREFUL));
+}
+
+#[test]
+fn who_has_enough_does_without_three_busy_nodes_and_asks_others_for_the_rest() {
+    // Which are busy, and who is asked.
+    let table: [(&[u16], &[u16]); 4] = [
+        (&[], &[1, 2, 3, 4, 5, 6, 7, 8]),
+        (&[2, 4], &[1, 3, 5, 6, 7, 8]),
+        (&[1, 2, 3], &[4, 5, 6, 7, 8]),
+        (&[1, 2, 3, 4, 5, 6], &[7, 8, 9, 10, 11]),
+    ];
+    for (busy, expected) in table {
+        let known: Vec<u8> = (1..=20).collect();
+        let mut lookup = lookup(Question::Item(None), &known);
+        let mut all = Vec::new();
+        while let asked @ [_, ..] = &idle(&mut lookup, Care::Quick, busy)[..] {
+            assert!(!lookup.is_done(Care::Quick));
+            all.extend(numbers(asked));
+            asked.iter().for_each(|asked| lookup.answered(*asked, &response(number(asked), &[])));
+        }
+        assert_eq!(all, expected, "{busy:?} are busy");
+        assert!(lookup.is_done(Care::Quick));
+        assert!(busy.is_empty() || !lookup.is_done(CAREFUL));
+    }
+}
+
+#[test]
+fn three_answers_of_a_small_network_are_too_few_while_the_others_are_only_busy() {
+    let mut lookup = lookup(Question::Item(None), &[1, 2, 3, 4, 5, 6]);
+    let first = idle(&mut lookup, Care::Quick, &[1, 2, 3]);
+    assert_eq!(numbers(&first), [4, 5, 6]);
+    first.iter().for_each(|asked| lookup.answered(*asked, &response(number(asked), &[])));
+    let waiting = idle(&mut lookup, Care::Quick, &[1, 2, 3]);
+    assert_eq!(numbers(&waiting), [1, 2, 3]);
+    waiting.iter().for_each(|asked| lookup.put_off(*asked));
+    assert!(!lookup.is_done(Care::Quick));
+    waiting[..2].iter().for_each(|asked| lookup.answered(*asked, &response(number(asked), &[])));
+    assert!(lookup.is_done(Care::Quick), "five are as many as in a large one");
+}
+
 #[test]
 fn seeds_left_over_are_not_asked() {
     let seeds = (20..40).map(|n| node(n).addr).collect();

@@ -60,7 +60,9 @@ impl Node {
         if let Some(other) = purpose.expected_id().filter(|id| *id != response.id) {
             self.table.failed(&Contact { id: other, addr: from }, true);
         }
-        if let Some(doubtful) = self.table.answered(turn.now, Contact { id: response.id, addr: from }) {
+        let answerer = Contact { id: response.id, addr: from };
+        self.recent.answered(turn.now, answerer);
+        if let Some(doubtful) = self.table.answered(turn.now, answerer) {
             self.ping(turn, doubtful);
         }
         match purpose {

@@ -9,14 +9,19 @@ use super::{Done, Node, Turn};
 use crate::dht::lookup::{Lookup, Question};
 use crate::dht::operation::{Operation, Request, Step};
 use crate::dht::queries::{Busy, OperationId, Purpose};
+use crate::dht::unresponsive::Standing;
 use crate::dht::{FoundPeer, Mode};
 use crate::wire::krpc::{Method, Query, Want};
 
-/// Nodes of our own table a lookup starts from. More than K, so that a few dead ones cost no time.
+/// Nodes of our own table a lookup starts from, and nodes heard of lately. More than K, so that a few dead ones cost no
+/// time.
 const START_NODES: usize = 16;
 
 /// How long a lookup may take, and storing after it. Both are over in a second or two unless most of the network is gone.
 pub(super) const OPERATION_TIME: Duration = Duration::from_secs(20);
+
+/// When the first answer to an operation is due, on most networks.
+const FIRST_ANSWER: Duration = Duration::from_millis(200);
 
 /// When nobody has answered, how long not to try again for each new operation.
 const ALONE_FOR: Duration = Duration::from_secs(10);
@@ -30,6 +35,13 @@ pub(super) struct Running {
     pub(super) sent: usize,
 }
 
+impl Running {
+    /// Whether the first answer to it may still come any moment.
+    pub(super) fn is_at_first(&self, now: Instant) -> bool {
+        now.duration_since(self.started) < FIRST_ANSWER && !self.operation.is_heard()
+    }
+}
+
 impl Node {
     pub(super) fn begin(
         &mut self,
@@ -40,7 +52,8 @@ impl Node {
         self.operations_started += 1;
         let id = OperationId(self.operations_started);
         let target = request.target();
-        let nodes = self.table.closest(&target, START_NODES, |_| true);
+        let mut nodes = self.table.closest(&target, START_NODES, |_| true);
+        nodes.extend(self.recent.closest(turn.now, &target, START_NODES));
         if nodes.is_empty() && self.contacted.is_none_or(|at| turn.now.duration_since(at) > ALONE_FOR) {
             // Alone, or cut off: whoever was or should be there may be back.
             self.contacted = Some(turn.now);
@@ -84,7 +97,10 @@ impl Node {
 
     pub(super) fn advance(&mut self, turn: &mut Turn<'_, impl Rng>, id: OperationId) {
         while let Some(running) = self.operations.get_mut(&id) {
-            let steps = running.operation.next(&|addr| self.unresponsive.standing(turn.now, addr));
+            let steps = running.operation.next(&|addr| match self.unresponsive.standing(turn.now, addr) {
+                Standing::Fine if self.queries.is_busy(turn.now, addr) => Standing::Busy,
+                standing => standing,
+            });
             if steps.is_empty() {
                 break;
             }
