@@ -153,6 +153,7 @@ metrics! {
         connects: IntCounterVec = "bridge_connects_total" ["transport", "result"], "Attempts to connect to native peers, by transport (tcp, utp) and result (open, refused, timeout, failed). A dial may try both.";
         encryption: IntCounterVec = "bridge_encryption_total" ["side", "result"], "Connections with native peers, by who connected (in: they, out: we) and encryption (none, handshake, rc4, failed).";
         dials: IntCounterVec = "bridge_dials_total" ["source", "result"], "Outgoing connections, by who named the address (dht, pex, tracker, local, given) and result.";
+        introductions: IntCounterVec = "bridge_introductions_total" ["result"], "Messages of peers that are about introductions (BEP 55), by what became of them (relayed, refused: of two others by us; introduced, failed: of us by others; ignored).";
         peer_exchange: IntCounterVec = "bridge_peer_exchange_total" ["direction", "result"], "Messages in which peers name each other (BEP 11), by direction (in, out) and what became of them (sent; taken, too_soon, malformed, busy).";
     }
 }

@@ -13,6 +13,7 @@ use bytes::BytesMut;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use swarmgate::wire::extension::{ExtendedHandshake, MetadataMessage};
+use swarmgate::wire::holepunch::Holepunch;
 use swarmgate::wire::local_discovery::LocalAnnounce;
 use swarmgate::wire::metainfo::Metainfo;
 use swarmgate::wire::peer::{self, Frame, Handshake};
@@ -201,7 +202,7 @@ fn extension_messages() {
     let named = b"d5:added12:\x01\x02\x03\x04\x1a\xe1\x7f\0\0\x01\0\x167:added.f2:\x12\0e";
     let named6 =
         [b"d6:added618:".as_slice(), &[0x20; 18], b"8:added6.f1:\x047:dropped6:\x01\x02\x03\x04\x1a\xe1e"].concat();
-    let seeds = [seeds, vec![named.to_vec(), named6]].concat();
+    let seeds = [seeds, vec![named.to_vec(), named6, b"\x02\0\x01\x02\x03\x04\x1a\xe1\0\0\0\x02".to_vec()]].concat();
     fuzz("extension messages", &seeds, |bytes| {
         if let Ok(hello) = ExtendedHandshake::decode(bytes) {
             assert!(hello.client.as_ref().is_none_or(|name| name.len() <= 3 * 64) && hello.extensions.len() < 200);
@@ -211,6 +212,9 @@ fn extension_messages() {
             MetadataMessage::decode(bytes)
         {
             assert_eq!(MetadataMessage::decode(&message.encode()), Ok(message));
+        }
+        if let Some(message) = Holepunch::decode(bytes) {
+            assert_eq!(Holepunch::decode(&message.encode()), Some(message));
         }
         if let Ok(message) = PeerExchange::decode(bytes) {
             let most = peer_exchange::MAX_ENTRIES;

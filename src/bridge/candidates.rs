@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::contacts::Key;
 use crate::net::{host, is_public};
 
 /// Addresses remembered for a torrent. A lookup in a large swarm finds some hundreds.
@@ -33,8 +34,10 @@ pub(super) const BRIEF: Duration = Duration::from_secs(30);
 pub(super) enum Source {
     /// The node of the DHT that has this address.
     Dht(IpAddr),
-    /// A connected peer that has this address (BEP 11).
-    Pex(IpAddr),
+    /// A connected peer that has this address (BEP 11); the connection, if it may introduce us to the candidate (BEP 55).
+    Pex(IpAddr, Option<Key>),
+    /// A connected peer that has this address had the candidate connect to us.
+    Introduced(IpAddr),
     /// Our own tracker: the peer announced itself.
     Tracker,
     /// The peer itself, on this network.
@@ -47,7 +50,8 @@ impl Source {
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Dht(_) => "dht",
-            Self::Pex(_) => "pex",
+            Self::Pex(..) => "pex",
+            Self::Introduced(_) => "holepunch",
             Self::Tracker => "tracker",
             Self::Local => "local",
             Self::Given => "given",
@@ -57,7 +61,7 @@ impl Source {
     /// The host that named it, if not the peer itself or the user.
     fn namer(self) -> Option<IpAddr> {
         match self {
-            Self::Dht(by) | Self::Pex(by) => Some(host(by)),
+            Self::Dht(by) | Self::Pex(by, _) | Self::Introduced(by) => Some(host(by)),
             Self::Tracker | Self::Local | Self::Given => None,
         }
     }
@@ -138,6 +142,15 @@ impl Candidates {
         };
         let by_one = source.namer().is_some_and(|namer| named_by(namer) >= MAX_PER_NAMER);
         by_one || (is_public(ip) && ports() >= MAX_PER_HOST)
+    }
+
+    /// Takes an address that is to be dialled at this very moment, however often it was missed. Whether it is to be: not when
+    /// it is being dialled.
+    pub(super) fn take_now(&mut self, addr: SocketAddr, source: Source, now: Instant) -> bool {
+        self.add(addr, source, now);
+        let waits = |candidate: &&mut Candidate| matches!(candidate.state, State::Waiting { .. });
+        let candidate = self.table.get_mut(&addr).filter(waits);
+        candidate.map(|candidate| candidate.state = State::Connected).is_some()
     }
 
     /// An address was named as one of a peer that has everything.
@@ -293,6 +306,19 @@ mod tests {
         table.revive(addr(1), now);
         table.revive(addr(2), now);
         assert_eq!((table.wake(false), table.table.len()), (Some(now + FIRST_BACKOFF), 1));
+    }
+
+    #[test]
+    fn who_is_introduced_is_dialled_at_once_but_not_twice() {
+        let now = Instant::now();
+        let mut table = Candidates::default();
+        let by = Source::Introduced("9.9.9.9".parse().unwrap());
+        assert!(table.take_now(addr(1), by, now) && !table.take_now(addr(1), by, now));
+        table.ended(addr(1), Outcome::Failed, now);
+        assert_eq!(table.next(false, now), None, "it was missed a moment ago");
+        assert!(table.take_now(addr(1), by, now));
+        table.ended(addr(1), Outcome::Ourselves, now);
+        assert!(!table.take_now(addr(1), by, now));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Which native peers of one torrent take connections, and who has been told of whom (BEP 11). Pure; time is handed in.
+//! Which native peers of one torrent take connections, who has been told of whom (BEP 11), and who is introduced to whom
+//! that cannot be reached otherwise (BEP 55). Pure; time is handed in.
 //!
 //! What happens is numbered. A peer is told of what happened after the last number that it knows, so that nothing is kept
 //! for each pair of peers.
@@ -13,6 +14,7 @@ use super::swarm::Transport;
 use crate::net::may_name;
 use crate::rate::{Bucket, Rate};
 use crate::wire::extension::ExtendedHandshake;
+use crate::wire::holepunch::{self, Holepunch, PunchError};
 use crate::wire::peer_exchange::{self, Flags, MAX_ENTRIES, PeerExchange, Told};
 
 /// BEP 11: "There should be no more than one PEX message sent per minute."
@@ -20,6 +22,13 @@ const EVERY: Duration = Duration::from_secs(60);
 
 /// What is taken of a peer: a message a minute, and one more, since clocks and paths differ.
 const TAKEN: Rate = Rate { burst: 2, every: EVERY };
+
+/// Introductions that a peer may ask for, and that it may have us dial: some at once, since it comes to know many at once,
+/// then one in a while.
+const INTRODUCED: Rate = Rate { burst: 10, every: Duration::from_secs(6) };
+
+/// Introductions that wait for being written to a peer. Past it they are dropped: who asked does without, or asks again.
+const MAX_INTRODUCTIONS: usize = 10;
 
 /// Departures remembered. Who is not told of one in time dials in vain once.
 const MAX_GONE: usize = 200;
@@ -54,6 +63,10 @@ struct Peer {
     /// When it may be told more.
     next: Option<Instant>,
     taken: Bucket,
+    /// The id it wants on messages about introductions.
+    punches: Option<u8>,
+    introduced: Bucket,
+    introductions: VecDeque<Holepunch>,
 }
 
 /// A peer that left.
@@ -64,9 +77,26 @@ struct Gone {
     left: u64,
 }
 
+/// What follows from a peer's message about introductions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Punched {
+    /// This address is to be dialled by uTP, now.
+    Dial(SocketAddr),
+    /// Two peers have been introduced.
+    Relayed,
+    /// They have not, and who asked is told.
+    Refused,
+    /// Somebody else did not introduce us.
+    Failed,
+    /// Nothing: it says too much, or could not be answered.
+    Ignored,
+}
+
 /// What a peer is to be told.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
+    /// An introduction, under the id that it wants.
+    Introduce(u8, Holepunch),
     /// This, under the id that it wants.
     Send(u8, PeerExchange),
     /// Nothing before then; for good, until something happens.
@@ -87,6 +117,9 @@ impl Contacts {
             told: 0,
             next: None,
             taken: Bucket::default(),
+            punches: None,
+            introduced: Bucket::default(),
+            introductions: VecDeque::new(),
         };
         self.peers.insert(self.events, peer);
         self.events
@@ -97,6 +130,9 @@ impl Contacts {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if let Some(id) = hello.extensions.get(peer_exchange::NAME) {
             peer.exchanges = (*id != 0).then_some(*id);
+        }
+        if let Some(id) = hello.extensions.get(holepunch::NAME) {
+            peer.punches = (*id != 0).then_some(*id);
         }
         if let (None, Some(port)) = (peer.door, hello.port) {
             self.events += 1;
@@ -131,9 +167,64 @@ impl Contacts {
         self.peers.get_mut(&key).is_some_and(|peer| peer.taken.take(TAKEN, now).is_ok())
     }
 
+    /// Asks a peer to introduce us to another. Whether it can be asked.
+    pub(super) fn ask(&mut self, relay: Key, addr: SocketAddr) -> bool {
+        let relay = self.peers.get_mut(&relay);
+        relay.is_some_and(|relay| relay.punches.is_some() && relay.introduce(Holepunch::Rendezvous(addr)))
+    }
+
+    /// Takes a peer's message about introductions.
+    #[must_use]
+    pub(super) fn punch(&mut self, key: Key, message: Holepunch, now: Instant) -> Punched {
+        let Some(peer) = self.peers.get_mut(&key) else { return Punched::Ignored };
+        // Who takes no such messages cannot be answered.
+        if peer.punches.is_none() || peer.introduced.take(INTRODUCED, now).is_err() {
+            return Punched::Ignored;
+        }
+        match message {
+            Holepunch::Connect(addr) => Punched::Dial(addr),
+            Holepunch::Error(..) => Punched::Failed,
+            Holepunch::Rendezvous(addr) => match self.relay(key, addr) {
+                Ok(()) => Punched::Relayed,
+                Err(error) => {
+                    if let Some(peer) = self.peers.get_mut(&key) {
+                        peer.introduce(Holepunch::Error(addr, error));
+                    }
+                    Punched::Refused
+                }
+            },
+        }
+    }
+
+    /// BEP 55: "If the relaying peer is connected to both peers and both support the extension it sends a connect message to
+    /// each". Addresses that one of them must not learn are as unknown.
+    fn relay(&mut self, initiator: Key, addr: SocketAddr) -> Result<(), PunchError> {
+        let is_at = |peer: &Peer| peer.remote == addr || peer.door.is_some_and(|(door, _)| door == addr);
+        let target = self.peers.iter().find(|(key, peer)| **key != initiator && is_at(peer));
+        let (target, other) = target.ok_or(PunchError::NotConnected)?;
+        let (one, target) = (self.peers.get(&initiator).ok_or(PunchError::NoSuchPeer)?, *target);
+        let from = one.utp_address().ok_or(PunchError::NoSuchPeer)?;
+        if !may_name(one.remote.ip(), addr) || !may_name(other.remote.ip(), from) {
+            return Err(PunchError::NotConnected);
+        }
+        if other.punches.is_none() {
+            return Err(PunchError::NoSupport);
+        }
+        for (key, addr) in [(initiator, addr), (target, from)] {
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.introduce(Holepunch::Connect(addr));
+            }
+        }
+        Ok(())
+    }
+
     /// What the peer is to be told now; it counts as told.
     #[must_use]
     pub(super) fn next(&mut self, key: Key, now: Instant) -> Next {
+        let Some(peer) = self.peers.get_mut(&key) else { return Next::Wait(None) };
+        if let (Some(id), Some(introduction)) = (peer.punches, peer.introductions.pop_front()) {
+            return Next::Introduce(id, introduction);
+        }
         let Some(peer) = self.peers.get(&key) else { return Next::Wait(None) };
         let Some(id) = peer.exchanges else { return Next::Wait(None) };
         if let Some(at) = peer.next.filter(|at| *at > now) {
@@ -183,179 +274,25 @@ impl Contacts {
 impl Peer {
     fn flags(&self) -> Flags {
         let utp = Flags::UTP.only_if(self.transport == Transport::Utp);
-        utp.and(Flags::SEED.only_if(self.seed)).and(Flags::REACHABLE.only_if(self.dialled))
+        let punches = Flags::HOLEPUNCH.only_if(self.punches.is_some());
+        utp.and(Flags::SEED.only_if(self.seed)).and(punches).and(Flags::REACHABLE.only_if(self.dialled))
+    }
+
+    /// Where it takes uTP connections: where it is seen to be by others, if by uTP; else the port it takes TCP connections
+    /// at, which nearly all clients use for both.
+    fn utp_address(&self) -> Option<SocketAddr> {
+        if self.transport == Transport::Utp { Some(self.remote) } else { self.door.map(|(door, _)| door) }
+    }
+
+    /// Whether there was room for it.
+    fn introduce(&mut self, introduction: Holepunch) -> bool {
+        let has_room = self.introductions.len() < MAX_INTRODUCTIONS;
+        if has_room {
+            self.introductions.push_back(introduction);
+        }
+        has_room
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const MINUTE: Duration = EVERY;
-
-    fn hello(exchanges: u8, port: u16) -> ExtendedHandshake {
-        let extensions = [(peer_exchange::NAME.to_owned(), exchanges)].into();
-        ExtendedHandshake { extensions, port: Some(port), ..Default::default() }
-    }
-
-    /// A peer that came by itself and says that it listens on port 1.
-    fn come(table: &mut Contacts, ip: &str) -> Key {
-        let key = table.joined(SocketAddr::new(ip.parse().unwrap(), 40_000), Transport::Tcp, false);
-        table.greeted(key, &hello(7, 1));
-        key
-    }
-
-    /// The addresses that a peer is told of now, and those it is told are gone.
-    fn told(table: &mut Contacts, key: Key, now: Instant) -> (Vec<String>, Vec<String>) {
-        match table.next(key, now) {
-            Next::Send(id, PeerExchange { added, dropped }) => {
-                assert_eq!(id, 7);
-                (
-                    added.iter().map(|told| told.addr.to_string()).collect(),
-                    dropped.iter().map(SocketAddr::to_string).collect(),
-                )
-            }
-            Next::Wait(_) => (vec![], vec![]),
-        }
-    }
-
-    fn owned(texts: &[&str]) -> Vec<String> {
-        texts.iter().map(|text| (*text).to_owned()).collect()
-    }
-
-    #[test]
-    fn peers_are_told_of_each_other_once_and_once_a_minute() {
-        let (mut table, start) = (Contacts::default(), Instant::now());
-        let first = come(&mut table, "1.1.1.1");
-        assert_eq!(table.next(first, start), Next::Wait(None), "there is nobody else");
-        let second = come(&mut table, "2.2.2.2");
-        assert_eq!(told(&mut table, first, start), (owned(&["2.2.2.2:1"]), vec![]));
-        assert_eq!(told(&mut table, second, start), (owned(&["1.1.1.1:1"]), vec![]));
-        let third = come(&mut table, "3.3.3.3");
-        assert_eq!(table.next(first, start + MINUTE / 2), Next::Wait(Some(start + MINUTE)));
-        assert_eq!(told(&mut table, third, start).0, owned(&["1.1.1.1:1", "2.2.2.2:1"]));
-        table.left(second);
-        // It was there and is gone; whom nobody was told of is not said to be gone.
-        let brief = come(&mut table, "4.4.4.4");
-        table.left(brief);
-        assert_eq!(told(&mut table, first, start + MINUTE), (owned(&["3.3.3.3:1"]), owned(&["2.2.2.2:1"])));
-        assert_eq!(told(&mut table, third, start + MINUTE), (vec![], owned(&["2.2.2.2:1"])));
-        assert_eq!(table.next(third, start + MINUTE * 2), Next::Wait(None), "nothing is new");
-    }
-
-    #[test]
-    fn who_came_back_is_not_gone() {
-        let (mut table, now) = (Contacts::default(), Instant::now());
-        let (first, second) = (come(&mut table, "1.1.1.1"), come(&mut table, "2.2.2.2"));
-        assert_eq!(told(&mut table, first, now).0.len(), 1);
-        table.left(second);
-        come(&mut table, "2.2.2.2");
-        assert_eq!(told(&mut table, first, now + MINUTE), (owned(&["2.2.2.2:1"]), vec![]));
-    }
-
-    #[test]
-    fn only_who_takes_connections_is_told_of_and_only_who_asks_is_told() {
-        let (mut table, now) = (Contacts::default(), Instant::now());
-        let asks = come(&mut table, "1.1.1.1");
-        let dialled = table.joined("2.2.2.2:51413".parse().unwrap(), Transport::Utp, true);
-        let _silent = table.joined("3.3.3.3:40000".parse().unwrap(), Transport::Tcp, false);
-        table.is_seed(dialled);
-        // Where it was reached is believed rather than what it says.
-        table.greeted(dialled, &hello(0, 9));
-        let Next::Send(7, PeerExchange { added, .. }) = table.next(asks, now) else { panic!("there is news") };
-        let flags = Flags::UTP.and(Flags::SEED).and(Flags::REACHABLE);
-        assert_eq!(added, [Told { addr: "2.2.2.2:51413".parse().unwrap(), flags }]);
-        assert_eq!(table.next(dialled, now), Next::Wait(None), "id 0 switches it off");
-        assert!(table.has("2.2.2.2:51413".parse().unwrap()) && !table.has("3.3.3.3:40000".parse().unwrap()));
-    }
-
-    /// "Peer exchange filtered of every address a stranger must not learn".
-    #[test]
-    fn nobody_learns_an_address_that_means_nothing_to_it() {
-        let everybody =
-            ["9.9.9.9", "10.0.0.9", "192.168.0.9", "127.0.0.9", "169.254.0.9", "2a00::9", "fd00::9", "fe80::9"];
-        // Where it is → whom it is told of.
-        let table = [
-            ("8.8.8.8", vec!["9.9.9.9", "2a00::9"]),
-            ("2a00::8", vec!["9.9.9.9", "2a00::9"]),
-            ("10.0.0.8", vec!["9.9.9.9", "10.0.0.9", "2a00::9"]),
-            ("192.168.0.8", vec!["9.9.9.9", "192.168.0.9", "2a00::9"]),
-            ("169.254.0.8", vec!["9.9.9.9", "169.254.0.9", "2a00::9", "fe80::9"]),
-            ("fd00::8", vec!["9.9.9.9", "2a00::9", "fd00::9"]),
-            ("127.0.0.8", everybody.to_vec()),
-            ("::1", everybody.to_vec()),
-        ];
-        for (here, expected) in table {
-            let mut contacts = Contacts::default();
-            for ip in everybody {
-                come(&mut contacts, ip);
-            }
-            let receiver = come(&mut contacts, here);
-            let (told, _) = told(&mut contacts, receiver, Instant::now());
-            let expected: Vec<_> =
-                expected.into_iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 1).to_string()).collect();
-            assert_eq!(told, expected, "told to {here}");
-        }
-    }
-
-    #[test]
-    fn a_message_a_minute_is_taken() {
-        let (mut table, start) = (Contacts::default(), Instant::now());
-        let key = come(&mut table, "1.1.1.1");
-        let taken =
-            [0, 0, 1, 30, 59, 60, 61, 90, 119, 120].map(|s| table.may_tell(key, start + Duration::from_secs(s)));
-        assert_eq!(taken, [true, true, false, false, false, true, false, false, false, true]);
-        assert!(!table.may_tell(key + 1, start));
-    }
-
-    #[test]
-    fn a_crowd_is_told_of_in_turns() {
-        let (mut table, mut now) = (Contacts::default(), Instant::now());
-        let receiver = come(&mut table, "1.1.1.1");
-        let keys: Vec<_> = (1..=120).map(|n| come(&mut table, &format!("2.2.2.{n}"))).collect();
-        let mut sizes = Vec::new();
-        for _ in 0..4 {
-            sizes.push(told(&mut table, receiver, now).0.len());
-            now += MINUTE;
-        }
-        assert_eq!(sizes, [50, 50, 20, 0]);
-        keys.into_iter().for_each(|key| table.left(key));
-        let gone: Vec<_> = (0..4).map(|n| told(&mut table, receiver, now + MINUTE * n).1.len()).collect();
-        assert_eq!(gone, [50, 50, 20, 0]);
-    }
-
-    proptest! {
-        /// Whatever happens: who is told of all in the end believes in exactly those that are here, and nothing grows.
-        #[test]
-        fn in_the_end_everybody_knows_who_is_here(events in prop::collection::vec((0_u8..3, 0_u8..8), 0..120)) {
-            let (mut table, mut now) = (Contacts::default(), Instant::now());
-            let receiver = come(&mut table, "1.1.1.1");
-            let (mut here, mut believes) = (BTreeMap::new(), std::collections::BTreeSet::new());
-            let mut listen = |table: &mut Contacts, now| {
-                let (added, dropped) = told(table, receiver, now);
-                for gone in dropped {
-                    assert!(believes.remove(&gone), "{gone} was never told of");
-                }
-                believes.extend(added);
-                believes.clone()
-            };
-            for (what, n) in events {
-                match what {
-                    0 => {
-                        here.entry(n).or_insert_with(|| come(&mut table, &format!("2.2.2.{n}")));
-                    }
-                    1 => here.remove(&n).into_iter().for_each(|key| table.left(key)),
-                    _ => {
-                        now += MINUTE;
-                        listen(&mut table, now);
-                    }
-                }
-                prop_assert!(table.gone.len() <= MAX_GONE && table.peers.len() <= 9);
-            }
-            let believes = listen(&mut table, now + MINUTE);
-            prop_assert_eq!(believes, here.keys().map(|n| format!("2.2.2.{n}:1")).collect());
-        }
-    }
-}
+mod tests;

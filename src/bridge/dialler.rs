@@ -10,9 +10,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::candidates::{BRIEF, Candidates, Outcome, Source, next_lookup};
+use super::contacts::Key;
 use super::door::Ending;
 use super::outgoing::{Connector, Line};
-use super::swarm::{Named, Stage, Swarm};
+use super::swarm::{Named, Stage, Swarm, Whom};
 use crate::dht::{Dht, FoundPeer};
 use crate::gossip::local::{LocalDiscovery, Neighbours};
 use crate::net::may_name;
@@ -132,13 +133,24 @@ pub(super) async fn run(
                 }
             }
             // BEP 27: nothing is taken from the peers of a private torrent, see `Exchanges::peers`; this is what was under way.
-            Some(Named { by, peers }) = named.recv() => for told in peers.iter().filter(|_| !private) {
-                if sources.may_dial(told.addr, by)
-                    && !swarm.contacts().has(told.addr)
-                    && candidates.add(told.addr, Source::Pex(by), Instant::now())
-                    && told.flags.has(Flags::SEED)
-                {
-                    candidates.is_seed(told.addr);
+            Some(Named { by: (ip, key), whom }) = named.recv() => match whom {
+                _ if private => {}
+                Whom::Others(peers) => for told in peers {
+                    let is_new = sources.may_dial(told.addr, ip)
+                        && !swarm.contacts().has(told.addr)
+                        && candidates.add(told.addr, source_of(told.flags, ip, key), Instant::now());
+                    if is_new && told.flags.has(Flags::SEED) {
+                        candidates.is_seed(told.addr);
+                    }
+                },
+                Whom::Introduced(addr) => {
+                    let source = Source::Introduced(ip);
+                    let may_dial = wanted && opening < MAX_OPENING && sources.may_dial(addr, ip);
+                    if may_dial && candidates.take_now(addr, source, Instant::now()) {
+                        opening += 1;
+                        let dial = dial(swarm.clone(), sources.clone(), (addr, source), reports_tx.clone());
+                        sources.tasks.spawn_cancellable(dial);
+                    }
                 }
             },
             () = sleep_until(lookup_at), if lookup.is_none() && wanted && !private && !checking => {
@@ -175,6 +187,11 @@ fn may_dial(listener: SocketAddr, addr: SocketAddr, source: IpAddr) -> bool {
     !ours && may_name(source, addr)
 }
 
+/// Of a peer that was named as one that can be introduced, who named it may do so.
+fn source_of(flags: Flags, ip: IpAddr, key: Key) -> Source {
+    Source::Pex(ip, flags.has(Flags::HOLEPUNCH).then_some(key))
+}
+
 async fn next_found(lookup: &mut Option<mpsc::Receiver<FoundPeer>>) -> Option<FoundPeer> {
     lookup.as_mut()?.recv().await
 }
@@ -199,8 +216,14 @@ async fn dial(
         let _ = reports.send(Report::Ended(addr, Outcome::Failed)).await;
         return;
     }
+    let connecting = async {
+        match source {
+            Source::Introduced(_) => sources.connector.connect_by_utp(addr).await,
+            _ => sources.connector.connect(addr).await,
+        }
+    };
     let connected = tokio::select! {
-        connected = sources.connector.connect(addr) => connected,
+        connected = connecting => connected,
         () = swarm.token.cancelled() => None,
     };
     let result = if connected.is_some() { "connected" } else { "failed" };
@@ -208,7 +231,14 @@ async fn dial(
     let _ = reports.send(Report::Opened).await;
     let outcome = match connected {
         Some(line) => visit(&swarm, &sources, line, addr.ip()).await,
-        None => Outcome::Failed,
+        None => {
+            if let Source::Pex(_, Some(relay)) = source
+                && swarm.contacts().ask(relay, addr)
+            {
+                swarm.contacts_changed.send_replace(());
+            }
+            Outcome::Failed
+        }
     };
     let _ = reports.send(Report::Ended(addr, outcome)).await;
 }

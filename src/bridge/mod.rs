@@ -181,7 +181,7 @@ impl Bridge {
         let endpoint = endpoint.map_err(|source| StartError::Listen { what: "WebRTC peers", addr: udp, source })?;
         let cache = Cache::open(&data_dir, settings.cache_size.as_u64(), metrics.clone());
         let cache = cache.map_err(|source| StartError::DataDir { path: data_dir.clone(), source })?;
-        let ourselves = Ourselves { peer_id: new_peer_id(), port: local.port() };
+        let ourselves = Ourselves { peer_id: new_peer_id(), port: local.port(), utp: utp.is_some() };
         // Twice, since a peer that the engine meets anew is there twice for a moment.
         let engine_peers = settings.max_peers_per_torrent.saturating_mul(2);
         let token = tasks.token().child_token();

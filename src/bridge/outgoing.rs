@@ -68,6 +68,13 @@ impl Connector {
         self.open(addr, way).await
     }
 
+    /// Connects to a peer that connects to us at the same time, each opening its own NAT or firewall to the other (BEP 55).
+    pub(super) async fn connect_by_utp(&self, addr: SocketAddr) -> Option<Line> {
+        let way = self.ways().first(addr);
+        let (stream, transport) = timeout(CONNECT_DEADLINE, self.over_utp(addr)).await.ok().flatten()?;
+        Some(Line { addr, way, transport, stream })
+    }
+
     /// Greets the peer and serves it until either side leaves.
     pub(super) async fn visit(&self, swarm: &Arc<Swarm>, line: Line) -> Visit {
         let (addr, way) = (line.addr, line.way);

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::Kept;
-use super::contacts::Contacts;
+use super::contacts::{Contacts, Key};
 use super::door::Blame;
 use super::engine::Running;
 use super::fetches::Fetches;
@@ -33,7 +33,7 @@ const SATED: Duration = Duration::from_secs(600);
 /// Peers of a topic swarm that are looked for. Records spread over few connections.
 const TOPIC_PEERS: usize = 8;
 
-/// Messages of peers about other peers that may wait for the dialler.
+/// What peers say of others that may wait for the dialler: messages.
 const NAMED: usize = 16;
 
 /// Pages remembered as sated, per torrent.
@@ -186,12 +186,20 @@ pub(super) struct Shared {
     pub(super) metrics: metrics::Bridge,
 }
 
-/// Peers that a peer named.
+/// What a peer says of others.
 #[derive(Debug)]
 pub(super) struct Named {
-    /// Where the one is who named them.
-    pub(super) by: IpAddr,
-    pub(super) peers: Vec<Told>,
+    /// Where the one is who says it, and the connection to it.
+    pub(super) by: (IpAddr, Key),
+    pub(super) whom: Whom,
+}
+
+#[derive(Debug)]
+pub(super) enum Whom {
+    /// These are in the swarm.
+    Others(Vec<Told>),
+    /// This one connects to us now, and we shall to it, by uTP (BEP 55).
+    Introduced(SocketAddr),
 }
 
 /// What reaches a torrent's task from its peers.
@@ -208,6 +216,8 @@ pub(super) struct Ourselves {
     pub(super) peer_id: PeerId,
     /// Where native peers reach us, over TCP and uTP.
     pub(super) port: u16,
+    /// uTP is not switched off.
+    pub(super) utp: bool,
 }
 
 #[derive(Debug)]
@@ -484,7 +494,7 @@ pub(super) mod tests {
 
     pub(in crate::bridge) fn swarm_of(info_hash: InfoHash, peers: usize) -> (Arc<Swarm>, FromPeers) {
         let settings = config::Bridge { max_peers_per_torrent: peers, ..config::Bridge::default() };
-        let ourselves = Ourselves { peer_id: PeerId([1; 20]), port: 6881 };
+        let ourselves = Ourselves { peer_id: PeerId([1; 20]), port: 6881, utp: true };
         let (places, metrics) = (Arc::new(Semaphore::new(peers + 1)), metrics::Bridge::detached());
         let shared = Shared { places, day: None, visitors: Visitors::new(2), gossip: None, metrics };
         Swarm::new(info_hash, ourselves, Stage::Metadata, &settings, shared, CancellationToken::new())

@@ -9,6 +9,7 @@ pub mod byte_range;
 pub mod compact;
 pub mod extension;
 pub mod hex;
+pub mod holepunch;
 pub mod id;
 pub mod item;
 mod json;

@@ -1,4 +1,5 @@
-//! What is exchanged with one peer beside the torrent itself: records, and the addresses of other peers (BEP 11).
+//! What is exchanged with one peer beside the torrent itself: records, the addresses of other peers (BEP 11), and
+//! introductions to them (BEP 55).
 //!
 //! What it is told of either is worked out when it can be written, so no queue grows for a slow reader.
 
@@ -8,10 +9,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
-use crate::bridge::contacts::{Contacts, Key, Next};
-use crate::bridge::swarm::{Named, Swarm, Transport};
+use crate::bridge::contacts::{Contacts, Key, Next, Punched};
+use crate::bridge::swarm::{Named, Swarm, Transport, Whom};
 use crate::gossip::Exchange;
 use crate::wire::extension::ExtendedHandshake;
+use crate::wire::holepunch::Holepunch;
 use crate::wire::item::ItemError;
 use crate::wire::peer::Message;
 use crate::wire::peer_exchange::PeerExchange;
@@ -77,11 +79,40 @@ impl Exchanges {
             Err(_) => "malformed",
             Ok(_) if !self.swarm.contacts().may_tell(key, Instant::now()) => "too_soon",
             Ok(message) => {
-                let named = Named { by: self.remote.ip(), peers: message.added };
-                if self.swarm.named.try_send(named).is_ok() { "taken" } else { "busy" }
+                if self.say(key, Whom::Others(message.added)) {
+                    "taken"
+                } else {
+                    "busy"
+                }
             }
         };
         self.swarm.metrics.peer_exchange.with_label_values(&["in", taken]).inc();
+    }
+
+    /// Whether peers are introduced to each other here, which they do by uTP.
+    pub(super) fn introductions(&self) -> Option<bool> {
+        self.peers().filter(|_| self.swarm.ourselves.utp)
+    }
+
+    /// Takes a message about introductions.
+    pub(super) fn take_introduction(&self, payload: &[u8]) {
+        let (Some(key), Some(true)) = (self.contact, self.introductions()) else { return };
+        let Some(message) = Holepunch::decode(payload) else { return };
+        let punched = self.swarm.contacts().punch(key, message, Instant::now());
+        let result = match punched {
+            Punched::Dial(addr) if self.say(key, Whom::Introduced(addr)) => "introduced",
+            Punched::Dial(_) | Punched::Ignored => "ignored",
+            Punched::Relayed => "relayed",
+            Punched::Refused => "refused",
+            Punched::Failed => "failed",
+        };
+        self.swarm.contacts_changed.send_replace(());
+        self.swarm.metrics.introductions.with_label_values(&[result]).inc();
+    }
+
+    /// Says it to the dialler; whether that listens.
+    fn say(&self, key: Key, whom: Whom) -> bool {
+        self.swarm.named.try_send(Named { by: (self.remote.ip(), key), whom }).is_ok()
     }
 
     /// The next frame for the peer, as soon as there is something to tell. May be dropped at any await.
@@ -114,9 +145,15 @@ impl Exchanges {
                     self.swarm.metrics.peer_exchange.with_label_values(&["out", "sent"]).inc();
                     return Message::Extended { id, payload: &message.encode() }.encode();
                 }
-                Next::Wait(Some(at)) => sleep_until(at).await,
+                Next::Introduce(id, message) => {
+                    return Message::Extended { id, payload: &message.encode() }.encode();
+                }
                 // The swarm, and with it the sender, is kept here.
                 Next::Wait(None) => drop(changed.changed().await),
+                Next::Wait(Some(at)) => tokio::select! {
+                    () = sleep_until(at) => {}
+                    _ = changed.changed() => {}
+                },
             }
         }
     }

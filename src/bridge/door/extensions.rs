@@ -9,10 +9,13 @@ use crate::bridge::CLIENT;
 use crate::bridge::metadata::Serving;
 use crate::wire::extension::{ExtendedHandshake, HANDSHAKE_ID, MetadataMessage};
 use crate::wire::peer::Message;
-use crate::wire::{peer_exchange, record_exchange};
+use crate::wire::{holepunch, peer_exchange, record_exchange};
 
 /// The id peers must use for their `ut_pex` messages to us.
 const OUR_UT_PEX: u8 = 1;
+
+/// And for those of `ut_holepunch`.
+const OUR_UT_HOLEPUNCH: u8 = 2;
 
 /// The id peers must use for their `ut_metadata` messages to us.
 const OUR_UT_METADATA: u8 = 3;
@@ -42,6 +45,8 @@ pub(super) struct Offer<'a> {
     pub(super) records: bool,
     /// Addresses of other peers are exchanged; `None` where there was never talk of it.
     pub(super) peers: Option<bool>,
+    /// And so introductions to them.
+    pub(super) introductions: Option<bool>,
 }
 
 /// What a peer's extension message asks of the door.
@@ -67,9 +72,11 @@ impl Extensions {
         if offer.records {
             extensions.insert(record_exchange::NAME.to_owned(), OUR_RECORD_EXCHANGE);
         }
-        if let Some(now) = offer.peers {
+        let of_peers =
+            [(peer_exchange::NAME, OUR_UT_PEX, offer.peers), (holepunch::NAME, OUR_UT_HOLEPUNCH, offer.introductions)];
+        for (name, id, offered) in of_peers {
             // Once it is known that the torrent is private, what was offered before is taken back.
-            extensions.insert(peer_exchange::NAME.to_owned(), if now { OUR_UT_PEX } else { 0 });
+            extensions.extend(offered.map(|now| (name.to_owned(), if now { id } else { 0 })));
         }
         let hello = ExtendedHandshake {
             extensions,
@@ -97,6 +104,10 @@ impl Extensions {
             },
             OUR_UT_PEX => {
                 exchanges.take_peers(&payload);
+                Said::Nothing
+            }
+            OUR_UT_HOLEPUNCH => {
+                exchanges.take_introduction(&payload);
                 Said::Nothing
             }
             OUR_UT_METADATA => self.metadata(&payload, metadata),

@@ -45,8 +45,13 @@ fn conversation(rng: &mut SmallRng, greets: bool) -> Vec<u8> {
             begin: rng.random_range(0..4) * 16_384,
             length: [16_384, 10_000, 7_232, 0, u32::MAX][rng.random_range(0..5)],
         };
-        let extensions =
-            [("ut_metadata".to_owned(), rng.random()), ("sg_record".to_owned(), 5), ("ut_pex".to_owned(), 1)].into();
+        let extensions = [
+            ("ut_metadata".to_owned(), rng.random()),
+            ("sg_record".to_owned(), 5),
+            ("ut_pex".to_owned(), 1),
+            ("ut_holepunch".to_owned(), 2),
+        ]
+        .into();
         let metadata_size = Some(1_usize << rng.random_range(0..40));
         let hello = ExtendedHandshake { extensions, metadata_size, port: Some(1), ..Default::default() }.encode();
         let piece = rng.random_range(0..3);
@@ -65,6 +70,7 @@ fn conversation(rng: &mut SmallRng, greets: bool) -> Vec<u8> {
             Message::Extended { id: 0, payload: &hello },
             Message::Extended { id: 3, payload: &data },
             Message::Extended { id: 3, payload: &request },
+            Message::Extended { id: 2, payload: b"\0\0\x01\x02\x03\x04\x1a\xe1\0\0\0\0" },
             Message::Extended {
                 id: 1,
                 payload: b"d5:added12:\x01\x02\x03\x04\x1a\xe1\x7f\0\0\x01\0\x167:added.f2:\x12\0e",

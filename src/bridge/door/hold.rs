@@ -130,7 +130,12 @@ async fn greet<R, W: AsyncWrite + Unpin>(
     exchanges: &Exchanges,
 ) -> Result<(), Ending> {
     let records = exchanges.records();
-    let offer = Offer { metadata: metainfo.map(Metainfo::info), records: records.is_some(), peers: exchanges.peers() };
+    let offer = Offer {
+        metadata: metainfo.map(Metainfo::info),
+        records: records.is_some(),
+        peers: exchanges.peers(),
+        introductions: exchanges.introductions(),
+    };
     peer.writer.send(&Extensions::hello(offer, swarm.ourselves.port)).await?;
     if let Some(records) = records {
         records.offered();

@@ -16,7 +16,7 @@ use crate::bridge::pieces::PieceSet;
 use crate::bridge::puppet::{DEADLINE, Puppet, blocks};
 use crate::bridge::storage::{Access, Folder, OpenFiles};
 use crate::bridge::swarm::{
-    FromPeers, Live, Stage,
+    FromPeers, Live, Stage, Whom,
     tests::{swarm, swarm_of},
 };
 use crate::metrics;
