@@ -368,7 +368,9 @@ async fn a_peer_cannot_ask_for_more_than_it_takes() {
     let (mut peer, _visit) = puppet(&torrent.swarm, PEER).await;
     let _engine = torrent.engine().await;
     let request = Message::Request(blocks(&metainfo, 0).next().unwrap()).encode();
-    // It does not read. What it is given fills the way to it, then what it may ask for is used up, and then nobody listens.
+    // It does not read. What it is given fills the way to it, then what it may ask for is used up, and then nobody listens:
+    // the clock moves only once nobody has anything to do.
+    tokio::time::pause();
     let asking = async {
         for _ in 0..200_000 {
             peer.write(&request).await;
