@@ -22,6 +22,8 @@ use crate::wire::metainfo::Metainfo;
 use crate::wire::peer::Message;
 use crate::wire::record_exchange::{self, ExchangeMessage};
 
+mod fairness;
+
 /// A bridge, its folder, and what ends its tasks.
 struct Node {
     bridge: Bridge,
