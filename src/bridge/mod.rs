@@ -277,7 +277,12 @@ impl Resident for Bridge {
         self.inner.meet(offer.info_hash, Page::Offers(offer.into()));
     }
 
+    /// Whoever makes no offers in the swarm of a record is told of new versions by the tracker already, and often has no
+    /// use for a peer: it is left alone.
     fn silent(&self, page: SilentPage) {
+        if self.inner.is_topic(&page.info_hash) {
+            return;
+        }
         self.inner.meet(page.info_hash, Page::Silent(page.into()));
     }
 
@@ -299,14 +304,15 @@ impl Inner {
             ..self.joined.load(info_hash, self.places.available_permits())
         };
         // A topic is joined for its record's sake, whatever torrents are bridged.
-        if load.joined
-            && load.free_peers > 0
-            && !load.denied
-            && self.gossip.as_ref().is_some_and(|gossip| gossip.is_topic(info_hash))
-        {
+        if load.joined && load.free_peers > 0 && !load.denied && self.is_topic(info_hash) {
             return Ok(());
         }
         policy::admit(&self.settings, load, || (self.allowed)(info_hash))
+    }
+
+    /// Whether it is the swarm of a record that gossip follows.
+    fn is_topic(&self, info_hash: &InfoHash) -> bool {
+        self.gossip.as_ref().is_some_and(|gossip| gossip.is_topic(info_hash))
     }
 
     /// Has a router forward the ports, where there is one.

@@ -30,6 +30,9 @@ trial('a stock tracker client follows a record by its announces', async (lab) =>
     getAnnounceOpts: () => ({ bep46: { k: key.hex, ...(has > 0 && { seq: has }) } }),
   })
   lab.keep(client, { stop: async () => client.destroy() })
+  /** @type {unknown[]} */
+  const peers = []
+  client.on('peer', (/** @type {{ destroy(): void }} */ peer) => peers.push(peer.destroy()))
   /** @type {string[]} */
   const warnings = []
   client.on('warning', (/** @type {Error} */ warning) => warnings.push(warning.message))
@@ -59,5 +62,6 @@ trial('a stock tracker client follows a record by its announces', async (lab) =>
   await within(20, 'version 3, pushed', three)
   assert.deepEqual(since, [3])
   assert.deepEqual(warnings, [])
+  assert.equal(peers.length, 0, 'who asks for no peers, and follows, is given none')
   await author.close()
 })
