@@ -1,8 +1,8 @@
 // Seconds from a put through one server to the subscriber of another one, when the two share nothing but a DHT (eight nodes
-// of bittorrent-dht), or nothing but the record's topic swarm. Prints a line of JSON for each, with the release build if
-// SWARMGATE_BIN names it.
+// of bittorrent-dht), nothing but the record's topic swarm, or a DHT by which they find each other in that swarm. Prints a
+// line of JSON for each, with the release build if SWARMGATE_BIN names it.
 //
-//   node benches/other_server.mjs [--runs 10] [--quiet SECONDS] [--only dht|swarm]
+//   node benches/other_server.mjs [--runs 10] [--quiet SECONDS] [--only dht|swarm|both]
 //
 // quiet: how long nothing changed before the put. The DHT is asked ever more seldom, up to records.poll_slowest (60 s).
 

@@ -1,10 +1,12 @@
 // A subscriber hears of a put through another server within half a minute, when the two share nothing but the DHT, and
-// within seconds when they share nothing but the record's topic swarm. `benches/other_server.mjs` measures the same.
+// within seconds when they share nothing but the record's topic swarm, which two servers find by the DHT.
+// `benches/other_server.mjs` measures the same.
 
 import assert from 'node:assert/strict'
 import { trial } from './testkit/lab.mjs'
 import { arrivals, SHARED, swarmOverUtp } from './testkit/other_server.mjs'
 import { Socket } from './testkit/socket.mjs'
+import { eventually } from './testkit/wait.mjs'
 
 /**
  * Seconds, for a busy machine. By the swarm it is one message. The DHT is asked 5 seconds after the first version came, and
@@ -12,8 +14,8 @@ import { Socket } from './testkit/socket.mjs'
  */
 const MOST = { dht: 30, swarm: 10 }
 
-for (const [what, share] of Object.entries(SHARED)) {
-  const most = MOST[/** @type {keyof typeof MOST} */ (what)]
+for (const [what, most] of Object.entries(MOST)) {
+  const share = SHARED[/** @type {keyof typeof MOST} */ (what)]
   const title = `a put reaches within ${most} s the subscribers of another server that shares only the ${what}`
   trial(title, async (lab) => {
     const pair = await share(lab)
@@ -31,6 +33,17 @@ for (const [what, share] of Object.entries(SHARED)) {
     }
   })
 }
+
+trial('two servers that share only the DHT find each other there, and then need not wait for it', async (lab) => {
+  const pair = await SHARED.both(lab)
+  const found = /swarmgate_bridge_greetings_total\{result="ok",transport="[a-z]+"\} [1-9]/
+  // They look for each other when the record is followed, and again some minutes later.
+  const settled = () => eventually(240, 'greeting', async () => found.test(await pair.away.metrics()) || undefined)
+  const seconds = await arrivals(pair, { runs: 1, settled })
+  console.log(`put to subscriber of another server, found by the DHT: ${seconds.map((s) => s.toFixed(2)).join(', ')} s`)
+  assert.ok(Math.max(...seconds) < MOST.swarm)
+  assert.match(await pair.away.metrics(), /^swarmgate_gossip_records_total/m)
+})
 
 trial('and where the swarm can be reached over uTP alone', async (lab) => {
   const pair = await swarmOverUtp(lab)

@@ -13,7 +13,7 @@ import { within } from './wait.mjs'
 
 const ALONE = { SWARMGATE__GOSSIP__LOCAL_DISCOVERY: 'false' }
 
-/** What the two may share. @type {Record<'dht' | 'swarm', (lab: Lab) => Promise<Pair>>} */
+/** What the two may share. @type {Record<'dht' | 'swarm' | 'both', (lab: Lab) => Promise<Pair>>} */
 export const SHARED = {
   /** A DHT of foreign nodes: no gossip, and no peer is dialled or let in. */
   dht: async (lab) => {
@@ -28,9 +28,15 @@ export const SHARED = {
     const [home, away] = [await lab.server({ env: ALONE }), await lab.server({ env: ALONE })]
     return { home, away, meet: introduction(home, away.bittorrent.port) }
   },
+
+  /** A DHT of foreign nodes, by which they find each other in the topic swarm, as two servers on the internet do. */
+  both: async (lab) => {
+    const dht = await lab.dht()
+    return { home: await lab.server({ dht, env: ALONE }), away: await lab.server({ dht, env: ALONE }) }
+  },
 }
 
-/** The same, over uTP alone. @param {Lab} lab */
+/** The topic swarm, over uTP alone. @param {Lab} lab */
 export async function swarmOverUtp(lab) {
   const { home, away } = await SHARED.swarm(lab)
   const relay = await UdpRelay.to(away.bittorrent)
