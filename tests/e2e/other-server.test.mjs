@@ -38,7 +38,9 @@ trial('two servers that share only the DHT find each other there, and then need 
   const pair = await SHARED.both(lab)
   const found = /swarmgate_bridge_greetings_total\{result="ok",transport="[a-z]+"\} [1-9]/
   // They look for each other when the record is followed, and again some minutes later.
-  const settled = () => eventually(240, 'greeting', async () => found.test(await pair.away.metrics()) || undefined)
+  const settled = async () => {
+    await eventually(240, 'greeting', async () => found.test(await pair.away.metrics()) || undefined)
+  }
   const seconds = await arrivals(pair, { runs: 1, settled })
   console.log(`put to subscriber of another server, found by the DHT: ${seconds.map((s) => s.toFixed(2)).join(', ')} s`)
   assert.ok(Math.max(...seconds) < MOST.swarm)
