@@ -43,8 +43,9 @@ trial('two peers that know only the bridge find each other, and the seed it has'
     [first, seed],
     [second, seed],
   ])) {
+    // One exchange a minute: who is told before the other has come is told of it in the next.
     await eventually(
-      60,
+      150,
       'connection by peer exchange',
       async () => (await named(one, other)) || (await named(other, one)) || null,
     )
