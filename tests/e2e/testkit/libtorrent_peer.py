@@ -47,7 +47,8 @@ class Peer:
         self.session = lt.session({
             "listen_interfaces": f"[{host}]:0" if ":" in host else f"{host}:0",
             "alert_mask": int(lt.alert.category_t.status_notification | lt.alert.category_t.error_notification
-                              | lt.alert.category_t.dht_notification | lt.alert.category_t.peer_notification),
+                              | lt.alert.category_t.dht_notification | lt.alert.category_t.peer_notification
+                              | lt.alert.category_t.storage_notification),
             "enable_outgoing_utp": False,
             "enable_incoming_utp": False,
             "enable_lsd": False,
@@ -66,6 +67,7 @@ class Peer:
             **settings,
         })
         self.torrents = {}
+        self.flushing = set()
 
     def do_listen_port(self):
         return self.session.listen_port()
@@ -150,7 +152,14 @@ class Peer:
         elif isinstance(alert, lt.dht_put_alert):
             emit({"event": "put", "k": alert.public_key.hex(), "seq": alert.seq, "nodes": alert.num_success})
         elif isinstance(alert, lt.torrent_finished_alert):
-            emit({"event": "finished", "info_hash": str(alert.handle.info_hash())})
+            # It has every piece then, but the last of them may still be on their way to the disk.
+            self.flushing.add(str(alert.handle.info_hash()))
+            alert.handle.flush_cache()
+        elif isinstance(alert, lt.cache_flushed_alert):
+            info_hash = str(alert.handle.info_hash())
+            if info_hash in self.flushing:
+                self.flushing.remove(info_hash)
+                emit({"event": "finished", "info_hash": info_hash})
         else:
             emit({"event": "alert", "what": alert.what(), "message": alert.message()})
 
