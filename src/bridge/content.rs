@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::engine::Preference;
 use super::handles::Verified;
 use super::pieces::PieceSet;
-use super::swarm::Live;
+use super::stage::Live;
 use crate::wire::metainfo::Metainfo;
 
 /// Longest part given at once.

@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::policy::Load;
-use super::swarm::{Stage, Swarm};
+use super::stage::Stage;
+use super::swarm::Swarm;
 use super::torrent::{self, Inbox, Purpose};
 use super::web::Page;
 use super::{Inner, TorrentError};

@@ -5,7 +5,8 @@ use std::convert::Infallible;
 use tokio::task::spawn_blocking;
 
 use super::content::read_whole;
-use super::swarm::{Live, Swarm};
+use super::stage::Live;
+use super::swarm::Swarm;
 
 /// Shuts them out, for as long as it is polled.
 pub(super) async fn find(swarm: &Swarm, live: Live) -> Infallible {

@@ -10,7 +10,8 @@ use tokio::time::sleep;
 
 use super::TorrentError;
 use super::pieces::PieceSet;
-use super::swarm::{Stage, Swarm};
+use super::stage::Stage;
+use super::swarm::Swarm;
 use crate::wire::metainfo::Metainfo;
 
 /// How often watchers are told at most.

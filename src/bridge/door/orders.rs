@@ -12,8 +12,8 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::extensions::MAX_REQUESTS;
+use crate::bridge::stage::Live;
 use crate::bridge::storage::Folder;
-use crate::bridge::swarm::Live;
 use crate::wire::peer::Block;
 
 /// Blocks read at once: 128 KiB. A thread takes longer to get going than to read them where they are cached.

@@ -25,7 +25,8 @@ use super::orders::{Orders, Reader};
 use super::remote::{Remote, Shape, Verdict, Waiting};
 use super::{Connection, Ending, HANDSHAKE_DEADLINE, IDLE, KEEP_ALIVE};
 use crate::bridge::pieces::PieceSet;
-use crate::bridge::swarm::{Live, Swarm};
+use crate::bridge::stage::Live;
+use crate::bridge::swarm::Swarm;
 use crate::wire::metainfo::Metainfo;
 use crate::wire::peer::{Frame, Handshake, Message, Reserved};
 

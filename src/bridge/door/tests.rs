@@ -14,9 +14,10 @@ use tokio::time::timeout;
 use super::*;
 use crate::bridge::pieces::PieceSet;
 use crate::bridge::puppet::{DEADLINE, Puppet, blocks};
+use crate::bridge::stage::{Live, Stage};
 use crate::bridge::storage::{Access, Folder, OpenFiles};
 use crate::bridge::swarm::{
-    FromPeers, Live, Stage, Whom,
+    FromPeers, Whom,
     tests::{swarm, swarm_of},
 };
 use crate::metrics;
