@@ -20,6 +20,10 @@ use crate::wire::peer_exchange::{self, Flags, MAX_ENTRIES, PeerExchange, Told};
 /// BEP 11: "There should be no more than one PEX message sent per minute."
 const EVERY: Duration = Duration::from_secs(60);
 
+/// How long news is gathered before it is told. Who comes with others, as at the start of a swarm, is told of them together
+/// with the rest, and not a minute later.
+const GATHERED: Duration = Duration::from_secs(2);
+
 /// What is taken of a peer: a message a minute, and one more, since clocks and paths differ.
 const TAKEN: Rate = Rate { burst: 2, every: EVERY };
 
@@ -62,6 +66,8 @@ struct Peer {
     told: u64,
     /// When it may be told more.
     next: Option<Instant>,
+    /// When news that it has not been told has been gathered for long enough.
+    gathered: Option<Instant>,
     taken: Bucket,
     /// The id it wants on messages about introductions.
     punches: Option<u8>,
@@ -116,6 +122,7 @@ impl Contacts {
             exchanges: None,
             told: 0,
             next: None,
+            gathered: None,
             taken: Bucket::default(),
             punches: None,
             introduced: Bucket::default(),
@@ -227,16 +234,20 @@ impl Contacts {
         }
         let Some(peer) = self.peers.get(&key) else { return Next::Wait(None) };
         let Some(id) = peer.exchanges else { return Next::Wait(None) };
-        if let Some(at) = peer.next.filter(|at| *at > now) {
+        if let Some(at) = peer.next.max(peer.gathered).filter(|at| *at > now) {
             return Next::Wait(Some(at));
         }
         let (message, told) = self.news(key, peer);
-        let sends = !message.is_empty();
         let peer = self.peers.get_mut(&key).expect("it was there a moment ago");
-        peer.told = told;
-        if !sends {
+        if message.is_empty() {
+            (peer.told, peer.gathered) = (told, None);
             return Next::Wait(None);
         }
+        if peer.gathered.is_none() {
+            peer.gathered = Some(now + GATHERED);
+            return Next::Wait(peer.gathered);
+        }
+        (peer.told, peer.gathered) = (told, None);
         peer.next = Some(now + EVERY);
         Next::Send(id, message)
     }

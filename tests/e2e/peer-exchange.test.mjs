@@ -11,7 +11,8 @@ import { seedInto } from './testkit/seeding.mjs'
 import { environment, run } from './testkit/swarmgate.mjs'
 import { eventually, within } from './testkit/wait.mjs'
 
-const MIB = 1024 * 1024
+/** A file's size, and a rate at which it takes more than six minutes. */
+const [SIZE, SLOW] = [6 * 1024 * 1024, 16 * 1024]
 
 /** All on one address: peers are told of others by the address that the bridge sees. */
 const HERE = '127.0.0.1'
@@ -22,8 +23,8 @@ trial('two peers that know only the bridge find each other, and the seed it has'
   const seed = await lab.libtorrent(dht, {}, HERE)
   const { file, sha256 } = await content(lab)
   const { info_hash } = await seedInto(dht, seed, file)
-  // Slow, so that nobody is done, and leaves, before they have met.
-  await seed.limitUpload(info_hash, MIB / 8)
+  // Slow: minutes for all of it, so that nobody is done before they have met. Two seeds have no use for each other.
+  await seed.limitUpload(info_hash, SLOW)
   await (await PinApi.of(server, null)).pin({ target: info_hash })
   await eventually(60, 'seed at the bridge', async () => (await seed.peers(info_hash)).length > 0 || null)
 
@@ -69,9 +70,8 @@ trial('told of one peer, the bridge reaches another by peer exchange', async (la
   const { info_hash } = await seed.seed(file)
   const finished = slow.finished(info_hash)
   await slow.download(info_hash, await lab.directory())
-  await slow.limitUpload(info_hash, 16 * 1024) // minutes for all of it
   // It must not be done: two seeds have no use for each other and hang up.
-  await seed.limitUpload(info_hash, MIB / 8)
+  await Promise.all([slow, seed].map((peer) => peer.limitUpload(info_hash, SLOW)))
   await slow.connect(info_hash, HERE, seed.port)
   await eventually(30, 'connection between the two', async () => (await slow.peers(info_hash)).length > 0 || null)
 
@@ -89,7 +89,7 @@ trial('told of one peer, the bridge reaches another by peer exchange', async (la
 
 /** A file that nobody has. @param {import('./testkit/lab.mjs').Lab} lab */
 async function content(lab) {
-  const [file, bytes] = [join(await lab.directory(), 'content'), randomBytes(6 * MIB)]
+  const [file, bytes] = [join(await lab.directory(), 'content'), randomBytes(SIZE)]
   await writeFile(file, bytes)
   return { file, size: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') }
 }

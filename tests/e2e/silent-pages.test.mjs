@@ -1,7 +1,6 @@
 // Stock WebTorrent in pages that make no offers (`numwant: 0`): the bridge offers to them.
 
 import assert from 'node:assert/strict'
-import { Server as Tracker } from 'bittorrent-tracker'
 import { createHash, randomBytes } from 'node:crypto'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -9,7 +8,7 @@ import { trial } from './testkit/lab.mjs'
 import { PinApi } from './testkit/pin_api.mjs'
 import { seedInto } from './testkit/seeding.mjs'
 import { download } from './testkit/webtorrent.mjs'
-import { eventually, once, within } from './testkit/wait.mjs'
+import { eventually, within } from './testkit/wait.mjs'
 
 const SILENT = { numwant: 0 }
 
@@ -29,25 +28,19 @@ trial('a page that makes no offers is reached over our own tracker', async (lab)
 })
 
 trial('a page that makes no offers is reached over another tracker', async (lab) => {
-  const tracker = new Tracker({ udp: false, http: false, ws: true, stats: false })
-  tracker.on('error', (/** @type {Error} */ error) => lab.note(`tracker: ${error}`))
-  tracker.listen(0, '127.0.0.1')
-  await within(10, 'tracker', once(tracker, 'listening'))
-  lab.keep(tracker, { stop: () => new Promise((closed) => tracker.close(closed)) })
-  const other = `ws://127.0.0.1:${tracker.ws.address().port}`
-
+  const tracker = await lab.foreignTracker()
   const { file, expected } = await content(lab)
   const home = await lab.directory()
   const dht = await lab.dht()
   const seeder = await lab.libtorrent(dht)
   const { info_hash } = await seedInto(dht, seeder, file)
   const page = await (await lab.webTorrentSite()).open(await lab.browser())
-  const link = `magnet:?xt=urn:btih:${info_hash}&tr=${encodeURIComponent(other)}`
+  const link = `magnet:?xt=urn:btih:${info_hash}&tr=${encodeURIComponent(tracker.socket)}`
   const downloading = download(page, link, SILENT)
   downloading.catch(() => {}) // the first failure is the one to tell
-  await eventually(60, 'announce of the page', () => tracker.torrents[info_hash]?.peers.length === 1 || null)
+  await eventually(60, 'announce of the page', () => tracker.peers(info_hash) === 1 || null)
 
-  const env = { SWARMGATE__BRIDGE__POLICY: 'pinned', SWARMGATE__BRIDGE__TRACKERS: JSON.stringify([other]) }
+  const env = { SWARMGATE__BRIDGE__POLICY: 'pinned', SWARMGATE__BRIDGE__TRACKERS: JSON.stringify([tracker.socket]) }
   const server = await lab.server({ dht, dataDir: home, env })
   await (await PinApi.of(server, null)).pin({ target: info_hash })
   assert.deepEqual(await within(90, 'download by the page', downloading), expected)

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const MINUTE: Duration = EVERY;
+/// Between two messages to one peer that has always something to be told.
+const MINUTE: Duration = EVERY.saturating_add(GATHERED);
 
 fn hello(exchanges: u8, port: u16) -> ExtendedHandshake {
     let extensions = [(peer_exchange::NAME.to_owned(), exchanges)].into();
@@ -16,9 +17,17 @@ fn come(table: &mut Contacts, ip: &str) -> Key {
     key
 }
 
+/// What follows for a peer when what is news now has been gathered.
+fn gathered(table: &mut Contacts, key: Key, now: Instant) -> Next {
+    match table.next(key, now) {
+        Next::Wait(Some(at)) if at == now + GATHERED => table.next(key, at),
+        next => next,
+    }
+}
+
 /// The addresses that a peer is told of now, and those it is told are gone.
 fn told(table: &mut Contacts, key: Key, now: Instant) -> (Vec<String>, Vec<String>) {
-    match table.next(key, now) {
+    match gathered(table, key, now) {
         Next::Send(id, PeerExchange { added, dropped }) => {
             assert_eq!(id, 7);
             (
@@ -56,6 +65,33 @@ fn peers_are_told_of_each_other_once_and_once_a_minute() {
 }
 
 #[test]
+fn who_comes_with_others_is_told_of_all_of_them_together() {
+    let (mut table, start) = (Contacts::default(), Instant::now());
+    let first = come(&mut table, "1.1.1.1");
+    let second = come(&mut table, "2.2.2.2");
+    let due = Next::Wait(Some(start + GATHERED));
+    assert_eq!([first, second].map(|key| table.next(key, start)), [due, Next::Wait(Some(start + GATHERED))]);
+    let brief = come(&mut table, "4.4.4.4");
+    come(&mut table, "3.3.3.3");
+    table.left(brief);
+    let later = start + GATHERED / 2;
+    assert_eq!(table.next(first, later), Next::Wait(Some(start + GATHERED)), "more news moves nothing");
+    for (key, other) in [(first, "2.2.2.2:1"), (second, "1.1.1.1:1")] {
+        let Next::Send(7, PeerExchange { added, dropped }) = table.next(key, start + GATHERED) else { panic!("due") };
+        let added: Vec<_> = added.iter().map(|told| told.addr.to_string()).collect();
+        assert_eq!((added, dropped), (owned(&[other, "3.3.3.3:1"]), vec![]));
+    }
+    // News that is none any more when it is due is not waited for twice.
+    let alone = come(&mut table, "5.5.5.5");
+    assert_eq!(told(&mut table, alone, start).0.len(), 3);
+    let brief = come(&mut table, "6.6.6.6");
+    let again = start + MINUTE;
+    assert_eq!(table.next(alone, again), Next::Wait(Some(again + GATHERED)));
+    table.left(brief);
+    assert_eq!(table.next(alone, again + GATHERED), Next::Wait(None));
+}
+
+#[test]
 fn who_came_back_is_not_gone() {
     let (mut table, now) = (Contacts::default(), Instant::now());
     let (first, second) = (come(&mut table, "1.1.1.1"), come(&mut table, "2.2.2.2"));
@@ -74,7 +110,7 @@ fn only_who_takes_connections_is_told_of_and_only_who_asks_is_told() {
     table.is_seed(dialled);
     // Where it was reached is believed rather than what it says.
     table.greeted(dialled, &hello(0, 9));
-    let Next::Send(7, PeerExchange { added, .. }) = table.next(asks, now) else { panic!("there is news") };
+    let Next::Send(7, PeerExchange { added, .. }) = gathered(&mut table, asks, now) else { panic!("there is news") };
     let flags = Flags::UTP.and(Flags::SEED).and(Flags::REACHABLE);
     assert_eq!(added, [Told { addr: "2.2.2.2:51413".parse().unwrap(), flags }]);
     assert_eq!(table.next(dialled, now), Next::Wait(None), "id 0 switches it off");

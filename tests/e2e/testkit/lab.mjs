@@ -9,7 +9,7 @@ import { Browser } from './chromium.mjs'
 import { DhtNode, LocalDht } from './dht.mjs'
 import { Libtorrent } from './libtorrent.mjs'
 import { environment, Foreground, Server } from './swarmgate.mjs'
-import { WebTorrentSite } from './webtorrent.mjs'
+import { ForeignTracker, WebTorrentSite } from './webtorrent.mjs'
 
 /** @typedef {{ stop: () => Promise<unknown>, account?: () => string }} Part */
 
@@ -88,6 +88,13 @@ export class Lab {
   async webTorrentSite(host) {
     const site = await WebTorrentSite.start(host)
     return this.keep(site, site)
+  }
+
+  /** A tracker of somebody else's. */
+  async foreignTracker() {
+    const tracker = await ForeignTracker.start()
+    tracker.tracker.on('error', (/** @type {Error} */ error) => this.note(`tracker: ${error}`))
+    return this.keep(tracker, tracker)
   }
 
   /** Something to show when the test fails. @param {string} text */

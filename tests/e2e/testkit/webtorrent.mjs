@@ -162,6 +162,11 @@ export class ForeignTracker {
     this.socket = `ws://${address}:${port}/`
   }
 
+  /** How many announce the torrent. @param {string} infoHash @returns {number} */
+  peers(infoHash) {
+    return this.tracker.torrents[infoHash]?.peers.length ?? 0
+  }
+
   async stop() {
     await new Promise((resolve) => this.tracker.close(resolve))
   }
