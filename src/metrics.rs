@@ -146,7 +146,7 @@ metrics! {
         met_anew: IntCounter = "bridge_met_anew_total", "Times the engine was made to meet a peer anew, whose news it had not used.";
         metadata: IntCounterVec = "bridge_metadata_total" ["result"], "Metadata fetches (BEP 9), by result.";
         datagrams_dropped: IntCounterVec = "bridge_webrtc_datagrams_dropped_total" ["reason"], "Datagrams of the WebRTC port not handed on: sender unknown, or its queue full.";
-        elsewhere: IntCounterVec = "bridge_other_tracker_connections_total" ["result"], "Connections to other trackers, by what became of them (connected; then or instead closed, failed, silent).";
+        other_trackers: IntCounterVec = "bridge_other_tracker_connections_total" ["result"], "Connections to other trackers, by what became of them (connected; then or instead closed, failed, silent).";
         mapped: IntGauge = "bridge_mapped_ports", "Ports that a router forwards to this node now.";
         mappings: IntCounterVec = "bridge_port_mappings_total" ["result"], "Port mappings, by result (mapped, also when renewed; refused, removed, not_removed; no_answer: a router that speaks none of the protocols; no_router: none is needed or there is none).";
         stun: IntCounterVec = "bridge_stun_requests_total" ["result"], "Requests of pages for their own address (STUN), by result (answered, limited, lost).";

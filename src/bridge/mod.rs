@@ -23,7 +23,6 @@ mod contacts;
 mod content;
 mod dialler;
 mod door;
-mod elsewhere;
 mod engine;
 mod error;
 mod fetches;
@@ -33,6 +32,7 @@ mod liars;
 mod listener;
 mod metadata;
 mod mse;
+mod other_trackers;
 mod outgoing;
 mod pieces;
 mod policy;
@@ -219,7 +219,7 @@ impl Bridge {
             inner.clone().map_ports(inner.sources.dht.local_addr(), bittorrent.utp);
         }
         for url in inner.settings.trackers.clone() {
-            tasks.spawn_cancellable(elsewhere::run(inner.clone(), url));
+            tasks.spawn_cancellable(other_trackers::run(inner.clone(), url));
         }
         if let Some(utp) = utp {
             tasks.spawn_cancellable(listener::run_utp(inner.clone(), utp));

@@ -94,7 +94,7 @@ pub(super) async fn run(bridge: Arc<Inner>, url: String) {
     loop {
         let began = Instant::now();
         let Err(ending) = visit(&bridge, &url).await;
-        bridge.metrics.elsewhere.with_label_values(&[ending.label()]).inc();
+        bridge.metrics.other_trackers.with_label_values(&[ending.label()]).inc();
         if began.elapsed() >= GOOD {
             wait = RETRY.0;
         }
@@ -111,7 +111,7 @@ async fn visit(bridge: &Arc<Inner>, url: &str) -> Result<std::convert::Infallibl
     let connected = timeout(PATIENCE, connect_async_with_config(url, Some(limits), true)).await;
     let (socket, _) = connected.map_err(|_| Ending::Silent)?.map_err(Box::new)?;
     tracing::info!(tracker = url, "connected to another tracker");
-    bridge.metrics.elsewhere.with_label_values(&["connected"]).inc();
+    bridge.metrics.other_trackers.with_label_values(&["connected"]).inc();
     let (answers, answers_rx) = mpsc::channel(ANSWERS);
     let client = Client { bridge: bridge.clone(), socket, book: Book::default(), waiting: HashMap::new(), answers };
     client.run(answers_rx).await
