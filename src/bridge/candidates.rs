@@ -22,6 +22,10 @@ const MAX_PER_HOST: usize = 8;
 /// Wait before the second attempt; it doubles with each failure.
 const FIRST_BACKOFF: Duration = Duration::from_secs(5);
 
+/// Wait after a peer took the metadata and left: several clients (aria2) close all connections then and open anew, which
+/// takes aria2 a second.
+const METADATA_PAUSE: Duration = Duration::from_secs(1);
+
 /// Longest wait between attempts.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1800);
 
@@ -78,6 +82,8 @@ pub(super) enum Outcome {
         complete: bool,
         /// It stayed for less than [`BRIEF`].
         brief: bool,
+        /// It was given metadata.
+        took_metadata: bool,
     },
     /// It is ourselves.
     Ourselves,
@@ -88,6 +94,8 @@ struct Candidate {
     source: Source,
     failures: u32,
     complete: bool,
+    /// It came back once already for what it has the metadata of.
+    took_metadata: bool,
     state: State,
     /// How many were added before.
     order: u64,
@@ -127,7 +135,7 @@ impl Candidates {
         }
         self.added += 1;
         let (state, order) = (State::Waiting { until: now }, self.added);
-        self.table.insert(addr, Candidate { source, failures: 0, complete: false, state, order });
+        self.table.insert(addr, Candidate { source, failures: 0, complete: false, took_metadata: false, state, order });
         true
     }
 
@@ -185,16 +193,20 @@ impl Candidates {
     /// Records how a connection ended.
     pub(super) fn ended(&mut self, addr: SocketAddr, outcome: Outcome, now: Instant) {
         let Some(candidate) = self.table.get_mut(&addr) else { return };
+        // Once: who takes it again and again has no other use for us.
+        let begins =
+            matches!(outcome, Outcome::Left { brief: true, took_metadata: true, .. }) && !candidate.took_metadata;
+        candidate.took_metadata |= begins;
         candidate.failures = match outcome {
+            _ if begins => candidate.failures,
             Outcome::Failed | Outcome::Left { brief: true, .. } => candidate.failures + 1,
             Outcome::Left { brief: false, .. } | Outcome::Ourselves => 0,
         };
         candidate.complete = matches!(outcome, Outcome::Left { complete: true, .. });
+        let wait = if begins { METADATA_PAUSE } else { backoff(candidate.failures) };
         candidate.state = match outcome {
             Outcome::Ourselves => State::Never,
-            Outcome::Failed | Outcome::Left { .. } => {
-                State::Waiting { until: now + backoff(candidate.failures).mul_f64(1.0 + self.patience) }
-            }
+            Outcome::Failed | Outcome::Left { .. } => State::Waiting { until: now + wait.mul_f64(1.0 + self.patience) },
         };
     }
 
@@ -237,6 +249,9 @@ mod tests {
 
     const NODE: Source = Source::Dht(IpAddr::V4(std::net::Ipv4Addr::new(8, 8, 8, 8)));
 
+    const STAYED: Outcome = Outcome::Left { complete: false, brief: false, took_metadata: false };
+    const LEFT_SOON: Outcome = Outcome::Left { complete: false, brief: true, took_metadata: false };
+
     fn addr(n: u32) -> SocketAddr {
         SocketAddr::from((n.to_be_bytes(), 6881))
     }
@@ -258,10 +273,10 @@ mod tests {
         }
         assert_eq!(backoff(40), LONGEST_BACKOFF);
         table.next(false, now);
-        table.ended(addr(1), Outcome::Left { complete: false, brief: true }, now);
+        table.ended(addr(1), LEFT_SOON, now);
         assert_eq!(table.wake(false), Some(now + Duration::from_secs(80)));
         table.next(false, now + Duration::from_secs(80));
-        table.ended(addr(1), Outcome::Left { complete: false, brief: false }, now);
+        table.ended(addr(1), STAYED, now);
         assert_eq!(table.wake(false), Some(now + FIRST_BACKOFF), "a peer that stayed is worth a quick second try");
     }
 
@@ -272,12 +287,25 @@ mod tests {
         let mut table = Candidates::default();
         table.add(addr(1), NODE, now);
         table.next(false, now);
-        table.ended(addr(1), Outcome::Left { complete: true, brief: false }, now);
+        table.ended(addr(1), Outcome::Left { complete: true, brief: false, took_metadata: true }, now);
         assert_eq!((table.next(true, later), table.wake(true)), (None, None));
         assert!(table.next(false, later).is_some());
         table.ended(addr(1), Outcome::Ourselves, now);
         assert_eq!((table.next(false, later), table.wake(false)), (None, None));
         assert!(!table.add(addr(1), Source::Given, later));
+    }
+
+    #[test]
+    fn who_took_the_metadata_is_met_again_at_once_but_once() {
+        let mut now = Instant::now();
+        let mut table = Candidates::default();
+        table.add(addr(1), NODE, now);
+        for wait in [METADATA_PAUSE, FIRST_BACKOFF, 2 * FIRST_BACKOFF] {
+            table.next(false, now);
+            table.ended(addr(1), Outcome::Left { complete: false, brief: true, took_metadata: true }, now);
+            assert_eq!(table.wake(false), Some(now + wait));
+            now += wait;
+        }
     }
 
     #[test]
@@ -395,7 +423,7 @@ mod tests {
                         }
                     }
                     2 => {
-                        let outcomes = [Outcome::Failed, Outcome::Left { complete: false, brief: false }, Outcome::Ourselves];
+                        let outcomes = [Outcome::Failed, STAYED, Outcome::Ourselves];
                         if connected.remove(&addr(n)) {
                             table.ended(addr(n), outcomes[n as usize % 3], now);
                         }

@@ -250,7 +250,11 @@ async fn visit(swarm: &Arc<Swarm>, sources: &Sources, line: Line, ip: IpAddr) ->
     swarm.visitors.judge(ip, &visit.ending, &swarm.metrics);
     match visit.ending {
         Ending::Ourselves => Outcome::Ourselves,
-        _ if visit.seated => Outcome::Left { complete: visit.complete, brief: began.elapsed() < BRIEF },
+        _ if visit.seated => Outcome::Left {
+            complete: visit.complete,
+            brief: began.elapsed() < BRIEF,
+            took_metadata: visit.took_metadata,
+        },
         _ => Outcome::Failed,
     }
 }

@@ -90,6 +90,11 @@ impl Serving {
         self.served += 1;
         MetadataMessage::Data { piece, total_size: Some(metadata.len()), data }.encode()
     }
+
+    /// Whether anything was given.
+    pub(super) fn has_served(&self) -> bool {
+        self.served > 0
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { trial } from './testkit/lab.mjs'
 import { chance, noise, sha256, sha256OfFile, shuffled, torrentOf } from './testkit/content.mjs'
-import { aria2ByInfoHash, NativeClient } from './testkit/native_clients.mjs'
+import { Aria2, NativeClient } from './testkit/native_clients.mjs'
 import { Server } from './testkit/swarmgate.mjs'
 import { eventually, within } from './testkit/wait.mjs'
 import { download, seedNoise, sent } from './testkit/webtorrent.mjs'
@@ -30,7 +30,7 @@ trial('what only a page has reaches libtorrent and aria2 by its info hash alone,
   await announced
   await libtorrent.download(infoHash, dirs.libtorrent, [])
   const finished = libtorrent.finished(infoHash)
-  const aria2 = aria2ByInfoHash(infoHash, dirs.aria2, dht.first)
+  const aria2 = new Aria2(dirs.aria2, dht.first, infoHash)
   lab.keep(aria2, { stop: () => aria2.stop(), account: () => `aria2\n${aria2.output}` })
   const first = await eventually(20, 'first bytes at libtorrent', async () => {
     const [there, left] = [await libtorrent.downloaded(infoHash), file.size - (await sent(page))]

@@ -122,6 +122,11 @@ impl Extensions {
         self.their_ut_metadata.map(|id| Message::Extended { id, payload: &payload }.encode())
     }
 
+    /// Whether the peer was given some of the metadata.
+    pub(super) fn gave_metadata(&self) -> bool {
+        self.serving.has_served()
+    }
+
     /// Whether the peer exchanges metadata.
     pub(super) fn exchanges_metadata(&self) -> bool {
         self.their_ut_metadata.is_some()

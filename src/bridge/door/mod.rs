@@ -144,11 +144,13 @@ pub(super) struct Visit {
     pub(super) seated: bool,
     /// The peer had every piece.
     pub(super) complete: bool,
+    /// The peer was given metadata.
+    pub(super) took_metadata: bool,
 }
 
 impl Visit {
     pub(super) fn turned_away(ending: Ending) -> Self {
-        Self { ending, seated: false, complete: false }
+        Self { ending, seated: false, complete: false, took_metadata: false }
     }
 }
 
@@ -232,10 +234,10 @@ where
     let speaks = peer.theirs.reserved.extended();
     let exchanges = Exchanges::new(swarm, (peer.transport, peer.remote, peer.dialled), speaks);
     let mut complete = false;
+    let mut extensions = Extensions::default();
     let served = async {
-        let mut extensions = Extensions::default();
         let (waiting, live) = hold::until_live(swarm, &mut peer, &mut extensions, &exchanges).await?;
-        let told = (waiting, extensions);
+        let told = (waiting, &mut extensions);
         splice::run(&live, swarm, &mut peer, told, &exchanges, &mut complete).await
     };
     let ending = tokio::select! {
@@ -249,7 +251,7 @@ where
     drop(seat);
     swarm.metrics.visits.with_label_values(&[peer.transport.label(), ending.label()]).inc();
     tracing::debug!(info_hash = %swarm.info_hash, transport = peer.transport.label(), %ending, "a peer's visit ended");
-    Visit { ending, seated: true, complete }
+    Visit { ending, seated: true, complete, took_metadata: extensions.gave_metadata() }
 }
 
 /// The fast extension and the DHT's PORT message are not offered: the engine speaks neither.

@@ -41,7 +41,7 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     live: &Live,
     swarm: &Arc<Swarm>,
     peer: &mut Connection<R, W>,
-    (waiting, mut extensions): (Waiting, Extensions),
+    (waiting, extensions): (Waiting, &mut Extensions),
     exchanges: &Exchanges,
     complete: &mut bool,
 ) -> Result<(), Ending> {
@@ -72,7 +72,7 @@ pub(super) async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             from: &mut peer.reader,
             to: engine_writer,
             remote: &mut remote,
-            extensions: &mut extensions,
+            extensions,
             exchanges,
             metainfo: &live.metainfo,
             shape,

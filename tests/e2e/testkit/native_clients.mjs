@@ -93,28 +93,6 @@ export async function torrent(dir, name, announce) {
   return { file, infoHash: createHash('sha1').update(bencode.encode(info)).digest() }
 }
 
-/**
- * An aria2 that knows an info hash, a DHT, and nothing else.
- * @param {string} infoHash
- * @param {string} dir
- * @param {import('./dht.mjs').DhtNode} entry
- */
-export function aria2ByInfoHash(infoHash, dir, entry) {
-  const args = [
-    '--no-conf',
-    '--enable-dht',
-    `--dht-entry-point=${entry.address}`,
-    `--dht-file-path=${join(dir, 'dht.dat')}`,
-    '--bt-enable-lpd=false',
-    '--file-allocation=none',
-    '--seed-time=0',
-    `--dir=${dir}`,
-    '--summary-interval=0',
-    `magnet:?xt=urn:btih:${infoHash}`,
-  ]
-  return new NativeClient('aria2c', args, dir)
-}
-
 /** A running client. */
 export class NativeClient {
   /**
@@ -168,3 +146,42 @@ export class NativeClient {
     }
   }
 }
+
+/** An aria2 that knows an info hash, a DHT, and nothing else. */
+export class Aria2 extends NativeClient {
+  /**
+   * @param {string} dir
+   * @param {import('./dht.mjs').DhtNode} entry
+   * @param {string} infoHash
+   * @param {number} [control] the port at which it can be told of more
+   */
+  constructor(dir, entry, infoHash, control) {
+    const args = [
+      '--no-conf',
+      '--enable-dht',
+      `--dht-entry-point=${entry.address}`,
+      `--dht-file-path=${join(dir, 'dht.dat')}`,
+      '--bt-enable-lpd=false',
+      '--file-allocation=none',
+      '--seed-time=0',
+      `--dir=${dir}`,
+      '--summary-interval=0',
+      ...(control ? ['--enable-rpc', `--rpc-listen-port=${control}`] : []),
+      magnet(infoHash),
+    ]
+    super('aria2c', args, dir)
+    this.control = control
+  }
+
+  /** Has it download another torrent. @param {string} infoHash @param {string} dir */
+  async add(infoHash, dir) {
+    const call = { jsonrpc: '2.0', id: 1, method: 'aria2.addUri', params: [[magnet(infoHash)], { dir }] }
+    const answer = await fetch(`http://127.0.0.1:${this.control}/jsonrpc`, {
+      method: 'POST',
+      body: JSON.stringify(call),
+    })
+    if (!answer.ok) throw new Error(`aria2: ${await answer.text()}`)
+  }
+}
+
+const magnet = (/** @type {string} */ infoHash) => `magnet:?xt=urn:btih:${infoHash}`
