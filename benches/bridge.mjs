@@ -5,7 +5,7 @@
 //   node benches/bridge.mjs [--only down,three,up] [--who swarmgate,hybrid] [--rounds 3] [--size 100]
 //
 // down: libtorrent seeds over TCP, one page downloads. three: three pages do. up: one page seeds, libtorrent or aria2
-// downloads, from the info hash alone; both were running before, and know nodes of the DHT. Processor time is of the bridge
+// downloads, from the info hash alone; both were running before, and know nodes of the DHT; and what aria2 takes from libtorrent. Processor time is of the bridge
 // alone, memory is its peak. A download that is not through in time is a result, and its rate is that of what came until then.
 
 import { spawn } from 'node:child_process'
@@ -22,6 +22,8 @@ import { ForeignTracker, seedNoise, timed } from '../tests/e2e/testkit/webtorren
 import { freePort, processorTime } from './kit.mjs'
 
 /** @typedef {{ mbs: number, first?: number, cpu?: number, memory?: number }} Figures */
+
+/** @typedef {import('../tests/e2e/testkit/dht.mjs').LocalDht} LocalDht */
 
 /** Longest that a download may take, in seconds. */
 const LIMIT = 90
@@ -48,7 +50,11 @@ const KINDS = {
     web: fromPage,
   },
   three: { swarmgate: (lab) => fromNative(lab, swarmgate, 3), hybrid: (lab) => fromNative(lab, hybrid, 3) },
-  up: { libtorrent: (lab) => toNative(lab, 'libtorrent'), aria2: (lab) => toNative(lab, 'aria2') },
+  up: {
+    libtorrent: (lab) => toNative(lab, 'libtorrent'),
+    aria2: (lab) => toNative(lab, 'aria2'),
+    'aria2 from libtorrent': withoutBridge,
+  },
 }
 
 for (const kind of values.only.split(',')) {
@@ -146,12 +152,10 @@ async function fromPage(lab) {
   return { mbs: SIZE / 1e6 / run.transfer, first: run.first }
 }
 
-/** @param {Lab} lab @param {'libtorrent' | 'aria2'} client @returns {Promise<Figures>} */
+/** A page's content, by the bridge. @param {Lab} lab @param {'libtorrent' | 'aria2'} client @returns {Promise<Figures>} */
 async function toNative(lab, client) {
   const dht = await lab.dht()
-  const dir = await lab.directory()
-  const peer = client === 'libtorrent' ? await lab.libtorrent(dht) : undefined
-  const aria2 = peer ? undefined : await runningAria2(lab, dht)
+  const reader = await (client === 'libtorrent' ? runningLibtorrent(lab, dht) : runningAria2(lab, dht))
   const bridge = await swarmgate(lab, { dht })
   const [browser, site] = [await lab.browser(), await lab.webTorrentSite()]
   const page = await site.open(browser)
@@ -160,46 +164,76 @@ async function toNative(lab, client) {
   const infoHash = await seedNoise(page, { name: NAME, size: SIZE, seed: 77, tracker: bridge.tracker })
   const seeding = performance.now()
   await within(20, 'announce to the DHT', Promise.race(announces))
-  const begun = performance.now()
-  const path = join(dir, NAME)
-  const sizeOnDisk = async () => {
-    const found = await stat(path).catch(() => undefined)
-    return (found?.blocks ?? 0) * 512
-  }
-  /** @type {() => Promise<boolean>} */
-  let done
-  if (peer) {
-    let finished = false
-    peer.finished(infoHash).then(() => (finished = true))
-    await peer.download(infoHash, dir)
-    done = async () => finished
-  } else {
-    await aria2?.add(infoHash, dir)
-    done = async () =>
-      /** aria2 removes its control file at the end */ !(await exists(`${path}.aria2`)) && (await exists(path))
-  }
-  const has = peer ? async () => (await peer.downloaded(infoHash)) > 0 : async () => (await sizeOnDisk()) > 0
-  await eventually(60, 'first bytes', async () => ((await has()) ? true : null))
-  const first = (performance.now() - begun) / 1000
-  await eventually(LIMIT, 'download by the client', async () => ((await done()) ? true : null))
-  const took = (performance.now() - seeding) / 1000
-  if ((await sha256OfFile(path)) !== digest) throw new Error('the content is not what the page seeded')
+  const { first, ended } = await reader(infoHash)
   const cpu = (await processorTime(bridge.pid)) - before
-  return { mbs: SIZE / 1e6 / took, first, cpu, memory: await peakMemory(bridge.pid) }
+  return { mbs: SIZE / 1e3 / (ended - seeding), first, cpu, memory: await peakMemory(bridge.pid) }
+}
+
+/** What aria2 takes without a bridge: from libtorrent, by the info hash alone, too. @param {Lab} lab @returns {Promise<Figures>} */
+async function withoutBridge(lab) {
+  const dht = await lab.dht()
+  const read = await runningAria2(lab, dht)
+  const seeder = await lab.libtorrent(dht)
+  const file = join(await lab.directory(), NAME)
+  await writeFile(file, bytes)
+  const { info_hash: infoHash } = await seeder.seed(file, 1 << 18)
+  const announced = dht.announced(infoHash)
+  await seeder.announce(infoHash)
+  await announced
+  const begun = performance.now()
+  const { first, ended } = await read(infoHash)
+  return { mbs: SIZE / 1e3 / (ended - begun), first }
+}
+
+/**
+ * A native client that runs already: downloads by the info hash, and tells how long it waited for the first bytes, in
+ * seconds, and when it had all.
+ * @typedef {(infoHash: string) => Promise<{ first: number, ended: number }>} Reader
+ */
+
+/** @param {Lab} lab @param {LocalDht} dht @returns {Promise<Reader>} */
+async function runningLibtorrent(lab, dht) {
+  const [client, dir] = [await lab.libtorrent(dht), await lab.directory()]
+  return async (infoHash) => {
+    let finished = false
+    client.finished(infoHash).then(() => (finished = true))
+    const begun = performance.now()
+    await client.download(infoHash, dir)
+    const has = async () => (await client.downloaded(infoHash)) > 0
+    return watch(join(dir, NAME), begun, has, async () => finished)
+  }
 }
 
 /**
  * An aria2 that has looked for another torrent already: its table of nodes is empty when it starts, and it asks again only
  * after seven seconds.
- * @param {Lab} lab @param {import('../tests/e2e/testkit/dht.mjs').LocalDht} dht
+ * @param {Lab} lab @param {LocalDht} dht @returns {Promise<Reader>}
  */
 async function runningAria2(lab, dht) {
-  const other = randomBytes(20).toString('hex')
+  const [other, dir] = [randomBytes(20).toString('hex'), await lab.directory()]
   const asked = dht.announced(other)
   const aria2 = new Aria2(await lab.directory(), dht.first, other, await freePort('tcp'))
   lab.keep(aria2, { stop: () => aria2.stop() })
   await within(30, 'announce of aria2', asked)
-  return aria2
+  return async (infoHash) => {
+    const path = join(dir, NAME)
+    const has = async () => ((await stat(path).catch(() => undefined))?.blocks ?? 0) > 0
+    // It removes its control file at the end.
+    const done = async () => !(await exists(`${path}.aria2`)) && (await exists(path))
+    const begun = performance.now()
+    await aria2.add(infoHash, dir)
+    return watch(path, begun, has, done)
+  }
+}
+
+/** @param {string} path @param {number} begun @param {() => Promise<boolean>} has @param {() => Promise<boolean>} done */
+async function watch(path, begun, has, done) {
+  await eventually(60, 'first bytes', async () => ((await has()) ? true : null))
+  const first = (performance.now() - begun) / 1000
+  await eventually(LIMIT, 'download by the client', async () => ((await done()) ? true : null))
+  const ended = performance.now()
+  if ((await sha256OfFile(path)) !== digest) throw new Error('the content is not what was seeded')
+  return { first, ended }
 }
 
 /** @param {string} path */

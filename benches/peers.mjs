@@ -68,6 +68,7 @@ async function measure(lab) {
       SWARMGATE__BRIDGE__POLICY: 'open',
       SWARMGATE__BRIDGE__MAX_PEERS_PER_TORRENT: `${PEERS}`,
       SWARMGATE__BRIDGE__MAX_PEERS: `${PEERS * 2}`,
+      SWARMGATE__BRIDGE__MAX_PEERS_PER_ADDRESS: `${PEERS * 2}`,
       RUST_LOG: 'warn',
     },
   })
