@@ -20,7 +20,7 @@ use crate::gossip::{Gossip, Interest};
 use crate::metrics::Metrics;
 use crate::pins::{self, Pins};
 use crate::records::{self, Follower, News, Records};
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, Threads};
 use crate::tracker::{self, Tracker};
 use crate::web::{self, Clients};
 use crate::wire::id::PublicKey;
@@ -35,6 +35,8 @@ pub struct Node {
     ready: Ready,
     tracker: Tracker,
     tasks: Tasks,
+    /// Those of the bridge.
+    _threads: Threads,
     /// Held for as long as the node runs: two servers on one data directory would destroy each other's work.
     _lock: File,
 }
@@ -84,6 +86,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The system grants no threads.
+    #[error("cannot start threads: {0}")]
+    Threads(#[source] io::Error),
     /// A socket of the DHT node cannot be opened.
     #[error("cannot listen on {addresses} (dht.listen): {source}")]
     ListenDht {
@@ -149,7 +154,10 @@ impl Node {
             gossip: Some(gossip),
             allowed: Arc::new(move |info_hash| sites.points_to(info_hash)),
         };
-        let bridge = Bridge::start(settings, config.data_dir.clone(), rooms, metrics.bridge.clone(), &tasks).await?;
+        let threads = Threads::half("bridge").map_err(StartError::Threads)?;
+        let (data_dir, counted, there) = (config.data_dir.clone(), metrics.bridge.clone(), tasks.on(&threads));
+        let bridge =
+            threads.run(async move { Bridge::start(settings, data_dir, rooms, counted, &there).await }).await?;
         tracker.set_resident(Arc::new(bridge.clone()));
         let pins =
             Pins::start(&config.pins, &config.data_dir, records.clone(), bridge.clone(), metrics.pins.clone(), &tasks)
@@ -183,7 +191,7 @@ impl Node {
             web::Rooms { tracker: tracker.clone(), records, dht, ice, metrics, tasks: tasks.clone(), pins: Some(pins) };
         web::serve(web_listener, web::public(rooms.clone(), &config.web), public, &tasks);
         web::serve(admin_listener, web::admin(rooms), operators, &tasks);
-        Ok(Self { ready, tracker, tasks, _lock: lock })
+        Ok(Self { ready, tracker, tasks, _threads: threads, _lock: lock })
     }
 
     /// Every bound address.

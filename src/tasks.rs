@@ -1,8 +1,12 @@
 //! Every task has an owner that can cancel it and wait for it.
 
 use std::future::Future;
+use std::io;
+use std::num::NonZero;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -11,6 +15,8 @@ use tokio_util::task::TaskTracker;
 pub struct Tasks {
     token: CancellationToken,
     tracker: TaskTracker,
+    /// Where they run; `None` is wherever they are spawned from.
+    threads: Option<Handle>,
 }
 
 impl Tasks {
@@ -20,15 +26,24 @@ impl Tasks {
         Self::default()
     }
 
+    /// The same set, but what is spawned through this clone runs on `threads`.
+    #[must_use]
+    pub fn on(&self, threads: &Threads) -> Self {
+        Self { threads: threads.runtime.as_ref().map(|runtime| runtime.handle().clone()), ..self.clone() }
+    }
+
     /// Runs `task` until it ends by itself. It must end soon after [`Tasks::stopping`] resolves.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tracker.spawn(task);
+        match &self.threads {
+            Some(threads) => self.tracker.spawn_on(task, threads),
+            None => self.tracker.spawn(task),
+        };
     }
 
     /// Runs `task` until it ends or the node stops, whichever comes first: for work that may be dropped at any await.
     pub fn spawn_cancellable(&self, task: impl Future<Output = ()> + Send + 'static) {
         let token = self.token.clone();
-        self.tracker.spawn(async move {
+        self.spawn(async move {
             let _: Option<()> = token.run_until_cancelled(task).await;
         });
     }
@@ -65,9 +80,65 @@ impl Tasks {
     }
 }
 
+/// Threads of their own for a room whose tasks wake each other all the time: on one thread that costs nothing, across
+/// threads it was a quarter of what the bridge takes (`benches/README.md`). What runs there is dropped with this.
+#[derive(Debug)]
+pub struct Threads {
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
+}
+
+impl Threads {
+    /// As many as half of the processors, one at least: the rest of the node has threads for all of them.
+    ///
+    /// # Errors
+    /// When the system grants none.
+    pub fn half(name: &str) -> io::Result<Self> {
+        let count = available_parallelism().map_or(1, NonZero::get).div_ceil(2);
+        let runtime = Builder::new_multi_thread().worker_threads(count).thread_name(name).enable_all().build()?;
+        Ok(Self { runtime: Some(runtime) })
+    }
+
+    /// What `work` comes to, which runs there; what it spawns without an owner does, too.
+    pub async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        let Some(runtime) = &self.runtime else { unreachable!("it is being dropped") };
+        runtime.spawn(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+}
+
+impl Drop for Threads {
+    /// Does not wait: an owner of tasks has done so, and here it may be forbidden to block.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_spawned_on_other_threads_is_owned_all_the_same() {
+        let (tasks, threads) = (Tasks::new(), Threads::half("others").unwrap());
+        let (there, named) = mpsc::channel();
+        let (name, polite) = (there.clone(), tasks.clone());
+        let names = move || name.send(std::thread::current().name().map(str::to_owned)).unwrap();
+        tasks.on(&threads).spawn(async move {
+            names();
+            polite.stopping().await;
+        });
+        assert_eq!(named.recv_timeout(Duration::from_secs(10)).unwrap().as_deref(), Some("others"));
+        assert_eq!(
+            threads.run(async { std::thread::current().name().map(str::to_owned) }).await.as_deref(),
+            Some("others")
+        );
+        assert_eq!(tasks.running(), 1);
+        assert_eq!(tasks.stop(Duration::from_secs(10)).await, 0);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn stopping_waits_for_tasks_and_counts_those_that_hang() {
