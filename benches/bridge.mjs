@@ -5,8 +5,9 @@
 //   node benches/bridge.mjs [--only down,three,up] [--who swarmgate,hybrid] [--rounds 3] [--size 100]
 //
 // down: libtorrent seeds over TCP, one page downloads. three: three pages do. up: one page seeds, libtorrent or aria2
-// downloads, from the info hash alone; both were running before, and know nodes of the DHT; and what aria2 takes from libtorrent. Processor time is of the bridge
-// alone, memory is its peak. A download that is not through in time is a result, and its rate is that of what came until then.
+// downloads, from the info hash alone; both were running before, and know nodes of the DHT. Beside it, what aria2 takes from
+// libtorrent. Processor time is of the bridge alone, memory is its peak. A download that is not through in time is a result,
+// and its rate is that of what came until then.
 
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
@@ -112,13 +113,7 @@ async function trackerOf(lab) {
  */
 async function fromNative(lab, start, readers) {
   const dht = await lab.dht()
-  const seeder = await lab.libtorrent(dht)
-  const file = join(await lab.directory(), NAME)
-  await writeFile(file, bytes)
-  const { info_hash: infoHash } = await seeder.seed(file, 1 << 18)
-  const announced = dht.announced(infoHash)
-  await seeder.announce(infoHash)
-  await announced
+  const { seeder, infoHash } = await nativeSeed(lab, dht)
   const bridge = await start(lab, { dht, infoHash, peer: `${seeder.host}:${seeder.port}` })
   const [browser, site] = [await lab.browser(), await lab.webTorrentSite()]
   const pages = await Promise.all(Array.from({ length: readers }, () => site.open(browser)))
@@ -140,6 +135,18 @@ async function fromNative(lab, start, readers) {
   }
   const mbs = readers === 1 ? SIZE / 1e6 / run.transfer : (readers * SIZE) / 1e6 / took
   return { mbs, first: run.first, cpu, memory }
+}
+
+/** A libtorrent that seeds and is known to the DHT. @param {Lab} lab @param {LocalDht} dht */
+async function nativeSeed(lab, dht) {
+  const seeder = await lab.libtorrent(dht)
+  const file = join(await lab.directory(), NAME)
+  await writeFile(file, bytes)
+  const { info_hash: infoHash } = await seeder.seed(file, 1 << 18)
+  const announced = dht.announced(infoHash)
+  await seeder.announce(infoHash)
+  await announced
+  return { seeder, infoHash }
 }
 
 /** Chromium to Chromium. @param {Lab} lab @returns {Promise<Figures>} */
@@ -173,13 +180,7 @@ async function toNative(lab, client) {
 async function withoutBridge(lab) {
   const dht = await lab.dht()
   const read = await runningAria2(lab, dht)
-  const seeder = await lab.libtorrent(dht)
-  const file = join(await lab.directory(), NAME)
-  await writeFile(file, bytes)
-  const { info_hash: infoHash } = await seeder.seed(file, 1 << 18)
-  const announced = dht.announced(infoHash)
-  await seeder.announce(infoHash)
-  await announced
+  const { infoHash } = await nativeSeed(lab, dht)
   const begun = performance.now()
   const { first, ended } = await read(infoHash)
   return { mbs: SIZE / 1e3 / (ended - begun), first }

@@ -29,7 +29,7 @@ impl Tasks {
     /// The same set, but what is spawned through this clone runs on `threads`.
     #[must_use]
     pub fn on(&self, threads: &Threads) -> Self {
-        Self { threads: threads.runtime.as_ref().map(|runtime| runtime.handle().clone()), ..self.clone() }
+        Self { threads: Some(threads.handle.clone()), ..self.clone() }
     }
 
     /// Runs `task` until it ends by itself. It must end soon after [`Tasks::stopping`] resolves.
@@ -84,6 +84,7 @@ impl Tasks {
 /// threads it was a quarter of what the bridge takes (`benches/README.md`). What runs there is dropped with this.
 #[derive(Debug)]
 pub struct Threads {
+    handle: Handle,
     /// There until it is dropped.
     runtime: Option<Runtime>,
 }
@@ -96,18 +97,17 @@ impl Threads {
     pub fn half(name: &str) -> io::Result<Self> {
         let count = available_parallelism().map_or(1, NonZero::get).div_ceil(2);
         let runtime = Builder::new_multi_thread().worker_threads(count).thread_name(name).enable_all().build()?;
-        Ok(Self { runtime: Some(runtime) })
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
     /// What `work` comes to, which runs there; what it spawns without an owner does, too.
     pub async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
-        let Some(runtime) = &self.runtime else { unreachable!("it is being dropped") };
-        runtime.spawn(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        self.handle.spawn(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 }
 
 impl Drop for Threads {
-    /// Does not wait: an owner of tasks has done so, and here it may be forbidden to block.
+    /// Does not wait: who owns the tasks has done so, and tokio forbids to block where this may be dropped.
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -117,25 +117,25 @@ impl Drop for Threads {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use tokio::sync::oneshot;
 
     use super::*;
+
+    fn thread() -> Option<String> {
+        std::thread::current().name().map(str::to_owned)
+    }
 
     #[tokio::test]
     async fn what_is_spawned_on_other_threads_is_owned_all_the_same() {
         let (tasks, threads) = (Tasks::new(), Threads::half("others").unwrap());
-        let (there, named) = mpsc::channel();
-        let (name, polite) = (there.clone(), tasks.clone());
-        let names = move || name.send(std::thread::current().name().map(str::to_owned)).unwrap();
+        let (tell, told) = oneshot::channel();
+        let polite = tasks.clone();
         tasks.on(&threads).spawn(async move {
-            names();
+            tell.send(thread()).unwrap();
             polite.stopping().await;
         });
-        assert_eq!(named.recv_timeout(Duration::from_secs(10)).unwrap().as_deref(), Some("others"));
-        assert_eq!(
-            threads.run(async { std::thread::current().name().map(str::to_owned) }).await.as_deref(),
-            Some("others")
-        );
+        assert_eq!(told.await.unwrap().as_deref(), Some("others"));
+        assert_eq!(threads.run(async { thread() }).await.as_deref(), Some("others"));
         assert_eq!(tasks.running(), 1);
         assert_eq!(tasks.stop(Duration::from_secs(10)).await, 0);
     }
