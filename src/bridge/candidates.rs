@@ -22,8 +22,8 @@ const MAX_PER_HOST: usize = 8;
 /// Wait before the second attempt; it doubles with each failure.
 const FIRST_BACKOFF: Duration = Duration::from_secs(5);
 
-/// Wait after a peer took the metadata and left: several clients (aria2) close all connections then and open anew, which
-/// takes aria2 a second.
+/// Wait after a peer took the metadata and left: aria2 closes all its connections then, and begins the download a second
+/// or two later.
 const METADATA_PAUSE: Duration = Duration::from_secs(1);
 
 /// Longest wait between attempts.
@@ -94,7 +94,7 @@ struct Candidate {
     source: Source,
     failures: u32,
     complete: bool,
-    /// It came back once already for what it has the metadata of.
+    /// It took the metadata and left, and was met again early for that.
     took_metadata: bool,
     state: State,
     /// How many were added before.
