@@ -32,7 +32,7 @@ pub(super) fn reachable(local: SocketAddr, public: &[IpAddr], interfaces: &[IpAd
 
 /// The machine's own addresses now; none if they cannot be listed.
 pub(super) fn interfaces() -> Vec<IpAddr> {
-    let listed = rtc::shared::ifaces::ifaces().unwrap_or_default();
+    let listed = rtc_shared::ifaces::ifaces().unwrap_or_default();
     listed.into_iter().filter_map(|interface| interface.addr).map(|address| address.ip()).collect()
 }
 

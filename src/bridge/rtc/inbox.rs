@@ -1,12 +1,11 @@
 //! The datagrams waiting for one connection.
 
 use std::collections::VecDeque;
-use std::io::IoSliceMut;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use webrtc::runtime::RecvMeta;
+use bytes::BytesMut;
 
 /// Most bytes waiting. A peer that keeps to the receive window of SCTP (1 MiB) has less than this under way, headers
 /// included; what one sends beyond it is dropped, as a full socket would.
@@ -21,7 +20,7 @@ pub(super) struct Inbox {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<(SocketAddr, Box<[u8]>)>,
+    waiting: VecDeque<(SocketAddr, BytesMut)>,
     bytes: usize,
     reader: Option<Waker>,
     /// Where the last datagram that is not STUN came from: the path in use.
@@ -50,30 +49,17 @@ impl Inbox {
         true
     }
 
-    /// Takes datagrams out, one per buffer.
-    pub(super) fn poll_take(
-        &self,
-        cx: &Context<'_>,
-        buffers: &mut [IoSliceMut<'_>],
-        meta: &mut [RecvMeta],
-    ) -> Poll<usize> {
+    /// Waits for datagrams and moves up to `most` of them to `taken`.
+    pub(super) fn poll_take(&self, cx: &Context<'_>, most: usize, taken: &mut Vec<(SocketAddr, BytesMut)>) -> Poll<()> {
         let mut state = self.lock();
-        let mut taken = 0;
-        for (buffer, meta) in buffers.iter_mut().zip(meta) {
-            let Some((from, datagram)) = state.waiting.pop_front() else { break };
-            state.bytes -= datagram.len();
-            let length = datagram.len().min(buffer.len());
-            buffer[..length].copy_from_slice(&datagram[..length]);
-            // Non-exhaustive, so it cannot be written as a literal.
-            *meta = RecvMeta::default();
-            (meta.addr, meta.len, meta.stride) = (from, length, length.max(1));
-            taken += 1;
-        }
-        if taken == 0 {
+        if state.waiting.is_empty() {
             state.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        Poll::Ready(taken)
+        let count = state.waiting.len().min(most);
+        state.bytes -= state.waiting.iter().take(count).map(|(_, datagram)| datagram.len()).sum::<usize>();
+        taken.extend(state.waiting.drain(..count));
+        Poll::Ready(())
     }
 
     /// Where the peer was last heard, if it has sent anything but STUN.
@@ -103,18 +89,10 @@ mod tests {
         }
     }
 
-    fn take(inbox: &Inbox, waker: &Waker, room: usize) -> Poll<Vec<(SocketAddr, Vec<u8>)>> {
-        let (mut first, mut second) = (vec![0; room], vec![0; room]);
-        let mut meta = [RecvMeta::default(); 2];
-        let mut buffers = [IoSliceMut::new(&mut first), IoSliceMut::new(&mut second)];
-        inbox.poll_take(&Context::from_waker(waker), &mut buffers, &mut meta).map(|n| {
-            [first, second]
-                .iter()
-                .zip(meta)
-                .take(n)
-                .map(|(bytes, meta)| (meta.addr, bytes[..meta.len].to_vec()))
-                .collect()
-        })
+    fn take(inbox: &Inbox, waker: &Waker, most: usize) -> Poll<Vec<(SocketAddr, Vec<u8>)>> {
+        let mut taken = Vec::new();
+        let ready = inbox.poll_take(&Context::from_waker(waker), most, &mut taken);
+        ready.map(|()| taken.into_iter().map(|(from, datagram)| (from, datagram.to_vec())).collect())
     }
 
     fn addr(port: u16) -> SocketAddr {
@@ -125,14 +103,14 @@ mod tests {
     fn datagrams_come_out_in_order_and_wake_the_reader() {
         let (inbox, woken) = (Inbox::default(), Arc::new(Woken::default()));
         let waker = Waker::from(woken.clone());
-        assert!(take(&inbox, &waker, 9).is_pending());
+        assert!(take(&inbox, &waker, 2).is_pending());
         for (port, datagram) in [(1, &b"one"[..]), (2, b""), (1, b"three")] {
             assert!(inbox.push(addr(port), datagram));
         }
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
-        assert_eq!(take(&inbox, &waker, 9), Poll::Ready(vec![(addr(1), b"one".into()), (addr(2), b"".into())]));
-        assert_eq!(take(&inbox, &waker, 2), Poll::Ready(vec![(addr(1), b"th".into())]), "cut to the buffer");
-        assert!(take(&inbox, &waker, 9).is_pending());
+        assert_eq!(take(&inbox, &waker, 2), Poll::Ready(vec![(addr(1), b"one".into()), (addr(2), b"".into())]));
+        assert_eq!(take(&inbox, &waker, 2), Poll::Ready(vec![(addr(1), b"three".into())]));
+        assert!(take(&inbox, &waker, 2).is_pending());
     }
 
     #[test]
@@ -141,7 +119,7 @@ mod tests {
         let pushed = (0..CAPACITY).take_while(|_| inbox.push(addr(1), &[9; 1000])).count();
         assert_eq!(pushed, CAPACITY / 1000);
         assert!(!inbox.push(addr(1), &[9; 1000]));
-        assert!(take(&inbox, Waker::noop(), 2000).is_ready());
+        assert!(take(&inbox, Waker::noop(), 1).is_ready());
         assert!(inbox.push(addr(1), &[9; 1000]));
     }
 

@@ -36,10 +36,11 @@
 
 mod addresses;
 mod channel;
+mod connection;
 mod inbox;
 mod mux;
 mod routes;
-mod runtime;
+mod sctp;
 mod sdp;
 mod session;
 mod stall;
@@ -61,6 +62,7 @@ pub use sdp::DescriptionError;
 use crate::config;
 use crate::metrics;
 use crate::tasks::Tasks;
+use connection::Identity;
 use mux::Mux;
 use sdp::Description;
 use session::{Role, Session};
@@ -92,13 +94,14 @@ pub enum RtcError {
     Closed,
     /// The stack refused.
     #[error("WebRTC: {0}")]
-    Stack(#[from] webrtc::error::Error),
+    Stack(#[from] rtc_shared::error::Error),
 }
 
 /// The shared port. Dropping it closes every channel.
 #[derive(Debug)]
 pub struct Endpoint {
     mux: Arc<Mux>,
+    identity: Identity,
     public_ips: Vec<IpAddr>,
     /// Where a router forwards the port from. A std mutex: held for a copy.
     outside: Mutex<Option<SocketAddr>>,
@@ -120,8 +123,10 @@ impl Endpoint {
         tasks.spawn(async move {
             let _: Option<()> = stopped.run_until_cancelled_owned(receiving).await;
         });
+        let identity = Identity::new().map_err(io::Error::other)?;
         Ok(Arc::new(Self {
             mux,
+            identity,
             public_ips: settings.public_ips.clone(),
             outside: Mutex::default(),
             attempts: Arc::new(Semaphore::new(MAX_ATTEMPTS)),
@@ -169,7 +174,7 @@ impl Endpoint {
         let (open, opened) = oneshot::channel();
         let session = Session {
             mux: self.mux.clone(),
-            tasks: self.tasks.clone(),
+            identity: self.identity.clone(),
             stopping: self.stopping.clone(),
             role,
             limit,

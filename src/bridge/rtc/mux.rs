@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Runtime, TokioRuntime, Transmit};
 
@@ -37,24 +38,11 @@ pub(super) struct Mux {
     socket: Arc<dyn AsyncUdpSocket>,
     local: SocketAddr,
     /// A std mutex: held for one look-up, never across an await.
-    routes: Mutex<Routes<Arc<Inboxes>>>,
+    routes: Mutex<Routes<Arc<Inbox>>>,
     writers: Arc<Writers>,
     /// Wakes all of `writers`; the only waker the socket ever sees, because it keeps no more than one.
     writable: Waker,
     metrics: metrics::Bridge,
-}
-
-/// The queues of one connection, one for each address family its ICE agent has a socket of.
-#[derive(Debug, Default)]
-struct Inboxes {
-    v4: Inbox,
-    v6: Inbox,
-}
-
-impl Inboxes {
-    fn of(&self, address: SocketAddr) -> &Inbox {
-        if address.is_ipv4() { &self.v4 } else { &self.v6 }
-    }
 }
 
 impl Mux {
@@ -77,9 +65,9 @@ impl Mux {
 
     /// Enters a connection; what is sent to `ufrag` is its until it leaves or the last clone is dropped.
     pub(super) fn add(self: &Arc<Self>, ufrag: String) -> Arc<Route> {
-        let inboxes = Arc::new(Inboxes::default());
-        let id = self.routes().add(ufrag, inboxes.clone());
-        Arc::new(Route { mux: self.clone(), id, inboxes })
+        let inbox = Arc::new(Inbox::default());
+        let id = self.routes().add(ufrag, inbox.clone());
+        Arc::new(Route { mux: self.clone(), id, inbox })
     }
 
     /// Reads the socket and hands out what arrives, for ever.
@@ -115,7 +103,7 @@ impl Mux {
         let target = self.routes().route(now, from, datagram).cloned();
         let dropped = match target {
             None => "unknown",
-            Some(inboxes) if !inboxes.of(from).push(from, datagram) => "full",
+            Some(inbox) if !inbox.push(from, datagram) => "full",
             Some(_) => return,
         };
         self.metrics.datagrams_dropped.with_label_values(&[dropped]).inc();
@@ -153,7 +141,7 @@ impl Mux {
         }
     }
 
-    fn routes(&self) -> MutexGuard<'_, Routes<Arc<Inboxes>>> {
+    fn routes(&self) -> MutexGuard<'_, Routes<Arc<Inbox>>> {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -216,23 +204,27 @@ impl Wake for Writers {
 pub(super) struct Route {
     mux: Arc<Mux>,
     id: RouteId,
-    inboxes: Arc<Inboxes>,
+    inbox: Arc<Inbox>,
 }
 
 impl Route {
-    /// The share as a socket of its own; `local` is the address the ICE agent knows it by.
-    pub(super) fn socket(self: &Arc<Self>, local: SocketAddr) -> Arc<dyn AsyncUdpSocket> {
-        Arc::new(VirtualSocket { route: self.clone(), local })
+    /// Waits for datagrams of this connection and moves up to `most` of them to `taken`.
+    pub(super) async fn receive(&self, most: usize, taken: &mut Vec<(SocketAddr, BytesMut)>) {
+        std::future::poll_fn(|cx| self.inbox.poll_take(cx, most, taken)).await;
     }
 
-    /// Addresses for the ICE agent to bind (see [`super::runtime`]): one for each family of the shared socket.
-    pub(super) fn placeholders(&self) -> Vec<SocketAddr> {
-        let (v4, v6) = (SocketAddr::from(([127, 0, 0, 1], 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
-        match self.mux.local {
-            SocketAddr::V4(_) => vec![v4],
-            SocketAddr::V6(local) if local.ip().is_unspecified() => vec![v4, v6],
-            SocketAddr::V6(_) => vec![v6],
-        }
+    /// Sends datagrams that are all of `segment` bytes, but for the last, which may be shorter. Waits while the socket is
+    /// full.
+    pub(super) async fn send(&self, destination: SocketAddr, contents: &[u8], segment: usize) {
+        let segment_size = (segment < contents.len()).then_some(segment);
+        let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
+        // What fails is lost, as datagrams may be.
+        let _: io::Result<usize> = std::future::poll_fn(|cx| self.mux.poll_send(self.id, cx, &transmit)).await;
+    }
+
+    /// Most datagrams of one send.
+    pub(super) fn max_segments(&self) -> usize {
+        self.mux.socket.max_gso_segments().clamp(1, MAX_SEGMENTS)
     }
 
     /// Takes the connection out of the table: nothing reaches it any more.
@@ -243,7 +235,7 @@ impl Route {
 
     /// Where the peer was last heard.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.inboxes.v4.peer().or_else(|| self.inboxes.v6.peer())
+        self.inbox.peer()
     }
 }
 
@@ -253,42 +245,9 @@ impl Drop for Route {
     }
 }
 
-struct VirtualSocket {
-    route: Arc<Route>,
-    local: SocketAddr,
-}
-
-impl fmt::Debug for VirtualSocket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VirtualSocket").field("local", &self.local).finish_non_exhaustive()
-    }
-}
-
-impl AsyncUdpSocket for VirtualSocket {
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.local)
-    }
-
-    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
-        self.route.mux.poll_send(self.route.id, cx, transmit)
-    }
-
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        buffers: &mut [IoSliceMut<'_>],
-        meta: &mut [RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        self.route.inboxes.of(self.local).poll_take(cx, buffers, meta).map(Ok)
-    }
-
-    fn max_gso_segments(&self) -> usize {
-        self.route.mux.socket.max_gso_segments().min(MAX_SEGMENTS)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -345,10 +304,9 @@ mod tests {
         }
     }
 
-    fn send(socket: &dyn AsyncUdpSocket, to: &str, woken: &Arc<Woken>) -> Poll<io::Result<usize>> {
-        let destination = to.parse().unwrap();
-        let transmit = Transmit { destination, ecn: None, contents: b"four", segment_size: None, src_ip: None };
-        socket.poll_send(&mut Context::from_waker(&Waker::from(woken.clone())), &transmit)
+    fn send(route: &Route, to: &str, woken: &Arc<Woken>) -> Poll<()> {
+        let sending = std::pin::pin!(route.send(to.parse().unwrap(), b"four", 4));
+        sending.poll(&mut Context::from_waker(&Waker::from(woken.clone())))
     }
 
     #[test]
@@ -358,20 +316,18 @@ mod tests {
         let mux = Mux::over(socket.clone(), local, metrics::Bridge::detached());
         let routes: Vec<_> = (0..3).map(|i| mux.add(format!("ufrag{i}"))).collect();
         let woken: Vec<_> = routes.iter().map(|_| Arc::<Woken>::default()).collect();
-        let sockets: Vec<_> = routes.iter().map(|route| route.socket(local)).collect();
-        for (socket, woken) in sockets.iter().zip(&woken) {
-            assert!(send(&**socket, "192.0.2.1:7", woken).is_pending());
-            assert!(send(&**socket, "192.0.2.1:7", woken).is_pending(), "waiting twice");
+        for (route, woken) in routes.iter().zip(&woken) {
+            assert!(send(route, "192.0.2.1:7", woken).is_pending());
+            assert!(send(route, "192.0.2.1:7", woken).is_pending(), "waiting twice");
         }
         routes[2].leave();
         socket.open();
         let times: Vec<_> = woken.iter().map(|woken| woken.0.load(Ordering::Relaxed)).collect();
         assert_eq!(times, [1, 1, 0], "each that waits once, and none that left");
 
-        let sent = send(&*sockets[0], "192.0.2.1:7", &woken[0]);
-        assert!(matches!(sent, Poll::Ready(Ok(4))), "an unreachable peer is a lost datagram");
+        assert!(send(&routes[0], "192.0.2.1:7", &woken[0]).is_ready(), "an unreachable peer is a lost datagram");
         assert_eq!(*socket.sent.lock().unwrap(), ["[::ffff:192.0.2.1]:7".parse::<SocketAddr>().unwrap()]);
-        assert_eq!(sockets[0].max_gso_segments(), MAX_SEGMENTS);
+        assert_eq!(routes[0].max_segments(), MAX_SEGMENTS);
     }
 
     #[test]

@@ -20,6 +20,9 @@ const DEFAULT_MAX_MESSAGE_SIZE: u32 = 64 * 1024;
 /// Smallest message size that is accepted: sending a torrent in crumbs would cost more than the peer is worth.
 const MIN_MAX_MESSAGE_SIZE: u32 = 1024;
 
+/// What browsers say that they take. Any length would do: messages are passed on as they arrive, not as a whole.
+const OUR_MAX_MESSAGE_SIZE: u32 = 256 * 1024;
+
 /// RFC 8841 §5.2 leaves the port free; everyone uses this one.
 const DEFAULT_SCTP_PORT: u16 = 5000;
 
@@ -108,6 +111,37 @@ impl Description {
             return Err(DescriptionError::NotDataOnly);
         }
         attributes.finish()
+    }
+
+    /// This side's part: the one that offers leaves it to the other who begins, and the one that answers `offer` does too.
+    pub(super) fn ours(ufrag: &str, password: &str, fingerprint: &str, offer: Option<&Self>) -> Self {
+        Self {
+            ufrag: ufrag.to_owned(),
+            password: password.to_owned(),
+            fingerprint: fingerprint.to_owned(),
+            setup: if offer.is_some() { Setup::Passive } else { Setup::ActPass },
+            mid: offer.map_or_else(|| "0".to_owned(), |offer| offer.mid.clone()),
+            sctp_port: DEFAULT_SCTP_PORT,
+            max_message_size: OUR_MAX_MESSAGE_SIZE,
+            candidates: Vec::new(),
+        }
+    }
+
+    pub(super) fn credentials(&self) -> (&str, &str) {
+        (&self.ufrag, &self.password)
+    }
+
+    /// Hash function and hash of the certificate.
+    pub(super) fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    pub(super) fn setup(&self) -> Setup {
+        self.setup
+    }
+
+    pub(super) fn sctp_port(&self) -> u16 {
+        self.sctp_port
     }
 
     /// The largest message this side takes.

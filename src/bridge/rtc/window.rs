@@ -90,9 +90,21 @@ const MARK_EVERY: u64 = 8 << 10;
 /// Marks that wait for their acknowledgement: those of the largest window.
 const MAX_MARKS: usize = MOST / MARK_EVERY as usize;
 
-/// The longest and shortest time between two looks at what was acknowledged.
-const LOOK_LEAST: Duration = Duration::from_millis(1);
-const LOOK_MOST: Duration = Duration::from_millis(10);
+/// Room, in bytes, that there must be again once the window was full.
+const BURST: usize = 8 * PACKET;
+
+/// What would leave so soon leaves now: timers are no finer.
+const EARLY: Duration = Duration::from_micros(500);
+
+/// Whether more may leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leave {
+    Now,
+    /// Later, at [`Window::paced`].
+    Paced,
+    /// Once something has arrived.
+    Full,
+}
 
 #[derive(Debug)]
 pub(super) struct Window {
@@ -112,6 +124,8 @@ pub(super) struct Window {
     /// Bytes a second in the last rounds, and the best of them when the last try began.
     rates: VecDeque<f64>,
     before: f64,
+    /// It was full when last asked.
+    full: bool,
     /// Of the round of measurements that goes on.
     round: Option<Round>,
 }
@@ -152,6 +166,7 @@ impl Window {
             marks: VecDeque::new(),
             shortest: None,
             rates: VecDeque::with_capacity(RATES),
+            full: false,
             round: None,
         }
     }
@@ -161,33 +176,57 @@ impl Window {
         // At the first bytes: when the last ones leave is up to the path.
         let place = self.sent + bytes.min(PACKET) as u64;
         self.sent += bytes as u64;
-        self.left = self.pace.map(|pace| {
-            let begins = self.left.map_or(now, |left| left.max(now - LATE));
-            begins + Duration::from_secs_f64(bytes as f64 / pace)
-        });
+        self.resent(bytes, now);
         let is_due = self.marks.back().is_none_or(|(last, _)| place >= last + MARK_EVERY);
         if is_due && self.marks.len() < MAX_MARKS {
             self.marks.push_back((place, now));
         }
     }
 
-    /// How long to wait before looking again, when `outstanding` bytes are not acknowledged and `next` are to be sent;
-    /// `None` when they may.
-    pub(super) fn wait(&mut self, outstanding: usize, next: usize, now: Instant) -> Option<Duration> {
-        self.learn(outstanding, now);
-        let early = self.left.map_or(Duration::ZERO, |left| left.saturating_duration_since(now));
-        let fits = outstanding + next <= self.size || outstanding == 0;
-        if fits && early < LOOK_LEAST / 2 {
-            return None;
+    /// Counts bytes that are sent again, for the pace alone.
+    pub(super) fn resent(&mut self, bytes: usize, now: Instant) {
+        self.left = self.pace.map(|pace| {
+            let begins = self.left.map_or(now, |left| left.max(now - LATE));
+            begins + Duration::from_secs_f64(bytes as f64 / pace)
+        });
+    }
+
+    /// Whether `next` bytes may leave when `under_way` are, which counts neither what has arrived nor what was lost.
+    pub(super) fn leave(&mut self, under_way: usize, next: usize, now: Instant) -> Leave {
+        // What was full stays so until there is room for several packets, which then leave together: each acknowledgement
+        // would otherwise be answered with one or two.
+        let room = if self.full { BURST } else { next };
+        let fits = under_way + room <= self.size || under_way == 0;
+        self.full = !fits;
+        let early = self.left.is_some_and(|left| left > now + EARLY);
+        if fits && !early {
+            return Leave::Now;
         }
         if let Some(round) = &mut self.round {
             round.full = true;
         }
-        // Soon enough to measure round trips well.
-        Some(if fits { early } else { LOOK_MOST / 5 }.clamp(LOOK_LEAST, LOOK_MOST))
+        if fits { Leave::Paced } else { Leave::Full }
     }
 
-    fn learn(&mut self, outstanding: usize, now: Instant) {
+    /// When what is held back by the pace may leave.
+    pub(super) fn paced(&self) -> Option<Instant> {
+        self.left
+    }
+
+    /// A round trip is known before anything was sent: what is sent first has a pace already.
+    pub(super) fn expect(&mut self, round_trip: Duration) {
+        if round_trip >= NEAR && self.pace.is_none() {
+            self.pace = Some(START_PACE / round_trip.as_secs_f64());
+        }
+    }
+
+    /// Nothing has arrived for long: what was known of the path is not worth anything any more.
+    pub(super) fn collapse(&mut self) {
+        *self = Self { size: LEAST, least: LEAST, sent: self.sent, ..Self::new() };
+    }
+
+    /// Learns that of all that was sent, `outstanding` bytes have not arrived.
+    pub(super) fn learn(&mut self, outstanding: usize, now: Instant) {
         let arrived = self.sent.saturating_sub(outstanding as u64);
         let mut newest = None;
         while self.marks.front().is_some_and(|(place, _)| *place <= arrived) {
@@ -316,35 +355,30 @@ mod tests {
         dropped: usize,
     }
 
-    /// Sends for `seconds`, through a stack that begins with a congestion window of 4,380 bytes, which grows by what is
-    /// acknowledged while more is waiting.
+    /// Sends for `seconds`, always as much as may leave.
     fn run(mut path: Path, seconds: u64) -> Outcome {
         let start = Instant::now();
         let (end, half) = (start + Duration::from_secs(seconds), start + Duration::from_secs(seconds) / 2);
         let (mut now, mut free) = (start, start);
         let mut window = Window::new();
-        let (mut sent, mut left, mut arrived, mut congestion) = (0_usize, 0_usize, 0_usize, 4_380_usize);
+        window.expect(path.delay);
+        let (mut sent, mut arrived) = (0_usize, 0_usize);
         let mut acknowledgements = VecDeque::new();
         let (mut at_half, mut queue, mut ends, mut dropped) = (0, Duration::ZERO, Duration::ZERO, 0);
-        let mut look = start;
         while now < end {
             while acknowledgements.front().is_some_and(|at| *at <= now) {
                 acknowledgements.pop_front();
                 arrived += PACKET;
-                if left < sent {
-                    congestion += PACKET;
-                }
+                window.learn(sent - arrived, now);
             }
-            while look <= now {
-                match window.wait(sent - arrived, 16_384, now) {
-                    Some(wait) => look = now + wait,
-                    None => {
-                        sent += 16_384 / PACKET * PACKET;
-                        window.sent(16_384 / PACKET * PACKET, now);
-                    }
+            let mut leave;
+            loop {
+                leave = window.leave(sent - arrived, PACKET, now);
+                if leave != Leave::Now {
+                    break;
                 }
-            }
-            while left < sent && left - arrived < congestion {
+                sent += PACKET;
+                window.sent(PACKET, now);
                 let waits = free.saturating_duration_since(now);
                 if now > half {
                     path.rate = path.later.unwrap_or(path.rate);
@@ -357,12 +391,13 @@ mod tests {
                 dropped += usize::from(waits > path.queue);
                 free = free.max(now) + Duration::from_secs_f64(PACKET as f64 / path.rate);
                 acknowledgements.push_back(start + path.heard(free + path.delay - start));
-                left += PACKET;
             }
             if now < half {
                 at_half = arrived;
             }
-            let next = acknowledgements.front().copied().unwrap_or(look).min(look);
+            // Timers fire a millisecond late.
+            let paced = window.paced().filter(|_| leave == Leave::Paced).map(|at| at + Duration::from_millis(1));
+            let next = acknowledgements.front().copied().into_iter().chain(paced).min().unwrap_or(end);
             now = next.max(now + Duration::from_micros(10));
         }
         let seconds = seconds as f64;
@@ -419,7 +454,7 @@ mod tests {
             // 25 MB/s: 16 KiB each 0.65 ms, acknowledged at once.
             window.sent(16_384, now);
             now += Duration::from_micros(650);
-            assert_eq!(window.wait(0, 16_384, now), None);
+            assert_eq!(window.leave(0, 16_384, now), Leave::Now);
         }
         assert!(window.size <= LEAST_NEAR, "it was never full");
     }
