@@ -16,7 +16,7 @@ use tokio_util::sync::PollSender;
 const MAX_MESSAGE: usize = 16 * 1024;
 
 /// Messages on their way between a [`Channel`] and the task that drives its connection; what bounds the bytes under
-/// way is the stack's send buffer behind it.
+/// way is the window behind it.
 const QUEUE: usize = 4;
 
 /// An open data channel: an ordered, reliable stream of bytes. Where messages begin and end means nothing.

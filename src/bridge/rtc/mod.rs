@@ -3,15 +3,13 @@
 //! ```text
 //!  Endpoint ── answer / offer ──► Session (a task per connection) ◄── messages ──► Channel (AsyncRead + AsyncWrite)
 //!     │                              │
-//!     │                              ▼ the `webrtc` crate: ICE, DTLS, SCTP
-//!     ▼                              │ its "sockets" are shares of ours
-//!    Mux ── datagrams ──► Routes ──► Inbox ── ┘
+//!     │                              ▼ Connection: ICE and DTLS of the `rtc` crates, and our SCTP (`sctp/`)
+//!     ▼                              │
+//!    Mux ── datagrams ──► Routes ──► Inbox
 //! ```
 //!
 //! **Why one port.** A firewall or a NAT in front of this server needs one rule, known beforehand, instead of tens of
-//! thousands of ports; and one socket has one large kernel buffer, on which throughput depends most. The crate has no
-//! such mode, but it lets its caller wrap each UDP socket: see `runtime.rs` for how a share of the common one is slipped
-//! in.
+//! thousands of ports; and one socket has one large kernel buffer, on which throughput depends most.
 //!
 //! **How datagrams find their connection.** Each connection is issued a random username fragment, which its peer puts
 //! into the STUN checks it begins with (RFC 8445 §7.2.2). Such a check binds its sender's address to the connection;
@@ -30,7 +28,7 @@
 //! **What is bounded.** Attempts at once ([`MAX_ATTEMPTS`]), the time each may take ([`OPEN_LIMIT`], [`OFFER_LIMIT`]),
 //! the length of a description, addresses and datagrams waiting per connection, bytes sent and not acknowledged, and how
 //! long a peer may acknowledge nothing (`stall.rs`). The number of open channels is their owner's to bound: an idle one
-//! takes about 330 KB, nearly all of it the stack's, and one whose owner does not read up to 256 messages more. When a
+//! takes little, and one whose owner does not read up to 1.3 MiB more. When a
 //! [`Channel`] is dropped, its task, its route and its memory are gone within seconds, as soon as what was written has
 //! arrived; when the [`Endpoint`] is, all of its channels at once.
 

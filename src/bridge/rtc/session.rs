@@ -85,6 +85,13 @@ impl Session {
     }
 }
 
+/// Whether there may be more to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flushed {
+    All,
+    Some,
+}
+
 /// Moves datagrams between a share of the socket and a connection.
 struct Pump {
     connection: Connection,
@@ -93,12 +100,14 @@ struct Pump {
     /// Datagrams of one length to one address, one after the other, which are sent at once.
     burst: Vec<u8>,
     timer: Pin<Box<Sleep>>,
+    /// More datagrams may have arrived than were taken.
+    busy: bool,
 }
 
 impl Pump {
     fn new(connection: Connection, route: Arc<Route>) -> Self {
         let timer = Box::pin(sleep_until(Instant::now() + IDLE));
-        Self { connection, route, arrived: Vec::new(), burst: Vec::new(), timer }
+        Self { connection, route, arrived: Vec::new(), burst: Vec::new(), timer, busy: false }
     }
 
     async fn live(
@@ -151,7 +160,7 @@ impl Pump {
         };
         self.connection.begin(&us, &peer, Instant::now())?;
         loop {
-            self.flush().await;
+            let _ = self.flush().await;
             if self.connection.is_open() {
                 return Ok(peer.max_message_size());
             }
@@ -189,7 +198,12 @@ impl Pump {
                     }
                 }
             }
-            self.flush().await;
+            let flushed = self.flush().await;
+            // While there is much to do, others have their turn: above all the one who reads the socket, whose buffer is
+            // small.
+            if flushed == Flushed::Some || std::mem::take(&mut self.busy) {
+                tokio::task::yield_now().await;
+            }
             let reads = !driven.inbound.is_closed();
             if unread.is_empty() {
                 unread = self.connection.read(READ);
@@ -235,6 +249,9 @@ impl Pump {
                     return;
                 }
             }
+            if flushed == Flushed::Some {
+                continue;
+            }
             self.set_timer([Some(look), ends, silent].into_iter().flatten().min());
             let room = writes && self.connection.queued() < QUEUE;
             tokio::select! {
@@ -263,11 +280,12 @@ impl Pump {
     /// Tells the peer that it is over.
     async fn end(&mut self) {
         self.connection.end(Instant::now());
-        self.flush().await;
+        let _ = self.flush().await;
     }
 
     fn take_arrived(&mut self) {
         let now = Instant::now();
+        self.busy = self.arrived.len() == TAKEN;
         for (from, datagram) in self.arrived.drain(..) {
             self.connection.receive(from, datagram, now);
         }
@@ -275,12 +293,16 @@ impl Pump {
     }
 
     /// Sends what may be sent now, some of it at a time.
-    async fn flush(&mut self) {
+    async fn flush(&mut self) -> Flushed {
         let now = Instant::now();
         let most = self.route.max_segments();
         let (mut to, mut segment, mut count) = (None, 0, 0);
-        for _ in 0..BATCH {
+        let mut flushed = Flushed::All;
+        for left in (0..BATCH).rev() {
             let Some((address, datagram)) = self.connection.transmit(now) else { break };
+            if left == 0 {
+                flushed = Flushed::Some;
+            }
             let fits =
                 to == Some(address) && count < most && datagram.len() <= segment && self.burst.len() == count * segment;
             if !fits {
@@ -291,6 +313,7 @@ impl Pump {
             count += 1;
         }
         self.send(to, segment).await;
+        flushed
     }
 
     async fn send(&mut self, to: Option<SocketAddr>, segment: usize) {

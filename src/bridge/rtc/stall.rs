@@ -1,15 +1,14 @@
 //! Whether a peer still acknowledges what is sent to it. Pure; time is handed in.
 //!
-//! ICE tells of peers that are gone. It does not tell of those that are there and take nothing: the stack's SCTP stops
-//! repeating what was lost after five timeouts in a row, and whatever comes back after that, the stream stands still for
-//! ever. Only a new connection helps then, and both sides make one once this one is closed.
+//! ICE tells of peers that are gone. It does not tell of those that are there and take nothing: such a stream may stand
+//! still for ever. Only a new connection helps then, and both sides make one once this one is closed.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a peer may acknowledge nothing of what is under way. SCTP repeats it 1, 3, 7 and 15 s after it was sent, and
-/// a path that was away for longer than 10 s has ended the connection anyway.
+/// How long a peer may acknowledge nothing of what is under way. SCTP repeats it every few seconds, and that was away for longer than 10 s has ended
+/// the connection anyway.
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 /// How often it is looked. A connection that is idle costs a look as well.

@@ -1,24 +1,22 @@
 //! When the next message to one peer may be sent: a pace that follows the path, and a window on bytes sent and not
 //! acknowledged. Pure; time is handed in.
 //!
-//! The stack's own congestion control fills whatever queue is on the way, and recovers from the loss that follows one
-//! packet in each round trip. So it must not come to that: messages leave at the rate that the path carries, and the window
-//! is what it carries in its shortest round trip and a little more, so that no queue can grow for long.
+//! Who waits for losses to learn how much a path carries fills whatever queue is on the way, and takes a lossy path for a slow
+//! one. Here packets leave at the rate at which they arrive, and the window is what the path carries in its shortest round
+//! trip and a little more, so that no queue can grow for long.
 //!
 //! What the path carries is the best rate of the last rounds at which bytes were acknowledged, as in BBR
-//! (draft-ietf-ccwg-bbr). Delay alone would not do: while the stack's congestion window is the narrower one, what waits
-//! in it looks like a queue on the way, and so does a busy machine at either end; both would have the window shrink, and
-//! with it the rate.
+//! (draft-ietf-ccwg-bbr). Delay alone would not do: a busy machine at either end looks like a queue on the way, and
+//! would have the window shrink, and with it the rate.
 //!
-//! On a short path there is no pace, as nothing waits there but for the two machines. A small window also spares work:
-//! the stack walks over all that is under way at each acknowledgement.
+//! On a short path there is no pace, as nothing waits there but for the two machines.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Where it begins, in bytes: what 20 Mbit/s carry in 50 ms, which the stack's own slow start fills in five round trips.
+/// Where it begins, in bytes: what 20 Mbit/s carry in 50 ms.
 const START: usize = 128 << 10;
 
 /// What is sent in a round trip at the start, in bytes, before the path has shown that it carries more.
@@ -109,7 +107,7 @@ pub(super) enum Leave {
 #[derive(Debug)]
 pub(super) struct Window {
     size: usize,
-    /// What it is at least: more at first, when the rates are those of the stack's slow start.
+    /// What it is at least: more at first, when the rates are those of the little there was to send.
     least: usize,
     /// Bytes a second, and when what was sent so far would have left at that pace.
     pace: Option<f64>,
@@ -171,7 +169,7 @@ impl Window {
         }
     }
 
-    /// Counts bytes handed to the stack.
+    /// Counts bytes that leave for the first time.
     pub(super) fn sent(&mut self, bytes: usize, now: Instant) {
         // At the first bytes: when the last ones leave is up to the path.
         let place = self.sent + bytes.min(PACKET) as u64;
@@ -313,7 +311,7 @@ impl Window {
 mod tests {
     use super::*;
 
-    /// A path with one queue, and the stack in front of it.
+    /// A path with one queue.
     #[derive(Clone, Copy)]
     struct Path {
         /// Bytes a second.
